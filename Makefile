@@ -1,0 +1,51 @@
+# One command each on a machine that has Python 3.11 to 3.13 (with venv) and make:
+#   make demo                              synthetic cells → TFRecords → basic_cnn → test-set table
+#   make demo SOURCE=path/to/cell_images.zip    the same on real cells
+#   make test                              the whole test suite
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+SOURCE ?=
+EPOCHS ?= 5
+DEMO := demo/$(if $(SOURCE),$(basename $(notdir $(patsubst %/,%,$(SOURCE)))),synthetic)
+CELLS := $(if $(SOURCE),$(SOURCE),$(DEMO)/cell_images.zip)
+
+.PHONY: demo test lint format clean
+
+demo: $(INSTALLED)
+	@mkdir -p $(DEMO)
+ifeq ($(SOURCE),)
+	@test -e $(CELLS) || $(BIN)/python -m pipeline.synthetic --output=$(CELLS)
+endif
+	@$(BIN)/python -m pipeline.preprocess --source="$(CELLS)" --data_dir=$(DEMO)/data
+	@$(BIN)/python -m trainers.basic_cnn --flagfile=trainers/flagfiles/basic_cnn.flags --epochs=$(EPOCHS) \
+	  --data_dir=$(DEMO)/data --run_dir=$(DEMO)/runs/basic_cnn
+	@$(BIN)/python -m trainers.evaluate --data_dir=$(DEMO)/data --run_dirs=$(DEMO)/runs/basic_cnn --output_dir=$(DEMO)/report
+	@echo "everything is in $(DEMO): data, runs/basic_cnn, report"
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest --numprocesses=auto
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+format: $(INSTALLED)
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+$(INSTALLED): requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$($(PYTHON) --version) is too old; expected Python 3.11 to 3.13: make PYTHON=python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: $(PYTHON) has no venv; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing the requirements into $(VENV) (about two minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+clean:
+	rm -rf demo

@@ -1,0 +1,1 @@
+"""Raw cells in, TFRecord shards out: source, plan, Beam job, manifest."""

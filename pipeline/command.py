@@ -1,0 +1,39 @@
+"""The shell around every command: flags in, exit status out, a user's mistake in one line."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from pipeline.errors import InputError
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Runs `main(positional_arguments)` as a command and exits the process.
+
+    Flags are parsed first, in absl's own form. The exit status is what `main` returns (0 for None),
+    1 after an `InputError`, 130 after Ctrl-C.
+
+    Args:
+      main: receives the arguments that are not flags, without the program's name.
+    """
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # absl makes it INFO, which lets Beam's internals talk
+        try:
+            return main(argv[1:])
+        except InputError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    app.run(guarded)
+
+
+def reject_arguments(arguments: Sequence[str]) -> None:
+    """Raises InputError if a command that takes flags only was given anything else."""
+    if arguments:
+        raise InputError(f"got the argument {arguments[0]!r}, but this command takes flags only; see --help")
