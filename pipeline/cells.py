@@ -1,0 +1,93 @@
+"""The terms of the field, defined once: what a cell is, its labels, its patient, its image file."""
+
+import re
+from typing import NamedTuple
+
+from pipeline.errors import InputError
+
+DATASET_NAME = "tfds_malaria"
+
+LABELS = ("uninfected", "parasitized")
+"""Label names; the index is the label. (The public TFDS `malaria` has them the other way round.)"""
+
+DEFAULT_CLASS_FOLDERS = ("Uninfected", "Parasitized")
+"""Folder of each label in the NLM's archive, in label order."""
+
+DEFAULT_PATIENT_REGEX = r"^(C\d+)"
+"""The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's."""
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+"""What is an image by name."""
+
+
+class Cell(NamedTuple):
+    """One cell crop of the source, not yet read.
+
+    Attributes:
+      filename: path from the class folder on, with `/`, such as `Parasitized/C33P1thinF_cell_179.png`.
+      label: index into `LABELS`.
+      patient_id: the patient, "" if the name tells none.
+      num_bytes: size of the image file.
+      place: where the source finds the bytes again; its meaning is the source's own.
+    """
+
+    filename: str
+    label: int
+    patient_id: str
+    num_bytes: int
+    place: tuple[int, ...] = ()
+
+
+class Rejected(NamedTuple):
+    """A file that the data set leaves out, and why."""
+
+    filename: str
+    reason: str
+
+
+def compile_patient_regex(pattern: str) -> re.Pattern[str]:
+    """Compiles `--patient_regex`; raises InputError if it is no regular expression."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InputError(
+            f"--patient_regex={pattern!r} is not a regular expression ({error}); "
+            "give one whose first group is the patient, such as " + repr(DEFAULT_PATIENT_REGEX)
+        ) from error
+
+
+def parse_patient(base_name: str, patient_regex: re.Pattern[str]) -> str:
+    """The patient that a file name tells: the first group, else the whole match, "" without a match."""
+    match = patient_regex.search(base_name)
+    if match is None:
+        return ""
+    return (match.group(1) if patient_regex.groups else match.group()) or ""
+
+
+def parse_class_folders(values: list[str]) -> tuple[str, ...]:
+    """Reads `--class_folders`.
+
+    Args:
+      values: a folder a label in label order (`["healthy", "infected"]`), or pairs in any order
+        (`["parasitized=infected", "uninfected=healthy"]`).
+
+    Returns:
+      one folder name a label, in label order.
+
+    Raises:
+      InputError: for another number of folders, the same folder twice, or an unknown label.
+    """
+    expected = f"one folder a label in the order {','.join(LABELS)}, or {','.join(f'{x}=<folder>' for x in LABELS)}"
+    folders = tuple(values)
+    if any("=" in value for value in values):
+        pairs = dict(value.partition("=")[::2] for value in values)
+        if set(pairs) != set(LABELS) or len(values) != len(LABELS):
+            raise InputError(f"--class_folders={','.join(values)} does not name each label once; expected {expected}")
+        folders = tuple(pairs[label] for label in LABELS)
+    if len(folders) != len(LABELS) or len(set(folders)) != len(LABELS) or not all(folders):
+        raise InputError(
+            f"--class_folders={','.join(values)} is not {len(LABELS)} different folders; expected {expected}"
+        )
+    if bad := [folder for folder in folders if "/" in folder]:
+        raise InputError(f"--class_folders: {bad[0]!r} is a path; expected the folder's bare name")
+    return folders

@@ -1,0 +1,113 @@
+"""Small sources and prepared data sets that many tests share."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline import job, plan, synthetic
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
+from pipeline.listing import list_cells
+from pipeline.source import open_source
+
+ROOT = Path(__file__).parent.parent
+
+
+def png(seed=0, height=20, width=24, channels=3, dtype=np.uint8):
+    """A PNG of noise."""
+    pixels = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (height, width, channels), dtype)
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def write_source(folder, num_patients=9, cells_each=4, class_folders=DEFAULT_CLASS_FOLDERS):
+    """A folder of noise cells: every third patient is healthy."""
+    for name in class_folders:
+        (folder / name).mkdir(parents=True)
+    seed = 0
+    for patient in range(1, num_patients + 1):
+        for cell in range(cells_each):
+            seed += 1
+            label = int(patient % 3 != 0 and cell % 2 == 0)
+            name = f"C{patient}P{patient}thinF_IMG_20150619_114756a_cell_{cell}.png"
+            (folder / class_folders[label] / name).write_bytes(png(seed))
+    return folder
+
+
+def zip_folder(folder, archive, prefix="", compression=zipfile.ZIP_STORED):
+    """Zips a folder in an order that is not sorted."""
+    with zipfile.ZipFile(archive, "w", compression) as out:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            out.write(path, prefix + path.relative_to(folder).as_posix())
+    return archive
+
+
+def listing_of(source, class_folders=DEFAULT_CLASS_FOLDERS, patient_regex=DEFAULT_PATIENT_REGEX):
+    return list_cells(open_source(str(source)), str(source), class_folders, compile_patient_regex(patient_regex))
+
+
+def prepare(source, data_dir, **settings):
+    """Runs the job in this process."""
+    options = {
+        key: settings.pop(key) for key in ("overwrite", "max_rejected_fraction", "pipeline_options") if key in settings
+    }
+    listing = listing_of(source, settings.get("class_folders", DEFAULT_CLASS_FOLDERS))
+    return job.prepare(listing, plan.Settings(**settings), source=str(source), data_dir=str(data_dir), **options)
+
+
+def run_command(module, *arguments, **environment):
+    """Runs `python -m module` as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def assert_one_line_error(result, *expected):
+    """The command failed with one line on standard error that holds every expected text."""
+    assert result.returncode not in (0, None), result.stdout
+    assert "Traceback" not in result.stderr, result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    for text in expected:
+        assert text in errors[0]
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_source(tmp_path / "cell_images")
+
+
+@pytest.fixture(scope="session")
+def synthetic_zip(tmp_path_factory):
+    """Learnable cells: 16 patients, as the project generates them."""
+    path = tmp_path_factory.mktemp("cells") / "cell_images.zip"
+    synthetic.write(path, num_patients=16, cells_per_patient=12, seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_dir(synthetic_zip, tmp_path_factory):
+    """All three configs of the synthetic cells, at 32 pixels, in shards of 20."""
+    path = tmp_path_factory.mktemp("data")
+    for config in ("by_patient", "by_cell", "folds"):
+        prepare(synthetic_zip, path, config=config, image_size_px=32, cells_per_shard=20)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_cells():
+    """The archive of real cells that MALARIA_CELLS names."""
+    path = os.environ.get("MALARIA_CELLS")
+    if not path:
+        pytest.skip("MALARIA_CELLS names no archive of real cells")
+    return Path(path)
