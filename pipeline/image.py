@@ -1,0 +1,119 @@
+"""One image file's bytes into pixels: 8-bit RGB, resized as the original work does it.
+
+Decoding and resizing are OpenCV's own, so the pixels equal `cv2.resize(…, INTER_CUBIC)` bit for bit. The header is
+read first (Pillow, some 20 µs), so that a picture of absurd size is refused before memory is taken for it.
+"""
+
+import io
+import os
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+MAX_PIXELS = 1 << 24
+"""Larger pictures are rejected: a cell crop has some 20,000 pixels."""
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read by OpenCV when it is imported
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a bad file is reported by its rejection
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from pipeline.source import UnreadableImage  # noqa: E402
+
+_CONVERTED_MODES = {
+    "1": "grey",
+    "L": "grey",
+    "I": "16-bit grey",
+    "I;16": "16-bit grey",
+    "I;16B": "16-bit grey",
+    "F": "float grey",
+    "LA": "grey with alpha",
+    "P": "palette",
+    "PA": "palette",
+    "RGBA": "alpha",
+    "RGBX": "alpha",
+    "CMYK": "CMYK",
+}
+_SUFFIXES_OF_FORMAT = {
+    "PNG": {".png"},
+    "JPEG": {".jpg", ".jpeg"},
+    "MPO": {".jpg", ".jpeg"},
+    "BMP": {".bmp"},
+    "TIFF": {".tif", ".tiff"},
+    "WEBP": {".webp"},
+}
+
+
+class DecodedImage(NamedTuple):
+    """Pixels as OpenCV decodes them.
+
+    Attributes:
+      pixels: uint8 RGB [height, width, 3].
+      conversions: what had to be changed to get there, such as `("palette",)`; empty for an 8-bit RGB file
+        whose name fits its content.
+    """
+
+    pixels: np.ndarray
+    conversions: tuple[str, ...]
+
+
+def decode(encoded: bytes, filename: str) -> DecodedImage:
+    """Decodes an image file to 8-bit RGB.
+
+    Args:
+      encoded: the file's bytes.
+      filename: its name, to notice a suffix that does not fit.
+
+    Raises:
+      UnreadableImage: if OpenCV cannot make a picture of it (truncated, damaged, no image at all), or if it has
+        more than `MAX_PIXELS` pixels.
+    """
+    if not encoded:
+        raise UnreadableImage("empty file")
+    conversions = _conversions(encoded, filename)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise UnreadableImage(f"OpenCV cannot decode it: {error.err or error}") from error
+    if pixels is None:
+        raise UnreadableImage("OpenCV cannot decode it: no image, damaged or truncated")
+    return DecodedImage(pixels, conversions)
+
+
+def _conversions(encoded: bytes, filename: str) -> tuple[str, ...]:
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            kind, mode, (width, height) = image.format, image.mode, image.size
+    except Exception as error:  # Pillow's readers raise many kinds for damaged headers; OpenCV has the last word
+        if isinstance(error, Image.DecompressionBombError):
+            raise UnreadableImage(f"claims more than {MAX_PIXELS} pixels") from error
+        return ("read without a header check",)
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"claims {width} × {height} pixels; expected at most {MAX_PIXELS} in all")
+    found = []
+    if kind == "PNG" and encoded[24] == 16 and mode in ("RGB", "RGBA"):
+        found.append("16-bit colour")  # Pillow has no mode of its own for it; byte 24 is IHDR's bit depth
+    if mode in _CONVERTED_MODES:
+        found.append(_CONVERTED_MODES[mode])
+    if PurePosixPath(filename).suffix.lower() not in _SUFFIXES_OF_FORMAT.get(kind or "", set()):
+        found.append(f"{kind} by another suffix")
+    return tuple(found)
+
+
+def resize(pixels: np.ndarray, image_size_px: int) -> np.ndarray:
+    """Resizes to a square as the original does: `cv2.resize` with `INTER_CUBIC`, aspect not kept.
+
+    Args:
+      pixels: uint8 [height, width, 3].
+      image_size_px: side of the result in pixels.
+
+    Returns:
+      uint8 [image_size_px, image_size_px, 3], same channel order.
+    """
+    return cv2.resize(pixels, (image_size_px, image_size_px), interpolation=cv2.INTER_CUBIC)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 RGB [h, w, 3] pixels as PNG, losslessly."""
+    return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -1,0 +1,92 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+from conftest import png
+from PIL import Image
+
+from pipeline import image
+from pipeline.source import UnreadableImage
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (31, 47, 3), np.uint8)
+
+
+def saved(mode, kind="PNG", **options):
+    out = io.BytesIO()
+    Image.fromarray(PIXELS).convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+def test_rgb_is_bit_equal():
+    decoded = image.decode(saved("RGB"), "a.png")
+    np.testing.assert_array_equal(decoded.pixels, PIXELS)
+    assert decoded.conversions == ()
+
+
+@pytest.mark.parametrize("size", [125, 20, 300])
+def test_resize_is_opencvs_own(size):
+    encoded = png(3, 133, 97)
+    bgr = cv2.resize(
+        cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR), (size, size), interpolation=cv2.INTER_CUBIC
+    )
+    ours = image.resize(image.decode(encoded, "a.png").pixels, size)
+    np.testing.assert_array_equal(ours, bgr[..., ::-1])
+
+
+@pytest.mark.parametrize(
+    ("encoded", "name", "conversions"),
+    [
+        (saved("L"), "a.png", ("grey",)),
+        (saved("1"), "a.png", ("grey",)),
+        (saved("P"), "a.png", ("palette",)),
+        (saved("RGBA"), "a.png", ("alpha",)),
+        (saved("LA"), "a.png", ("grey with alpha",)),
+        (png(0, channels=3, dtype=np.uint16), "a.png", ("16-bit colour",)),
+        (png(0, channels=1, dtype=np.uint16), "a.png", ("16-bit grey",)),
+        (saved("RGB", "JPEG"), "a.jpg", ()),
+        (saved("CMYK", "JPEG"), "a.jpeg", ("CMYK",)),
+        (saved("RGB", "BMP"), "a.bmp", ()),
+        (saved("RGB", "TIFF"), "a.tif", ()),
+        (saved("RGB", "JPEG"), "a.png", ("JPEG by another suffix",)),
+        (saved("RGB"), "a.JPG", ("PNG by another suffix",)),
+    ],
+)
+def test_what_opencv_can_turn_into_rgb_is_converted_and_named(encoded, name, conversions):
+    decoded = image.decode(encoded, name)
+    assert decoded.pixels.dtype == np.uint8
+    assert decoded.pixels.shape[2] == 3
+    assert decoded.conversions == conversions
+    expected = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(decoded.pixels, expected)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello, I am no image", "cannot decode"),
+        (saved("RGB")[:200], "cannot decode"),
+        (saved("RGB")[:-20], "cannot decode"),
+        (saved("RGB", "JPEG")[:-200], "cannot decode"),
+        (saved("RGB")[:8], "cannot decode"),
+    ],
+)
+def test_the_rest_is_rejected_with_a_reason(encoded, reason):
+    with pytest.raises(UnreadableImage, match=reason):
+        image.decode(encoded, "a.png")
+
+
+@pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (5000, 5000)])
+def test_absurd_sizes_are_refused_by_their_header(width, height):
+    header = bytearray(saved("RGB"))
+    header[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    import zlib
+
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
+    with pytest.raises(UnreadableImage, match=r"claims .* pixels"):
+        image.decode(bytes(header), "a.png")
+
+
+def test_png_encoding_is_lossless():
+    np.testing.assert_array_equal(image.decode(image.encode_png(PIXELS), "a.png").pixels, PIXELS)
