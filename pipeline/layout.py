@@ -1,0 +1,65 @@
+"""What lies where in a prepared data set; the only place that spells these names.
+
+`<data_dir>/tfds_malaria/<config>/<version>/` is TFDS's own layout, so that the folder the job fills is the folder
+that the builder reads.
+"""
+
+from etils import epath
+
+from pipeline.cells import DATASET_NAME
+from pipeline.errors import InputError
+from pipeline.split import CONFIGS
+
+VERSION = "1.0.0"
+"""Of the data set's form and bytes: any change to the order, the records or the splits raises it."""
+
+RELEASE_NOTES = {VERSION: "First release."}
+MANIFEST = "manifest.json"
+DATASET_INFO = "dataset_info.json"
+
+
+def check_config(config: str) -> None:
+    """Raises InputError for a config that does not exist."""
+    if config not in CONFIGS:
+        raise InputError(f"--config={config} is unknown; expected {', '.join(CONFIGS)}")
+
+
+def dataset_dir(data_dir: str, config: str) -> epath.Path:
+    """The version folder of a config below `--data_dir`, whether it exists or not.
+
+    Raises:
+      InputError: for an unknown config, or a `data_dir` that is itself a version folder.
+    """
+    check_config(config)
+    if not data_dir:
+        raise InputError("--data_dir is empty; expected the root folder of the data sets")
+    root = epath.Path(data_dir).expanduser()
+    absolute = root.resolve() if "://" not in data_dir else root
+    is_version_dir = absolute.parts[-3:-1] == (DATASET_NAME, absolute.parent.name) and absolute.parent.name in CONFIGS
+    if is_version_dir or (root / DATASET_INFO).exists():
+        hint = absolute.parent.parent.parent if is_version_dir else "its root"
+        raise InputError(
+            f"--data_dir={data_dir} is a data set's own version folder; expected the folder that holds "
+            f"{DATASET_NAME}/<config>/<version>; give {hint}"
+        )
+    return root / DATASET_NAME / config / VERSION
+
+
+def incomplete_dir(target: epath.Path) -> epath.Path:
+    """The sibling that a data set is filled in: TFDS takes any existing version folder for complete."""
+    return target.parent / f"{target.name}.incomplete"
+
+
+def shard_name(split: str, shard: int, num_shards: int) -> str:
+    """TFDS's name of a shard: `tfds_malaria-train.tfrecord-00000-of-00017`."""
+    return f"{DATASET_NAME}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
+
+
+def index_name(shard_file: str) -> str:
+    """The file beside a shard that tells where its records and images lie."""
+    return f"{shard_file}.index.npy"
+
+
+def result_name(shard_file: str) -> str:
+    """The mark beside a shard, while the job runs, that it is whole; it holds the shard's numbers."""
+    return f"{shard_file}.done.json"
