@@ -1,0 +1,179 @@
+"""The manifest: what a data set was made of, how, and what is in it; written last, so that it vouches for the rest.
+
+In: the listing, the settings and the shards' results. Out: `manifest.json`, a plain dictionary of JSON values:
+
+    format, dataset, config, version
+    source             name, fingerprint, num_cells (listed), skipped (reason -> number)
+    settings           see plan.Settings
+    package_versions   of what decides on the bytes
+    splits             name -> num_cells, num_patients, patients, classes (label name -> number of cells),
+                       shards (file, num_records, num_bytes, sha256, index_file, index_sha256)
+    rejected           filename, reason
+    converted          kind -> number of cells
+    image_size         training split -> height, width -> min, mean, median, max of the source's images, in pixels
+
+It holds no time and no absolute path: the same source and settings give the same manifest.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from pipeline import layout
+from pipeline.cells import DATASET_NAME, LABELS
+from pipeline.errors import InputError
+from pipeline.fill import ShardResult
+from pipeline.listing import Listing
+from pipeline.plan import Settings
+from pipeline.split import CONFIGS
+
+FORMAT = 1
+_PACKAGES = ("apache-beam", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "tensorflow-datasets")
+
+Manifest = dict[str, Any]
+
+
+def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest:
+    """The part of the manifest that is known before a cell is read: it tells one data set from another."""
+    return {
+        "format": FORMAT,
+        "dataset": DATASET_NAME,
+        "config": settings.config,
+        "version": layout.VERSION,
+        "source": {
+            "name": source_name,
+            "fingerprint": listing.fingerprint,
+            "num_cells": len(listing.cells),
+            "skipped": listing.skipped,
+        },
+        "settings": settings.as_json(),
+    }
+
+
+def build(identity: Manifest, listing: Listing, results: Sequence[ShardResult]) -> Manifest:
+    """The whole manifest.
+
+    Args:
+      identity: see `identity`.
+      listing: for the files refused by name.
+      results: one a shard, in the order of the plan.
+    """
+    config = CONFIGS[identity["config"]]
+    by_split: dict[str, list[ShardResult]] = defaultdict(list)
+    for result in results:
+        by_split[result.split].append(result)
+    # Each fold trains some runs, so each has its statistics; otherwise validation and test stay unseen.
+    training_splits = ["train"] if "train" in config.splits else list(config.splits)
+    rejected = sorted([*listing.rejected, *(item for result in results for item in result.rejected)])
+    return {
+        **identity,
+        "package_versions": {name: metadata.version(name) for name in _PACKAGES},
+        "splits": {split: _split_entry(by_split[split]) for split in config.splits},
+        "rejected": [{"filename": filename, "reason": reason} for filename, reason in rejected],
+        "converted": dict(sorted(sum((Counter(result.converted) for result in results), Counter()).items())),
+        "image_size": {
+            split: {
+                side: _size_statistics([getattr(result, f"{side}s") for result in by_split[split]])
+                for side in ("height", "width")
+            }
+            for split in training_splits
+        },
+    }
+
+
+def _split_entry(results: Sequence[ShardResult]) -> dict[str, Any]:
+    patients = sorted({patient for result in results for patient in result.patients})
+    classes = np.sum([count for result in results for count in result.patients.values()], axis=0)
+    return {
+        "num_cells": sum(result.num_records for result in results),
+        "num_patients": len(patients),
+        "patients": patients,
+        "classes": {name: int(count) for name, count in zip(LABELS, classes, strict=True)},
+        "shards": [
+            {
+                "file": result.file_name,
+                "num_records": result.num_records,
+                "num_bytes": result.num_bytes,
+                "sha256": result.sha256,
+                "index_file": layout.index_name(result.file_name),
+                "index_sha256": result.index_sha256,
+            }
+            for result in results
+        ],
+    }
+
+
+def _size_statistics(histograms: Sequence[dict[int, int]]) -> dict[str, float]:
+    histogram = sum((Counter(part) for part in histograms), Counter())
+    sizes = np.repeat(*np.array(sorted(histogram.items())).T)
+    return {
+        "min": int(sizes.min()),
+        "mean": round(float(sizes.mean()), 4),
+        "median": float(np.median(sizes)),
+        "max": int(sizes.max()),
+    }
+
+
+def differences(existing: Manifest, wanted: Manifest) -> list[str]:
+    """How an existing data set differs from the wanted one: `image_size_px is 64, wanted 125`; empty if it does not."""
+    found = []
+    if existing["source"]["fingerprint"] != wanted["source"]["fingerprint"]:
+        found.append(
+            f"its source is {existing['source']['name']} with {existing['source']['num_cells']} cells, "
+            f"wanted {wanted['source']['name']} with {wanted['source']['num_cells']} "
+            f"(fingerprints {existing['source']['fingerprint'][:12]} and {wanted['source']['fingerprint'][:12]})"
+        )
+    for key in ("format", "version"):
+        if existing[key] != wanted[key]:
+            found.append(f"its {key} is {existing[key]}, wanted {wanted[key]}")
+    for name in sorted(existing["settings"].keys() | wanted["settings"].keys()):
+        old, new = existing["settings"].get(name), wanted["settings"].get(name)
+        if old != new:
+            found.append(f"its {name} is {old}, wanted {new}")
+    return found
+
+
+def to_bytes(manifest: Manifest) -> bytes:
+    """The manifest as it stands in its file."""
+    return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def read(directory: epath.Path) -> Manifest:
+    """Reads a data set's manifest.
+
+    Raises:
+      InputError: if it is missing or damaged.
+    """
+    path = directory / layout.MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        if not isinstance(manifest, dict) or manifest.get("dataset") != DATASET_NAME:
+            raise ValueError(f"not a manifest of {DATASET_NAME}")
+        return manifest
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{directory} has no {layout.MANIFEST}, so it is not a whole data set; remove it and run "
+            "python -m pipeline.preprocess again"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); make the data set again with --overwrite") from error
+
+
+def read_dataset(data_dir: str, config: str) -> tuple[epath.Path, Manifest]:
+    """Finds a prepared data set: its folder and its manifest.
+
+    Raises:
+      InputError: if there is none; the message gives the command that makes it.
+    """
+    directory = layout.dataset_dir(data_dir, config)
+    if not directory.exists():
+        raise InputError(
+            f"--data_dir={data_dir} has no data set {DATASET_NAME}/{config}/{layout.VERSION}; make it with: "
+            f"python -m pipeline.preprocess --source=<folder, zip or nih> --data_dir={data_dir} --config={config}"
+        )
+    return directory, read(directory)
