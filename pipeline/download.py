@@ -1,0 +1,135 @@
+"""The NLM's archive into a cache: with a progress bar, continued where a download broke off, and checked.
+
+In: a folder and what the archive is. Out: the path of the whole, checked archive.
+"""
+
+import hashlib
+import http.client
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from pipeline.errors import InputError
+from pipeline.progress import progress_bar
+
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 60
+_NUM_ATTEMPTS = 5
+
+
+class Archive(NamedTuple):
+    """A file to download, and what it must be."""
+
+    url: str
+    num_bytes: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """File name in the cache."""
+        return self.url.rpartition("/")[2]
+
+
+NIH_ARCHIVE = Archive(
+    "https://data.lhncbc.nlm.nih.gov/public/Malaria/cell_images.zip",
+    353_452_851,
+    "0a949556b2414159b5100192609805376654c4266d8d187be9b1922fad43c668",
+)
+
+
+def fetch_archive(directory: str, archive: Archive = NIH_ARCHIVE) -> Path:
+    """Downloads an archive, unless the cache has it.
+
+    Args:
+      directory: the cache; made if missing. A broken download stays there as `<name>.partial`.
+      archive: what to download.
+
+    Returns:
+      path of the archive, its size and sha256 checked.
+
+    Raises:
+      InputError: if the server cannot be reached, the download breaks off, or what came is not the archive.
+    """
+    path = Path(directory).expanduser() / archive.name
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        if path.exists() and path.stat().st_size == archive.num_bytes and _sha256(path) == archive.sha256:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _size(partial) > archive.num_bytes:
+            partial.unlink()
+        _check_space(path.parent, archive.num_bytes - _size(partial))
+        _download(archive, partial)
+        digest = _sha256(partial)
+        if digest != archive.sha256:
+            partial.unlink()
+            raise InputError(
+                f"{archive.url} gave a file with sha256 {digest}, expected {archive.sha256}; it was removed: try "
+                "again, or get the archive elsewhere and give its path as --source"
+            )
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot keep the archive in {directory}: {error}; give another --download_dir") from error
+    return path
+
+
+def _download(archive: Archive, partial: Path) -> None:
+    with progress_bar(
+        archive.num_bytes, f"downloading {archive.name}", "B", unit_scale=True, initial=_size(partial)
+    ) as bar:
+        for attempt in range(_NUM_ATTEMPTS):
+            before = _size(partial)
+            reason = _continue_download(archive, partial, bar)
+            have = _size(partial)
+            if have >= archive.num_bytes:
+                break
+            if have <= before or attempt == _NUM_ATTEMPTS - 1:
+                raise InputError(
+                    f"the download of {archive.url} broke off at {have:,} of {archive.num_bytes:,} bytes ({reason}); "
+                    "the same command continues it"
+                )
+    if _size(partial) != archive.num_bytes:
+        found = _size(partial)
+        partial.unlink()
+        raise InputError(
+            f"{archive.url} gave {found:,} bytes, expected {archive.num_bytes:,}; it was removed: try again"
+        )
+
+
+def _continue_download(archive: Archive, partial: Path, bar: tqdm) -> str:
+    """Fetches what is missing; returns why it stopped."""
+    have = _size(partial)
+    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+            continues = response.status == http.HTTPStatus.PARTIAL_CONTENT
+            if not continues:  # the server sends the whole file again
+                bar.reset(archive.num_bytes)
+            with partial.open("ab" if continues else "wb") as file:
+                while chunk := response.read(_CHUNK_BYTES):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except urllib.error.HTTPError as error:
+        return f"HTTP {error.code} {error.reason}"
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        return str(getattr(error, "reason", None) or error) or type(error).__name__
+    return "the server closed the connection"
+
+
+def _check_space(directory: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < num_bytes:
+        raise InputError(f"{directory} has {free:,} bytes free, {num_bytes:,} are needed; give --download_dir")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
