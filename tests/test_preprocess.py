@@ -1,0 +1,195 @@
+"""The command as a user calls it, and what it says to bad input."""
+
+import pytest
+from conftest import assert_one_line_error, png, run_command, write_source, zip_folder
+
+SMALL = ("--image_size_px=16", "--cells_per_shard=8")
+
+
+def preprocess(source, data_dir, *flags):
+    return run_command("pipeline.preprocess", f"--source={source}", f"--data_dir={data_dir}", *flags)
+
+
+def data_sets(data_dir):
+    return sorted(path.parent.parent.name for path in data_dir.glob("tfds_malaria/*/1.0.0/manifest.json"))
+
+
+def test_all_configs_in_one_call_then_again(source, tmp_path):
+    configs = "--config=by_patient,by_cell,folds"
+    first = preprocess(source, tmp_path / "data", configs, *SMALL)
+    assert first.returncode == 0, first.stderr
+    assert data_sets(tmp_path / "data") == ["by_cell", "by_patient", "folds"]
+    assert "36/36" in first.stderr
+    assert "cells/s" in first.stdout
+    assert str(tmp_path / "data" / "tfds_malaria" / "folds" / "1.0.0") in first.stdout
+    assert "WARNING" not in first.stderr
+    second = preprocess(source, tmp_path / "data", configs, *SMALL)
+    assert second.returncode == 0
+    assert second.stdout.count("already there") == 3
+
+
+def test_other_peoples_data(tmp_path):
+    folder = tmp_path / "mine"
+    for name in ("healthy", "infected"):
+        (folder / name).mkdir(parents=True)
+        for i in range(24):
+            (folder / name / f"pat{i % 6}-{i}.png").write_bytes(png(i))
+    flags = ("--class_folders=parasitized=infected,uninfected=healthy", r"--patient_regex=^(pat\d+)-")
+    result = preprocess(zip_folder(folder, tmp_path / "mine.zip"), tmp_path / "data", *flags, *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert "48" in result.stderr
+
+
+def test_help_lists_every_flag():
+    result = run_command("pipeline.preprocess", "--help")
+    for flag in ("source", "data_dir", "config", "pipeline_options", "split_seed", "image_encoding", "patient_regex"):
+        assert f"--{flag}" in result.stdout or f"--[no]{flag}" in result.stdout
+    assert "--[no]overwrite" in result.stdout
+
+
+def empty_class(source):
+    for path in (source / "Parasitized").iterdir():
+        path.unlink()
+    (source / "Parasitized" / "Thumbs.db").write_bytes(b"x")
+    return source
+
+
+def no_class_folders(source):
+    (source / "Parasitized").rename(source / "a")
+    (source / "Uninfected").rename(source / "b")
+    return source
+
+
+def one_class_folder(source):
+    (source / "Parasitized").rename(source / "Parasitised")
+    return source
+
+
+def no_zip(source):
+    path = source.parent / "cells.zip"
+    path.write_bytes(b"this is no archive")
+    return path
+
+
+def cut_off_zip(source):
+    path = zip_folder(source, source.parent / "cells.zip")
+    path.write_bytes(path.read_bytes()[:-500])
+    return path
+
+
+def half_a_zip(source):
+    path = zip_folder(source, source.parent / "cells.zip")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def nothing(source):
+    return source.parent / "nothing"
+
+
+def nameless(source):
+    for number, path in enumerate(sorted(source.rglob("*.png"))):
+        path.rename(path.with_name(f"{number}.png"))
+    return source
+
+
+def two_patients(source):
+    for path in sorted(source.rglob("*.png")):
+        if not path.name.startswith(("C1P", "C2P")):
+            path.unlink()
+    return source
+
+
+def bad_images(source):
+    for path in sorted(source.rglob("*.png"))[:3]:
+        path.write_bytes(b"no image")
+    return source
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (nothing, ["nothing does not exist", "expected a folder, a .zip file, or 'nih'"]),
+        (no_class_folders, ["has no class folders", "expected Uninfected/ and Parasitized/", "--class_folders"]),
+        (one_class_folder, ["has a folder Uninfected/ only", "expected Uninfected/ and Parasitized/"]),
+        (empty_class, ["has no image in Parasitized/", "expected files ending in"]),
+        (no_zip, ["is not a zip archive or is cut off", "download it again"]),
+        (cut_off_zip, ["is not a zip archive or is cut off"]),
+        (half_a_zip, ["is not a zip archive or is cut off"]),
+        (nameless, ["36 of 36 file names", "tell no patient", "--patient_regex", "--config=by_cell"]),
+        (two_patients, ["too few patients to split", "expected at least 3"]),
+        (bad_images, ["3 of 36 images cannot be used", "--max_rejected_fraction=0.001", "no image"]),
+    ],
+)
+def test_bad_sources(spoil, expected, source, tmp_path):
+    result = preprocess(spoil(source), tmp_path / "data", *SMALL)
+    assert_one_line_error(result, *expected)
+    assert data_sets(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--config=by_magic"], ["--config=by_magic is unknown", "by_patient, by_cell, folds"]),
+        (["--config="], ["--config is empty"]),
+        (["--class_folders=a"], ["--class_folders=a is not 2 different folders"]),
+        (["--patient_regex=("], ["is not a regular expression"]),
+        (["--pipeline_options=--runner=Nobody"], ["--pipeline_options=--runner=Nobody"]),
+        (["--data_dir="], ["--data_dir is empty"]),
+        (["extra"], ["got the argument 'extra'"]),
+    ],
+)
+def test_bad_flags(flags, expected, source, tmp_path):
+    result = preprocess(source, tmp_path / "data", *SMALL, *flags)
+    assert_one_line_error(result, *expected)
+    assert data_sets(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--image_size_px=0", "--image_size_px=0"),
+        ("--image_encoding=jpeg", "--image_encoding=jpeg"),
+        ("--cells_per_shard=0", "--cells_per_shard=0"),
+        ("--split_seed=-1", "--split_seed=-1"),
+        ("--max_rejected_fraction=1.5", "--max_rejected_fraction=1.5"),
+        ("--no_such_flag=1", "Unknown command line flag 'no_such_flag'"),
+    ],
+)
+def test_flags_out_of_range(flag, expected, source, tmp_path):
+    result = preprocess(source, tmp_path / "data", flag)
+    assert result.returncode != 0
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+    assert data_sets(tmp_path / "data") == []
+
+
+def test_missing_flags():
+    result = run_command("pipeline.preprocess")
+    assert result.returncode != 0
+    assert "--source" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_version_folder_is_no_data_dir(source, tmp_path):
+    preprocess(source, tmp_path / "data", *SMALL)
+    inside = tmp_path / "data" / "tfds_malaria" / "by_patient" / "1.0.0"
+    result = preprocess(source, inside, *SMALL)
+    assert_one_line_error(result, "is a data set's own version folder", f"give {tmp_path / 'data'}")
+    assert not (inside / "tfds_malaria").exists()
+
+
+def test_another_data_set_in_the_way(source, tmp_path):
+    preprocess(source, tmp_path / "data", *SMALL)
+    before = (tmp_path / "data/tfds_malaria/by_patient/1.0.0/manifest.json").read_bytes()
+    other = write_source(tmp_path / "other", num_patients=6)
+    assert_one_line_error(preprocess(other, tmp_path / "data", *SMALL), "its source is", "--overwrite")
+    assert_one_line_error(preprocess(source, tmp_path / "data", "--split_seed=1", *SMALL), "split_seed is 42, wanted 1")
+    assert (tmp_path / "data/tfds_malaria/by_patient/1.0.0/manifest.json").read_bytes() == before
+    replaced = preprocess(other, tmp_path / "data", "--overwrite", *SMALL)
+    assert replaced.returncode == 0, replaced.stderr
+
+
+def test_a_data_dir_that_cannot_be_written(source, tmp_path):
+    (tmp_path / "data").write_text("a file is in the way")
+    assert_one_line_error(preprocess(source, tmp_path / "data", *SMALL), "cannot write to", "data")
