@@ -1,0 +1,110 @@
+"""TFDS builder of the malaria cells: a view of the folder that `pipeline.preprocess` fills.
+
+    import tensorflow_datasets as tfds
+    import tfds_malaria
+
+    train, info = tfds.load("tfds_malaria/by_patient", data_dir="data", split="train", with_info=True)
+
+`download_and_prepare` runs the same job on `manual_dir`, so there is one way to make the records.
+"""
+
+from collections.abc import Mapping
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from pipeline import layout, manifest, metadata, plan
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
+from pipeline.errors import InputError
+from pipeline.example import IMAGE, LABEL, tfds_features
+from pipeline.listing import list_cells
+from pipeline.source import open_source
+from pipeline.split import CONFIGS
+
+_ARCHIVE = "cell_images.zip"
+_FOLDER = "cell_images"
+
+
+class Builder(tfds.core.dataset_builder.FileReaderBuilder):
+    """Cells with label, file name and patient; see README.md in this folder."""
+
+    VERSION = tfds.core.Version(layout.VERSION)
+    RELEASE_NOTES = layout.RELEASE_NOTES
+    BUILDER_CONFIGS = [  # noqa: RUF012 - TFDS's own form
+        tfds.core.BuilderConfig(name=name, description=config.description) for name, config in CONFIGS.items()
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
+    Put the NLM's {_ARCHIVE}, or a folder with the folders {" and ".join(DEFAULT_CLASS_FOLDERS)}, into manual_dir; or
+    let the job download the archive: python -m pipeline.preprocess --source=nih --data_dir=<data_dir>
+    """
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # A prepared folder knows its own image size and encoding: without features here TFDS takes them from there.
+        is_prepared = (self.data_path / layout.DATASET_INFO).exists()
+        defaults = plan.Settings()
+        return self.dataset_info_from_configs(
+            features=None if is_prepared else tfds_features(defaults.image_size_px, defaults.image_encoding),
+            supervised_keys=(IMAGE, LABEL),
+            homepage=metadata.HOMEPAGE,
+            disable_shuffling=True,
+        )
+
+    def download_and_prepare(
+        self,
+        *,
+        download_dir: epath.PathLike | None = None,
+        download_config: tfds.download.DownloadConfig | None = None,
+        **unused_options: object,
+    ) -> None:
+        """Prepares the data set from `manual_dir` with the Beam job, unless it is there already.
+
+        Args:
+          download_dir: where `manual_dir` lies by default: `<download_dir>/manual`.
+          download_config: its `manual_dir`, `download_mode` and `beam_options` are used.
+
+        Raises:
+          pipeline.errors.InputError: if there is no source; the message tells how to get one.
+        """
+        del unused_options
+        config = download_config or tfds.download.DownloadConfig()
+        if self.data_path.exists() and not config.download_mode.overwrite_dataset:
+            manifest.read(self.data_path)
+            return
+        default_dir = epath.Path(download_dir or epath.Path(self._data_dir_root) / "downloads") / "manual"
+        self._download_and_prepare(epath.Path(config.manual_dir or default_dir).expanduser(), config)
+        self.info.read_from_directory(self.data_path)
+
+    def _download_and_prepare(self, manual_dir: epath.Path, download_config: tfds.download.DownloadConfig) -> None:
+        from pipeline import job  # Beam takes a second and a half to import: not for reading
+
+        source = _find_source(manual_dir)
+        patient_regex = compile_patient_regex(DEFAULT_PATIENT_REGEX)
+        beam_options = download_config.beam_options
+        job.prepare(
+            list_cells(open_source(source), source, DEFAULT_CLASS_FOLDERS, patient_regex),
+            plan.Settings(config=self.builder_config.name),
+            source=source,
+            data_dir=self._data_dir_root,
+            overwrite=download_config.download_mode.overwrite_dataset,
+            pipeline_options=_as_flags(beam_options.get_all_options(drop_default=True) if beam_options else {}),
+        )
+
+
+def _as_flags(beam_options: Mapping[str, object]) -> list[str]:
+    """Beam's options as the flags that would set them."""
+    flags = []
+    for name, value in beam_options.items():
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{name}" if item is True else f"--{name}={item}" for item in values]
+    return flags
+
+
+def _find_source(manual_dir: epath.Path) -> str:
+    for place in (manual_dir / _ARCHIVE, manual_dir / _FOLDER, manual_dir):
+        if place.exists() and (place != manual_dir or (manual_dir / DEFAULT_CLASS_FOLDERS[0]).exists()):
+            return str(place)
+    raise InputError(
+        f"no cells in manual_dir={manual_dir}; expected {_ARCHIVE}, {_FOLDER}/ or the folders "
+        f"{' and '.join(DEFAULT_CLASS_FOLDERS)} there; or run: python -m pipeline.preprocess --source=nih "
+        "--data_dir=<data_dir>"
+    )
