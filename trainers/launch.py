@@ -1,0 +1,24 @@
+"""What every trainer does with its arguments: check everything that is quick to check, then train."""
+
+from collections.abc import Sequence
+
+from pipeline.command import reject_arguments
+from trainers import data, run_dir, training_flags
+
+
+def launch(model: str, arguments: Sequence[str]) -> None:
+    """Trains the model of that name in `trainers.models` as the flags say.
+
+    Raises:
+      InputError: if flags, data set, splits or run folder do not fit; nothing has been changed then.
+    """
+    reject_arguments(arguments)
+    options = training_flags.read()
+    task = data.open_task(options)
+    run = run_dir.claim(options.run_dir, data.describe(model, task, options))
+    if run["status"] == "finished":
+        print(f"{model} is trained already\n{run_dir.farewell(options.run_dir, options.data_dir)}")
+        return
+    from trainers import models, training  # seconds of imports that mistakes need not wait for
+
+    training.train(getattr(models, model), task, options, run)

@@ -1,0 +1,114 @@
+"""A run's folder: what lies in it, and `run.json`, which tells what the run was.
+
+run.json        model, flags, data (fingerprint, patients), versions, timings, status
+model.keras     the model of the best epoch by validation loss
+history.csv     one line an epoch
+curves.png      loss and accuracy over the epochs
+tensorboard/    event files
+checkpoint/     the last epoch, while the run is unfinished
+"""
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+
+RUN = "run.json"
+MODEL = "model.keras"
+HISTORY = "history.csv"
+CURVES = "curves.png"
+TENSORBOARD = "tensorboard"
+CHECKPOINT = "checkpoint"
+
+_PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
+_MAY_DIFFER = {"data_dir", "run_dir"}  # where things lie does not decide on what comes out
+
+Run = dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides on a run's numbers."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+
+
+def read(run_dir: str) -> Run:
+    """Reads a run's `run.json`.
+
+    Raises:
+      InputError: if there is no run, or the file is damaged.
+    """
+    path = Path(run_dir) / RUN
+    try:
+        run = json.loads(path.read_text())
+        if not isinstance(run, dict) or "model" not in run:
+            raise ValueError("no model in it")
+        return run
+    except FileNotFoundError as error:
+        raise InputError(f"{run_dir} is no run: it has no {RUN}; expected the --run_dir of a trainer") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); train again into another --run_dir") from error
+
+
+def write(run_dir: str, run: Run) -> None:
+    """Writes `run.json`; it appears whole or not at all."""
+    path = Path(run_dir) / RUN
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def claim(run_dir: str, wanted: Run) -> Run:
+    """Makes a folder this run's own, or finds the run that was begun in it.
+
+    Args:
+      run_dir: the folder.
+      wanted: `model`, `flags`, `data` and the rest of a fresh `run.json`.
+
+    Returns:
+      the run as far as it came: `wanted` for a fresh one.
+
+    Raises:
+      InputError: if the folder holds something else, or a run with other settings.
+    """
+    directory = Path(run_dir)
+    if not (directory / RUN).exists():
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise InputError(f"--run_dir={run_dir} exists and is no run; expected a new or empty folder")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            write(run_dir, wanted)
+        except OSError as error:
+            raise InputError(f"--run_dir={run_dir} cannot be written: {error}; give another") from error
+        return wanted
+    found = read(run_dir)
+    if differing := differences(found, wanted):
+        raise InputError(
+            f"--run_dir={run_dir} holds a run with other settings: {'; '.join(differing)}; give the same flags to "
+            "continue it, or another --run_dir"
+        )
+    return found
+
+
+def differences(found: Run, wanted: Run) -> list[str]:
+    """How a run differs from the wanted one; empty if it can be continued."""
+    result = []
+    if found["model"] != wanted["model"]:
+        result.append(f"its model is {found['model']}, wanted {wanted['model']}")
+    for name in sorted(found["flags"].keys() | wanted["flags"].keys()):
+        old, new = found["flags"].get(name), wanted["flags"].get(name)
+        if old != new and name not in _MAY_DIFFER:
+            result.append(f"its --{name} is {old}, wanted {new}")
+    if found["data"]["fingerprint"] != wanted["data"]["fingerprint"]:
+        result.append("its data set was made from another source")
+    return result
+
+
+def farewell(run_dir: str, data_dir: str) -> str:
+    """Where everything is, and what to do next."""
+    return (
+        f"all of it is in {run_dir}; next: python -m trainers.evaluate --data_dir={data_dir} --run_dirs={run_dir} "
+        "--output_dir=report"
+    )

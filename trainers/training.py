@@ -1,0 +1,111 @@
+"""The training loop that the trainers share: a model and a task in, a finished run folder out."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+
+from pipeline.errors import InputError
+from trainers import allocator, curves, input_pipeline, precision, run_dir
+from trainers.callbacks import Keeper, Progress, ResumedPlateau, StopOnNaN, find_checkpoint
+from trainers.data import Task
+from trainers.training_flags import Options
+
+_PLATEAU = {"monitor": "val_loss", "factor": 0.5, "patience": 2, "min_lr": 1e-6}
+
+
+def train(build_model: Callable[[int], keras.Model], task: Task, options: Options, run: run_dir.Run) -> None:
+    """Trains a model, keeps the best epoch by validation loss, and says where everything is.
+
+    A run that was stopped continues after its last whole epoch.
+
+    Args:
+      build_model: image size in pixels -> uncompiled model.
+      task: the data set and its splits.
+      options: the flags.
+      run: `run.json` of the folder that was claimed.
+
+    Raises:
+      InputError: if the loss became no number, or the checkpoint cannot be read.
+    """
+    directory = Path(options.run_dir)
+    allocator.keep_freed_memory()
+    print(precision.apply(options.precision))
+    keras.utils.set_random_seed(options.seed)
+    model = build_model(task.train.image_size_px)
+    model.compile(
+        optimizer=keras.optimizers.Adam(options.learning_rate),
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+        jit_compile="auto" if precision.has_gpu() else False,  # XLA halves this model's speed on a CPU
+    )
+    history = _resume(model, directory)
+    started = time.perf_counter()
+    _fit(model, task, options, history)
+    run["timings"]["seconds"] = round(run["timings"]["seconds"] + time.perf_counter() - started, 3)
+    _finish(model.name, options, run)
+
+
+def _resume(model: keras.Model, directory: Path) -> list[curves.Row]:
+    """Loads the last checkpoint, if there is one; returns the epochs up to it."""
+    checkpoint, num_epochs = find_checkpoint(directory)
+    if checkpoint is None:
+        return []
+    try:
+        model.load_weights(checkpoint)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{checkpoint} cannot be read ({error}); train again into another --run_dir") from error
+    history = [row for row in curves.read_history(directory / run_dir.HISTORY) if row["epoch"] < num_epochs]
+    print(f"continuing after epoch {num_epochs}")
+    return history
+
+
+def _fit(model: keras.Model, task: Task, options: Options, history: list[curves.Row]) -> None:
+    directory = Path(options.run_dir)
+    mode = input_pipeline.choose_mode(options.input, [task.train])
+    steps = -(-task.train.num_cells // options.batch_size)
+    batches = input_pipeline.training_batches(
+        task.train, options.batch_size, options.seed, options.epochs, mode, start_step=len(history) * steps
+    )
+    validation = input_pipeline.evaluation_batches(task.validation, options.batch_size)
+    not_a_number = StopOnNaN()
+    model.fit(
+        batches,
+        steps_per_epoch=steps,
+        epochs=options.epochs,
+        initial_epoch=len(history),
+        validation_data=validation.map(lambda image, label, *_: (image, label)),
+        callbacks=[
+            Progress(task.train.num_cells, options.batch_size, options.epochs),
+            not_a_number,
+            ResumedPlateau(history, options.learning_rate, **_PLATEAU),
+            keras.callbacks.TensorBoard(directory / run_dir.TENSORBOARD, histogram_freq=1),
+            Keeper(directory, history),
+        ],
+        shuffle=False,  # the batches are shuffled already
+        verbose=0,
+    )
+    if not_a_number.step is not None:
+        raise InputError(
+            f"the loss was no number at step {len(history) * steps + not_a_number.step}; the last good epoch stays in "
+            f"{directory}; give a lower --learning_rate or another --precision, and another --run_dir"
+        )
+
+
+def _finish(model_name: str, options: Options, run: run_dir.Run) -> None:
+    directory = Path(options.run_dir)
+    history = curves.read_history(directory / run_dir.HISTORY)
+    curves.draw(history, f"{model_name}, {options.config}", directory / run_dir.CURVES)
+    best = min(history, key=lambda row: row["val_loss"])
+    run["status"] = "finished"
+    run["best_epoch"] = int(best["epoch"]) + 1
+    run["timings"]["seconds_per_epoch"] = round(sum(row["seconds"] for row in history) / len(history), 3)
+    run["timings"]["images_per_second"] = round(sum(row["images_per_second"] for row in history) / len(history), 1)
+    run_dir.write(options.run_dir, run)
+    shutil.rmtree(directory / run_dir.CHECKPOINT, ignore_errors=True)
+    print(
+        f"{model_name}: best of {len(history)} epochs is {run['best_epoch']}, validation loss {best['val_loss']:.4f}, "
+        f"accuracy {best['val_accuracy']:.4f}\n{run_dir.farewell(options.run_dir, options.data_dir)}"
+    )
