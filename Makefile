@@ -2,6 +2,7 @@
 #   make demo                              synthetic cells → TFRecords → basic_cnn → test-set table
 #   make demo SOURCE=path/to/cell_images.zip    the same on real cells
 #   make test                              the whole test suite
+#   make test-slow                         the long tests of kills and corruptions
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,11 +10,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
 SOURCE ?=
-EPOCHS ?= 5
+EPOCHS ?= 4
 DEMO := demo/$(if $(SOURCE),$(basename $(notdir $(patsubst %/,%,$(SOURCE)))),synthetic)
 CELLS := $(if $(SOURCE),$(SOURCE),$(DEMO)/cell_images.zip)
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-slow lint format clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(DEMO)
@@ -28,6 +29,9 @@ endif
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest --numprocesses=auto
+
+test-slow: $(INSTALLED)
+	@$(BIN)/python -m pytest --numprocesses=auto -m slow
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check

@@ -16,7 +16,7 @@ DEFAULT_CLASS_FOLDERS = ("Uninfected", "Parasitized")
 DEFAULT_PATIENT_REGEX = r"^(C\d+)"
 """The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's."""
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What is an image by name."""
 
 

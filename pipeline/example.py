@@ -4,9 +4,10 @@ Serialising is done with TFDS's copy of TensorFlow's protocol buffers, since imp
 every worker.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from pipeline.cells import LABELS
@@ -20,6 +21,7 @@ FILENAME = "filename"
 PATIENT_ID = "patient_id"
 
 IMAGE_ENCODINGS = ("raw", "png")
+_SEARCHED_BYTES = 64
 
 
 def serialize(image: bytes, label: int, filename: str, patient_id: str) -> bytes:
@@ -38,6 +40,41 @@ def serialize(image: bytes, label: int, filename: str, patient_id: str) -> bytes
     feature[FILENAME].bytes_list.value.append(filename.encode())
     feature[PATIENT_ID].bytes_list.value.append(patient_id.encode())
     return example.SerializeToString(deterministic=True)
+
+
+class ParsedExample(NamedTuple):
+    """What a record holds; see `serialize`."""
+
+    image: bytes
+    label: int
+    filename: str
+    patient_id: str
+
+
+def parse(record: bytes) -> ParsedExample:
+    """Reads what `serialize` made.
+
+    Raises:
+      ValueError: if it is no record of a cell.
+    """
+    try:
+        feature = tf_example_generated_pb2.Example.FromString(record).features.feature
+        return ParsedExample(
+            feature[IMAGE].bytes_list.value[0],
+            feature[LABEL].int64_list.value[0],
+            feature[FILENAME].bytes_list.value[0].decode(),
+            feature[PATIENT_ID].bytes_list.value[0].decode(),
+        )
+    except (DecodeError, IndexError) as error:
+        raise ValueError(f"is no record of a cell: {error}") from error
+
+
+def find_image(record: bytes, image: bytes) -> int:
+    """The offset of an image's bytes in its record; `bytes.find` takes longer for it than resizing the image."""
+    offset = record.find(image[:_SEARCHED_BYTES])
+    while record[offset : offset + len(image)] != image:
+        offset = record.index(image[:_SEARCHED_BYTES], offset + 1)
+    return offset
 
 
 def tfds_features(image_size_px: int, image_encoding: str) -> "tfds.features.FeaturesDict":

@@ -1,4 +1,4 @@
-"""Filling one shard: cells in; a TFRecord file, its index and its numbers out.
+"""Filling one shard: its part of the plan in; a TFRecord file, its index and its numbers out.
 
 This is what a worker runs. A shard appears under its name only when it is whole, and its result after it, so a job
 that was killed knows which shards it still has to fill. The bytes depend on the shard's cells alone.
@@ -22,33 +22,39 @@ from pipeline import example, image, layout, tfrecord
 from pipeline.cells import LABELS, Cell, Rejected
 from pipeline.plan import Shard
 from pipeline.source import MAX_ENCODED_BYTES, Source, UnreadableImage, open_source
+from pipeline.storage import open_whole, write_whole
 
 INDEX_COLUMNS = ("record_offset", "image_offset", "image_num_bytes", "label")
 """Columns of a shard's index, int64 [records, 4]: byte offsets in the shard's file, to be read by a memory map."""
 
+_CELLS_A_TASK = 16
+_PIXEL_BYTES_A_TASK = 1 << 20
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Where a worker finds the cells and puts the shards.
+    """Where a worker finds the plan and the cells and puts the shards.
 
     Attributes:
       source: path of the folder or archive.
       root: path of the class folders' folder within the source, "" or ending with `/`.
-      directory: folder to fill.
+      job_dir: folder of the plan's parts and of the results.
+      shards_dir: folder of the shards.
       image_size_px: side of the stored image.
       image_encoding: "raw" or "png".
     """
 
     source: str
     root: str
-    directory: str
+    job_dir: str
+    shards_dir: str
     image_size_px: int
     image_encoding: str
 
 
 @dataclasses.dataclass
 class ShardResult:
-    """The numbers of a filled shard, kept beside it until the manifest is written.
+    """The numbers of a filled shard, kept in the job's folder until the manifest is written.
 
     Attributes:
       split, file_name, num_records, num_bytes, sha256: of the TFRecord file.
@@ -57,6 +63,8 @@ class ShardResult:
       rejected: cells that are not in it, and why.
       converted: kind of conversion -> number of cells.
       heights, widths: size in pixels -> number of cells, of the source's images.
+      contents: hash of each record's image file, 16 hexadecimal digits each, to find duplicates by.
+      labels: label of each record, a digit each.
     """
 
     split: str
@@ -70,6 +78,8 @@ class ShardResult:
     converted: dict[str, int]
     heights: dict[int, int]
     widths: dict[int, int]
+    contents: str
+    labels: str
 
     def to_json(self) -> str:
         """One JSON object."""
@@ -85,91 +95,105 @@ class ShardResult:
         return cls(**fields)
 
 
-class _Prepared(NamedTuple):
+class _Record(NamedTuple):
+    """A cell on its way into the file: serialised, or with the reason why not."""
+
     cell: Cell
-    image: bytes | None
-    height: int
-    width: int
-    conversions: tuple[str, ...]
-    reason: str | None
+    record: bytes = b""
+    image_offset: int = 0
+    image_num_bytes: int = 0
+    height: int = 0
+    width: int = 0
+    conversions: tuple[str, ...] = ()
+    content: str = ""
+    reason: str | None = None
 
 
-def fill_shard(shard: Shard, target: Target) -> ShardResult:
+def fill_shard(file_name: str, target: Target) -> ShardResult:
     """Fills one shard: reads, decodes and resizes its cells, writes records, index and result.
 
     Raises:
-      OSError: if the source cannot be read or the target cannot be written; nothing appears under a final name.
+      OSError: if the plan or the source cannot be read or the target cannot be written; nothing appears under a
+        final name.
     """
     cv2.setNumThreads(1)  # cells are decoded side by side; OpenCV's own threads would only get in the way
-    directory = epath.Path(target.directory)
-    result = ShardResult(shard.split, shard.file_name, 0, 0, "", "", {}, [], {}, {}, {})
-    digest = hashlib.sha256()
+    job_dir, shards_dir = epath.Path(target.job_dir), epath.Path(target.shards_dir)
+    plan = job_dir / layout.plan_name(file_name)
+    shard = Shard.from_json(plan.read_text())
+    result = ShardResult(shard.split, file_name, 0, 0, "", "", {}, [], {}, {}, {}, "", "")
     index: list[tuple[int, int, int, int]] = []
+    contents: list[str] = []
     heights, widths, converted = Counter(), Counter(), Counter()
-    path = directory / shard.file_name
-    partial = _partial(path)
-    with open_source(target.source) as source, partial.open("wb") as file:
-        for prepared in _prepare_all(shard.cells, source, target):
-            cell = prepared.cell
-            if prepared.image is None:
-                result.rejected.append(Rejected(cell.filename, prepared.reason or ""))
+    digest = hashlib.sha256()
+    with open_source(target.source) as source, open_whole(shards_dir / file_name) as file:
+        for made in _make_records(shard.cells, source, target):
+            cell = made.cell
+            if made.reason is not None:
+                result.rejected.append(Rejected(cell.filename, made.reason))
                 continue
-            record = example.serialize(prepared.image, cell.label, cell.filename, cell.patient_id)
-            image_offset = result.num_bytes + tfrecord.HEADER_BYTES + record.index(prepared.image)
-            index.append((result.num_bytes, image_offset, len(prepared.image), cell.label))
-            framed = tfrecord.frame(record)
-            file.write(framed)
-            digest.update(framed)
-            result.num_bytes += len(framed)
+            image_offset = result.num_bytes + tfrecord.HEADER_BYTES + made.image_offset
+            index.append((result.num_bytes, image_offset, made.image_num_bytes, cell.label))
+            for part in tfrecord.frame(made.record):
+                file.write(part)
+                digest.update(part)
+                result.num_bytes += len(part)
             result.patients.setdefault(cell.patient_id, [0] * len(LABELS))[cell.label] += 1
-            heights[prepared.height] += 1
-            widths[prepared.width] += 1
-            converted.update(prepared.conversions)
+            heights[made.height] += 1
+            widths[made.width] += 1
+            converted.update(made.conversions)
+            contents.append(made.content)
+        if not plan.exists():
+            # The job was given up and another may have begun: its shards must not be mixed with this one.
+            raise FileNotFoundError(f"{plan} is gone, so this shard belongs to a job that no longer exists")
     result.num_records = len(index)
     result.sha256 = digest.hexdigest()
     result.heights, result.widths, result.converted = dict(heights), dict(widths), dict(converted)
-    partial.rename(path)
+    result.contents = "".join(contents)
+    result.labels = "".join(str(label) for *_, label in index)
 
     buffer = io.BytesIO()
-    np.save(buffer, np.array(index, np.int64).reshape(-1, len(INDEX_COLUMNS)))
+    np.save(buffer, index_array(index))
     result.index_sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
-    write_atomically(directory / layout.index_name(shard.file_name), buffer.getvalue())
-    write_atomically(directory / layout.result_name(shard.file_name), result.to_json().encode())
+    write_whole(shards_dir / layout.index_name(file_name), buffer.getvalue())
+    write_whole(job_dir / layout.result_name(file_name), result.to_json().encode())
     return result
 
 
-def write_atomically(path: epath.Path, content: bytes) -> None:
-    """Writes a file that appears under its name only when it is whole."""
-    partial = _partial(path)
-    partial.write_bytes(content)
-    partial.replace(path)
+def index_array(rows: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
+    """A shard's index: int64 [records, 4], see `INDEX_COLUMNS`."""
+    return np.array(rows, np.int64).reshape(-1, len(INDEX_COLUMNS))
 
 
-def _partial(path: epath.Path) -> epath.Path:
-    return path.parent / f"{path.name}.partial"
-
-
-def _prepare_all(cells: Sequence[Cell], source: Source, target: Target) -> Iterator[_Prepared]:
-    """Prepares cells on all processors, yields them in order, and holds only a few at a time."""
+def _make_records(cells: Sequence[Cell], source: Source, target: Target) -> Iterator[_Record]:
+    """Makes records on all processors, yields them in order, and holds only a few at a time."""
     num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cells_a_task = max(1, min(_CELLS_A_TASK, _PIXEL_BYTES_A_TASK // (3 * target.image_size_px**2)))
     pending: deque = deque()
+
+    def make(some: Sequence[Cell]) -> list[_Record]:
+        return [_make_record(cell, source, target) for cell in some]
+
     with ThreadPoolExecutor(num_threads) as pool:
-        for cell in cells:
-            pending.append(pool.submit(_prepare, cell, source, target))
-            if len(pending) >= 8 * num_threads:
-                yield pending.popleft().result()
+        for first in range(0, len(cells), cells_a_task):
+            pending.append(pool.submit(make, cells[first : first + cells_a_task]))
+            if len(pending) > 2 * num_threads:
+                yield from pending.popleft().result()
         while pending:
-            yield pending.popleft().result()
+            yield from pending.popleft().result()
 
 
-def _prepare(cell: Cell, source: Source, target: Target) -> _Prepared:
+def _make_record(cell: Cell, source: Source, target: Target) -> _Record:
     try:
         if cell.num_bytes > MAX_ENCODED_BYTES:
             raise UnreadableImage(f"{cell.num_bytes} bytes; expected at most {MAX_ENCODED_BYTES}")
-        decoded = image.decode(source.read(target.root + cell.filename, cell.place), cell.filename)
+        encoded = source.read(target.root + cell.filename, cell.place)
+        decoded = image.decode(encoded, cell.filename)
     except UnreadableImage as error:
-        return _Prepared(cell, None, 0, 0, (), str(error))
+        return _Record(cell, reason=str(error))
     height, width, _ = decoded.pixels.shape
     pixels = image.resize(decoded.pixels, target.image_size_px)
     stored = pixels.tobytes() if target.image_encoding == "raw" else image.encode_png(pixels)
-    return _Prepared(cell, stored, height, width, decoded.conversions, None)
+    record = example.serialize(stored, cell.label, cell.filename, cell.patient_id)
+    content = hashlib.blake2b(encoded, digest_size=8).hexdigest()
+    offset = example.find_image(record, stored)
+    return _Record(cell, record, offset, len(stored), height, width, decoded.conversions, content)

@@ -1,20 +1,27 @@
 """The Beam job: a planned data set in, a whole data set out; one Beam element fills one shard.
 
-No pixel crosses a shuffle, a killed job continues with the shards that are missing, and the bytes depend neither on
-the runner nor on the number of workers. The data set is filled in `<version>.incomplete` and renamed when whole.
+An element is a shard's name: no pixel and no cell crosses a shuffle, a killed job continues with the shards that are
+missing, and the bytes depend neither on the runner nor on the number of workers.
+
+Locally the data set is filled in `<version>.incomplete` and renamed when it is whole. On an object store it is filled
+in place, and the manifest, written last, makes it whole. In both, `<version>.incomplete/<job>` holds the plan and the
+shards' results while the job runs; its name is a hash of what is made.
 """
 
+import dataclasses
+import hashlib
 import json
 import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from etils import epath
 
-from pipeline import fill, layout, manifest, metadata
+from pipeline import duplicates, fill, layout, manifest, storage
+from pipeline.cells import Rejected
 from pipeline.errors import InputError
 from pipeline.fill import ShardResult, Target
 from pipeline.listing import Listing
@@ -29,8 +36,9 @@ from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402
 
 logging.disable(_disabled)
 
-_JOB = "job.json"
+_IDENTITY = "job.json"
 _SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_REMOTE_LOOKS = 5.0
 
 
 class Outcome(NamedTuple):
@@ -40,13 +48,44 @@ class Outcome(NamedTuple):
       directory: the data set's version folder.
       manifest: its manifest.
       num_filled: number of cells that this run read; 0 if the data set was there already.
-      seconds: how long filling took.
+      seconds: how long filling took, from the first shard to the manifest.
     """
 
     directory: epath.Path
     manifest: manifest.Manifest
     num_filled: int
     seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A planned data set; the plan itself lies in files, so what is held here is small.
+
+    Attributes:
+      directory: the version folder that it becomes.
+      identity: see `manifest.identity`.
+      target: what workers need to know.
+      num_cells: shard's file name -> number of planned cells, in the order of the plan.
+      refused: files refused by name.
+      same_names: base names in both class folders.
+    """
+
+    directory: epath.Path
+    identity: manifest.Manifest
+    target: Target
+    num_cells: dict[str, int]
+    refused: list[Rejected]
+    same_names: list[str]
+
+    @property
+    def job_dir(self) -> epath.Path:
+        """Folder of the plan and the results."""
+        return epath.Path(self.target.job_dir)
+
+    @property
+    def shards_dir(self) -> epath.Path:
+        """Folder of the shards."""
+        return epath.Path(self.target.shards_dir)
 
 
 class ShardError(Exception):
@@ -57,7 +96,7 @@ _SHARD_ERROR = f"{ShardError.__name__}: "
 
 
 class FillShard(beam.DoFn):
-    """Fills the shard that is its element; yields nothing, since the result lies beside the shard.
+    """Fills the shard that its element names; yields nothing, since the result lies in the job's folder.
 
     Runners differ in what they bring back (Dask's has no metrics), so Beam's counters are for watching only.
     """
@@ -69,12 +108,12 @@ class FillShard(beam.DoFn):
         self._rejected = Metrics.counter("malaria", "cells_rejected")
         self._converted = Metrics.counter("malaria", "cells_converted")
 
-    def process(self, shard: Shard) -> None:
+    def process(self, file_name: str) -> None:
         """Fills one shard; raises ShardError if reading or writing fails."""
         try:
-            result = fill.fill_shard(shard, self._target)
+            result = fill.fill_shard(file_name, self._target)
         except OSError as error:
-            raise ShardError(f"{shard.file_name} could not be filled: {error}") from error
+            raise ShardError(f"{file_name} could not be filled: {error}") from error
         self._records.inc(result.num_records)
         self._bytes.inc(result.num_bytes)
         self._rejected.inc(len(result.rejected))
@@ -91,102 +130,167 @@ def prepare(
     overwrite: bool = False,
     pipeline_options: Sequence[str] = (),
 ) -> Outcome:
-    """Makes one data set, or finds that it is there already.
+    """Makes one data set, or finds that it is there already: `plan`, then `run`.
+
+    Raises:
+      InputError: see `plan` and `run`.
+    """
+    with plan(listing, settings, source=source, data_dir=data_dir, overwrite=overwrite) as planned:
+        return run(planned, max_rejected_fraction=max_rejected_fraction, pipeline_options=pipeline_options)
+
+
+@contextmanager
+def plan(
+    listing: Listing, settings: Settings, *, source: str, data_dir: str, overwrite: bool = False
+) -> Iterator[Job | Outcome]:
+    """Plans one data set, writes the plan, and holds the data set's lock while the block runs.
 
     Args:
-      listing: the source's cells.
+      listing: the source's cells; not needed any more once the block is entered.
       settings: what to make.
       source: path of the source, as workers reach it.
       data_dir: root of all data sets.
-      max_rejected_fraction: the job fails if more of the listed images than this cannot be used.
       overwrite: replaces a data set of another source or other settings, and makes an equal one anew.
+
+    Yields:
+      the job, or its outcome if the data set is there already.
+
+    Raises:
+      InputError: if the plan cannot be made, or another data set or another job is in the way.
+    """
+    directory = layout.dataset_dir(data_dir, settings.config)
+    source_name = epath.Path(source).name
+    identity = manifest.identity(listing, settings, source_name)
+    if existing := _find_existing(directory, identity, overwrite):
+        _tidy(directory)
+        yield existing
+        return
+    with ExitStack() as held:
+        with _explained_os_errors(data_dir):
+            held.enter_context(storage.lock(directory))
+            # Another job may have made it while this one waited for the lock.
+            planned = _find_existing(directory, identity, overwrite)
+            if planned is None:
+                job_dir = layout.incomplete_dir(directory) / _digest(identity)
+                _claim(directory, job_dir, identity, overwrite)
+                target = Target(
+                    source=source,
+                    root=listing.root,
+                    job_dir=str(job_dir),
+                    shards_dir=str(layout.shards_dir(directory)),
+                    image_size_px=settings.image_size_px,
+                    image_encoding=settings.image_encoding,
+                )
+                num_cells = _write_plan(plan_shards(listing, settings, source_name), job_dir)
+                planned = Job(directory, identity, target, num_cells, listing.rejected, listing.same_names)
+        yield planned
+
+
+def run(job: Job | Outcome, *, max_rejected_fraction: float = 0.001, pipeline_options: Sequence[str] = ()) -> Outcome:
+    """Fills the shards that are missing and makes the data set whole.
+
+    Args:
+      job: what `plan` yields.
+      max_rejected_fraction: the job fails if more of the listed images than this cannot be used.
       pipeline_options: Beam's options, such as `["--runner=DirectRunner"]`.
 
     Raises:
-      InputError: if the plan cannot be made, another data set is in the way, too many images are rejected, or
-        filling fails. What was filled stays in the incomplete folder, and the next call continues with it.
+      InputError: if filling fails or too many images are rejected. What was filled stays in the incomplete folder,
+        and the next call continues with it.
     """
-    target = layout.dataset_dir(data_dir, settings.config)
-    source_name = epath.Path(source).name
-    wanted = manifest.identity(listing, settings, source_name)
-    if target.exists() and not overwrite:
-        return Outcome(target, _check_existing(target, wanted), 0, 0.0)
-    shards = plan_shards(listing, settings, source_name)
-    directory = layout.incomplete_dir(target)
+    if isinstance(job, Outcome):
+        return job
     started = time.perf_counter()
     num_filled = 0
-    try:
-        _claim(directory, wanted, overwrite)
-        if not (directory / layout.MANIFEST).exists():
-            place = Target(source, listing.root, str(directory), settings.image_size_px, settings.image_encoding)
-            num_filled = _fill_missing(shards, place, directory, pipeline_options)
-            results = [_read_result(directory, shard) for shard in shards]
-            _check_results(results, listing, max_rejected_fraction)
-            whole = manifest.build(wanted, listing, results)
-            metadata.write(directory, whole)
-            fill.write_atomically(directory / layout.MANIFEST, manifest.to_bytes(whole))
+    with _explained_os_errors(str(job.directory)):
+        if not (job.shards_dir / layout.MANIFEST).exists():
+            num_filled = _fill_missing(job, pipeline_options)
+            results = _read_results(job)
+            _check_results(results, job, max_rejected_fraction)
+            _complete(job, results)
         seconds = time.perf_counter() - started
-        _publish(directory, target, shards)
-        metadata.write_default_config(target.parent.parent)
+        _publish(job)
+    return Outcome(job.directory, manifest.read(job.directory), num_filled, seconds)
+
+
+@contextmanager
+def _explained_os_errors(place: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise InputError(f"cannot write to {data_dir}: {error}; mend that, then the same command continues") from error
-    return Outcome(target, manifest.read(target), num_filled, seconds)
+        raise InputError(f"cannot write to {place}: {error}; mend that, then the same command continues") from error
 
 
-def _check_existing(target: epath.Path, wanted: manifest.Manifest) -> manifest.Manifest:
-    existing = manifest.read(target)
-    if found := manifest.differences(existing, wanted):
+def _write_plan(shards: Sequence[Shard], job_dir: epath.Path) -> dict[str, int]:
+    for shard in shards:
+        storage.write_whole(job_dir / layout.plan_name(shard.file_name), shard.to_json().encode())
+    return {shard.file_name: len(shard.cells) for shard in shards}
+
+
+def _digest(identity: manifest.Manifest) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _find_existing(directory: epath.Path, identity: manifest.Manifest, overwrite: bool) -> Outcome | None:
+    """The data set that is there, if it is the wanted one and is not to be replaced."""
+    if overwrite or not layout.has_dataset(directory):
+        return None
+    existing = manifest.read(directory)
+    if found := manifest.differences(existing, identity):
         raise InputError(
-            f"{target} already holds another data set: {'; '.join(found)}; give --overwrite to replace it, or another "
-            "--data_dir"
+            f"{directory} already holds another data set: {'; '.join(found)}; give --overwrite to replace it, or "
+            "another --data_dir"
         )
-    return existing
+    return Outcome(directory, existing, 0, 0.0)
 
 
-def _claim(directory: epath.Path, wanted: manifest.Manifest, overwrite: bool) -> None:
+def _claim(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manifest, overwrite: bool) -> None:
     """Makes the incomplete folder this job's own, or finds that it is."""
-    job = directory / _JOB
-    if directory.exists():
-        for path in (directory / layout.MANIFEST, job):
-            if path.exists():
-                found = manifest.differences(json.loads(path.read_text()), wanted)
-                break
-        else:
-            found = [] if not any(directory.iterdir()) else ["nothing in it tells what it is"]
+    incomplete = layout.incomplete_dir(directory)
+    if incomplete.exists():
+        found = _unfinished(incomplete, identity)
         if found and not overwrite:
             raise InputError(
-                f"{directory} holds another, unfinished data set: {'; '.join(found)}; give --overwrite to replace it"
+                f"{incomplete} holds another, unfinished data set: {'; '.join(found)}; give --overwrite to replace it"
             )
-        if found:
-            directory.rmtree()
-    directory.mkdir(parents=True, exist_ok=True)
-    if not job.exists():
-        fill.write_atomically(job, manifest.to_bytes(wanted))
+        if found is None or found:
+            storage.remove_folder(incomplete)
+    if storage.is_remote(directory):
+        (directory / layout.MANIFEST).unlink(missing_ok=True)  # from here on it is not whole
+    layout.shards_dir(directory).mkdir(parents=True, exist_ok=True)
+    job_dir.mkdir(parents=True, exist_ok=True)
+    storage.write_whole(job_dir / _IDENTITY, json.dumps(identity).encode())
 
 
-def _fill_missing(
-    shards: Sequence[Shard], place: Target, directory: epath.Path, pipeline_options: Sequence[str]
-) -> int:
-    done = _done(directory)
-    missing = [shard for shard in shards if shard.file_name not in done]
+def _unfinished(incomplete: epath.Path, identity: manifest.Manifest) -> list[str] | None:
+    """How what an incomplete folder holds differs from what is wanted; None if it was left before it held anything."""
+    for path in [incomplete / layout.MANIFEST, *sorted(path / _IDENTITY for path in incomplete.iterdir())]:
+        if path.exists():
+            try:
+                return manifest.differences(json.loads(path.read_text()), identity)
+            except (ValueError, KeyError, TypeError):
+                return [f"{path} is damaged"]
+    return None
+
+
+def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
+    done = _done(job)
+    missing = [file_name for file_name in job.num_cells if file_name not in done]
     if missing:
-        with _watch(directory, shards):
-            _run(missing, place, pipeline_options)
-    return sum(len(shard.cells) for shard in missing)
+        with _watch(job):
+            _run_pipeline(missing, job.target, pipeline_options)
+    return sum(job.num_cells[file_name] for file_name in missing)
 
 
-def _run(shards: Sequence[Shard], place: Target, pipeline_options: Sequence[str]) -> None:
-    # Beam's default local runner first tries to download another one.
-    named = any(option.startswith("--runner") for option in pipeline_options)
-    options = [*pipeline_options] if named else ["--runner=FnApiRunner", *pipeline_options]
+def _run_pipeline(file_names: Sequence[str], target: Target, pipeline_options: Sequence[str]) -> None:
     logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
     try:
-        pipeline = beam.Pipeline(options=PipelineOptions(options))
+        pipeline = beam.Pipeline(options=PipelineOptions(_with_defaults(pipeline_options)))
         _ = (
             pipeline
-            | "Planned shards" >> beam.Create(shards)
+            | "Planned shards" >> beam.Create(file_names)
             | "Spread over workers" >> beam.Reshuffle()
-            | "Fill shards" >> beam.ParDo(FillShard(place))
+            | "Fill shards" >> beam.ParDo(FillShard(target))
         )
         pipeline.run().wait_until_finish()
     except Exception as error:
@@ -198,32 +302,46 @@ def _run(shards: Sequence[Shard], place: Target, pipeline_options: Sequence[str]
         raise
 
 
+def _with_defaults(pipeline_options: Sequence[str]) -> list[str]:
+    """Beam's options as given, and what must not be left to Beam."""
+    runners = [option.partition("=")[2] for option in pipeline_options if option.startswith("--runner=")]
+    if not runners:
+        return ["--runner=FnApiRunner", *pipeline_options]  # Beam's default first tries to download another one
+    is_partitioned = any(
+        option.startswith(("--dask_npartitions", "--dask_partition_size")) for option in pipeline_options
+    )
+    if runners[-1].endswith("DaskRunner") and not is_partitioned:
+        return ["--dask_partition_size=1", *pipeline_options]  # by default all shards are one partition, for one worker
+    return [*pipeline_options]
+
+
 def _is_unexpected(record: logging.LogRecord) -> bool:
     """A ShardError ends in one line of its own; its traceback would only hide that."""
     return not (record.exc_info and isinstance(record.exc_info[1], ShardError))
 
 
-def _done(directory: epath.Path) -> set[str]:
+def _done(job: Job) -> set[str]:
     suffix = layout.result_name("")
-    return {path.name.removesuffix(suffix) for path in directory.iterdir() if path.name.endswith(suffix)}
+    return {path.name.removesuffix(suffix) for path in job.job_dir.iterdir() if path.name.endswith(suffix)}
 
 
 @contextmanager
-def _watch(directory: epath.Path, shards: Sequence[Shard]) -> Iterator[None]:
+def _watch(job: Job) -> Iterator[None]:
     """Shows how many cells are in whole shards, whichever runner and workers fill them."""
-    num_cells = {shard.file_name: len(shard.cells) for shard in shards}
+    num_cells = job.num_cells
     finished = threading.Event()
-    seen = _done(directory)
-    total = sum(num_cells.values())
-    with progress_bar(total, "filling shards", "cells", initial=sum(num_cells[name] for name in seen)) as bar:
+    seen = _done(job)
+    interval = _SECONDS_BETWEEN_REMOTE_LOOKS if storage.is_remote(job.directory) else _SECONDS_BETWEEN_LOOKS
+    num_done = sum(num_cells[name] for name in seen)
+    with progress_bar(sum(num_cells.values()), "filling shards", "cells", initial=num_done) as bar:
 
         def look() -> None:
-            for name in _done(directory) - seen:
+            for name in _done(job) - seen:
                 seen.add(name)
                 bar.update(num_cells[name])
 
         def keep_looking() -> None:
-            while not finished.wait(_SECONDS_BETWEEN_LOOKS):
+            while not finished.wait(interval):
                 look()
 
         watcher = threading.Thread(target=keep_looking, daemon=True)
@@ -236,13 +354,20 @@ def _watch(directory: epath.Path, shards: Sequence[Shard]) -> Iterator[None]:
             look()
 
 
-def _read_result(directory: epath.Path, shard: Shard) -> ShardResult:
-    return ShardResult.from_json((directory / layout.result_name(shard.file_name)).read_text())
+def _read_results(job: Job) -> list[ShardResult]:
+    if missing := sorted(job.num_cells.keys() - _done(job)):
+        raise InputError(
+            f"the runner has ended, but {len(missing)} of {len(job.num_cells)} shards are missing, such as "
+            f"{missing[0]}; look into its log, then the same command continues"
+        )
+    return [
+        ShardResult.from_json((job.job_dir / layout.result_name(file_name)).read_text()) for file_name in job.num_cells
+    ]
 
 
-def _check_results(results: Sequence[ShardResult], listing: Listing, max_rejected_fraction: float) -> None:
-    rejected = [*listing.rejected, *(item for result in results for item in result.rejected)]
-    num_images = len(listing.cells) + len(listing.rejected)
+def _check_results(results: Sequence[ShardResult], job: Job, max_rejected_fraction: float) -> None:
+    rejected = [*job.refused, *(item for result in results for item in result.rejected)]
+    num_images = sum(job.num_cells.values()) + len(job.refused)
     if len(rejected) > max_rejected_fraction * num_images:
         examples = ", ".join(f"{filename} ({reason})" for filename, reason in sorted(rejected)[:3])
         raise InputError(
@@ -255,14 +380,42 @@ def _check_results(results: Sequence[ShardResult], listing: Listing, max_rejecte
             raise InputError(f"every image of split {split} was rejected; mend the source")
 
 
-def _publish(directory: epath.Path, target: epath.Path, shards: Sequence[Shard]) -> None:
-    """Makes the whole data set appear under its name."""
-    for shard in shards:
-        (directory / layout.result_name(shard.file_name)).unlink(missing_ok=True)
-    (directory / _JOB).unlink(missing_ok=True)
-    replaced = target.parent / f"{target.name}.replaced"
-    if target.exists():
-        target.rename(replaced)
-    directory.rename(target)
-    if replaced.exists():
-        replaced.rmtree()
+def _complete(job: Job, results: Sequence[ShardResult]) -> None:
+    """Writes TFDS's files, then the manifest."""
+    from pipeline import metadata  # TFDS takes a second to import, which the workers need not wait for
+
+    def read_names(result: ShardResult) -> list[str]:
+        planned = Shard.from_json((job.job_dir / layout.plan_name(result.file_name)).read_text())
+        rejected = {item.filename for item in result.rejected}
+        return [cell.filename for cell in planned.cells if cell.filename not in rejected]
+
+    copies = duplicates.find_duplicates(results, read_names)
+    whole = manifest.build(job.identity, job.refused, job.same_names, results, copies)
+    expected = layout.expected_files(list(job.num_cells))
+    storage.remove_others(job.shards_dir, expected | {job.job_dir.name})
+    metadata.write(job.shards_dir, whole)
+    metadata.write_default_config(job.directory.parent.parent)
+    storage.write_whole(job.shards_dir / layout.MANIFEST, manifest.seal(whole, job.shards_dir))
+
+
+def _publish(job: Job) -> None:
+    """Makes the whole data set appear under its name, and removes what the job has left."""
+    incomplete = layout.incomplete_dir(job.directory)
+    if storage.is_remote(job.directory):
+        storage.remove_folder(incomplete)
+        return
+    storage.remove_folder(job.job_dir)
+    replaced = layout.replaced_dir(job.directory)
+    storage.remove_folder(replaced)
+    if job.directory.exists():
+        job.directory.rename(replaced)
+    incomplete.rename(job.directory)
+    storage.remove_folder(replaced)
+
+
+def _tidy(directory: epath.Path) -> None:
+    """Removes what a job that was killed at its very end has left beside its data set."""
+    lock, replaced = storage.lock_file(directory), layout.replaced_dir(directory)
+    if not storage.is_remote(directory) and (lock.exists() or replaced.exists()):
+        with suppress(InputError, OSError), storage.lock(directory):
+            storage.remove_folder(replaced)

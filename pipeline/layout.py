@@ -9,6 +9,7 @@ from etils import epath
 from pipeline.cells import DATASET_NAME
 from pipeline.errors import InputError
 from pipeline.split import CONFIGS
+from pipeline.storage import is_remote
 
 VERSION = "1.0.0"
 """Of the data set's form and bytes: any change to the order, the records or the splits raises it."""
@@ -16,6 +17,7 @@ VERSION = "1.0.0"
 RELEASE_NOTES = {VERSION: "First release."}
 MANIFEST = "manifest.json"
 DATASET_INFO = "dataset_info.json"
+TFDS_FILES = (DATASET_INFO, "features.json", "label.labels.txt")
 
 
 def check_config(config: str) -> None:
@@ -34,7 +36,7 @@ def dataset_dir(data_dir: str, config: str) -> epath.Path:
     if not data_dir:
         raise InputError("--data_dir is empty; expected the root folder of the data sets")
     root = epath.Path(data_dir).expanduser()
-    absolute = root.resolve() if "://" not in data_dir else root
+    absolute = root.resolve() if not is_remote(data_dir) else root
     is_version_dir = absolute.parts[-3:-1] == (DATASET_NAME, absolute.parent.name) and absolute.parent.name in CONFIGS
     if is_version_dir or (root / DATASET_INFO).exists():
         hint = absolute.parent.parent.parent if is_version_dir else "its root"
@@ -45,9 +47,24 @@ def dataset_dir(data_dir: str, config: str) -> epath.Path:
     return root / DATASET_NAME / config / VERSION
 
 
+def has_dataset(target: epath.Path) -> bool:
+    """Whether there is a data set in a version folder; an object store's is one from its manifest on."""
+    return (target / MANIFEST).exists() if is_remote(target) else target.exists()
+
+
 def incomplete_dir(target: epath.Path) -> epath.Path:
-    """The sibling that a data set is filled in: TFDS takes any existing version folder for complete."""
+    """The sibling of a version folder that a job works in: TFDS takes any existing version folder for complete."""
     return target.parent / f"{target.name}.incomplete"
+
+
+def replaced_dir(target: epath.Path) -> epath.Path:
+    """Where a data set stands for the moment in which another takes its name."""
+    return target.parent / f"{target.name}.replaced"
+
+
+def shards_dir(target: epath.Path) -> epath.Path:
+    """Where shards are written: the incomplete folder, or on an object store, where renaming copies, the target."""
+    return target if is_remote(target) else incomplete_dir(target)
 
 
 def shard_name(split: str, shard: int, num_shards: int) -> str:
@@ -60,6 +77,16 @@ def index_name(shard_file: str) -> str:
     return f"{shard_file}.index.npy"
 
 
+def plan_name(shard_file: str) -> str:
+    """The shard's part of the plan, in the job's folder."""
+    return f"{shard_file}.plan.json"
+
+
 def result_name(shard_file: str) -> str:
-    """The mark beside a shard, while the job runs, that it is whole; it holds the shard's numbers."""
+    """The mark in the job's folder that a shard is whole; it holds the shard's numbers."""
     return f"{shard_file}.done.json"
+
+
+def expected_files(shard_files: list[str]) -> set[str]:
+    """All names in a whole data set's folder that has these shards."""
+    return {MANIFEST, *TFDS_FILES, *shard_files, *map(index_name, shard_files)}

@@ -7,11 +7,10 @@ its files, nor on whether the cells lie in a folder or in a zip of that folder.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pipeline.cells import IMAGE_SUFFIXES, Cell, Rejected, parse_patient
+from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
 from pipeline.source import Source, is_hidden
 
@@ -26,6 +25,7 @@ class Listing(NamedTuple):
       cells: sorted by file name, code point by code point.
       rejected: image files that are refused by their name or place.
       skipped: number of files left aside, by reason.
+      same_names: base names that are in both class folders; a mistake in copying looks like this.
       fingerprint: sha256 over the sorted file names and sizes; the same for a folder and a zip of that folder.
     """
 
@@ -33,6 +33,7 @@ class Listing(NamedTuple):
     cells: list[Cell]
     rejected: list[Rejected]
     skipped: dict[str, int]
+    same_names: list[str]
     fingerprint: str
 
 
@@ -93,7 +94,7 @@ def list_cells(
     for file in sorted(files):
         filename = file.path.removeprefix(root) if file.path.startswith(root) else None
         folder, _, below = (filename or "").partition("/")
-        if PurePosixPath(file.path).suffix.lower() not in IMAGE_SUFFIXES or is_hidden(file.path):
+        if not file.path.lower().endswith(IMAGE_SUFFIXES) or is_hidden(file.path):
             skipped["not an image by name"] += 1
         elif fault := file.fault or _name_fault(file.path):
             rejected.append(Rejected(_printable(file.path), fault))
@@ -108,12 +109,26 @@ def list_cells(
         if not any(cell.label == label for cell in cells.values()):
             raise InputError(
                 f"{source_name} has no image in {root}{folder}/; expected files ending in "
-                f"{', '.join(sorted(IMAGE_SUFFIXES))}; add some or name the folder by --class_folders"
+                f"{', '.join(IMAGE_SUFFIXES)}; add some or name the folder by --class_folders"
             )
     digest = hashlib.sha256()
     for cell in cells.values():
         digest.update(f"{cell.filename}\0{cell.num_bytes}\n".encode())
-    return Listing(root, list(cells.values()), rejected, dict(sorted(skipped.items())), digest.hexdigest())
+    return Listing(
+        root,
+        list(cells.values()),
+        rejected,
+        dict(sorted(skipped.items())),
+        _same_names(cells.values()),
+        digest.hexdigest(),
+    )
+
+
+def _same_names(cells: Iterable[Cell]) -> list[str]:
+    by_label: tuple[set[str], ...] = tuple(set() for _ in LABELS)
+    for cell in cells:
+        by_label[cell.label].add(cell.filename.rpartition("/")[2])
+    return sorted(set.intersection(*by_label))
 
 
 def _printable(path: str) -> str:

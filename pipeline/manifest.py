@@ -11,10 +11,15 @@ In: the listing, the settings and the shards' results. Out: `manifest.json`, a p
     rejected           filename, reason
     converted          kind -> number of cells
     image_size         training split -> height, width -> min, mean, median, max of the source's images, in pixels
+    duplicates         of content, see pipeline.duplicates
+    same_names         num, examples: base names that are in both class folders
+    files              TFDS's own files -> sha256
+    checksum           sha256 of the manifest's bytes without this entry
 
 It holds no time and no absolute path: the same source and settings give the same manifest.
 """
 
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -25,7 +30,7 @@ import numpy as np
 from etils import epath
 
 from pipeline import layout
-from pipeline.cells import DATASET_NAME, LABELS
+from pipeline.cells import DATASET_NAME, LABELS, Rejected
 from pipeline.errors import InputError
 from pipeline.fill import ShardResult
 from pipeline.listing import Listing
@@ -33,6 +38,7 @@ from pipeline.plan import Settings
 from pipeline.split import CONFIGS
 
 FORMAT = 1
+_MAX_EXAMPLES = 100
 _PACKAGES = ("apache-beam", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "tensorflow-datasets")
 
 Manifest = dict[str, Any]
@@ -55,13 +61,21 @@ def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest
     }
 
 
-def build(identity: Manifest, listing: Listing, results: Sequence[ShardResult]) -> Manifest:
-    """The whole manifest.
+def build(
+    identity: Manifest,
+    refused: Sequence[Rejected],
+    same_names: Sequence[str],
+    results: Sequence[ShardResult],
+    duplicates: dict[str, Any],
+) -> Manifest:
+    """The manifest but for `files` and `checksum`.
 
     Args:
       identity: see `identity`.
-      listing: for the files refused by name.
+      refused: the files refused by name.
+      same_names: base names in both class folders.
       results: one a shard, in the order of the plan.
+      duplicates: see `pipeline.duplicates`.
     """
     config = CONFIGS[identity["config"]]
     by_split: dict[str, list[ShardResult]] = defaultdict(list)
@@ -69,7 +83,7 @@ def build(identity: Manifest, listing: Listing, results: Sequence[ShardResult]) 
         by_split[result.split].append(result)
     # Each fold trains some runs, so each has its statistics; otherwise validation and test stay unseen.
     training_splits = ["train"] if "train" in config.splits else list(config.splits)
-    rejected = sorted([*listing.rejected, *(item for result in results for item in result.rejected)])
+    rejected = sorted([*refused, *(item for result in results for item in result.rejected)])
     return {
         **identity,
         "package_versions": {name: metadata.version(name) for name in _PACKAGES},
@@ -83,7 +97,27 @@ def build(identity: Manifest, listing: Listing, results: Sequence[ShardResult]) 
             }
             for split in training_splits
         },
+        "duplicates": duplicates,
+        "same_names": {"num": len(same_names), "examples": list(same_names[:_MAX_EXAMPLES])},
     }
+
+
+def seal(manifest: Manifest, directory: epath.Path) -> bytes:
+    """The manifest's file: with the digests of TFDS's files, which are in the directory, and its own checksum."""
+    files = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in layout.TFDS_FILES}
+    unsealed = {**manifest, "files": files}
+    return _to_bytes({**unsealed, "checksum": _checksum(unsealed)})
+
+
+def is_sealed(content: bytes) -> bool:
+    """Whether a manifest's file is what `seal` made, to the last byte."""
+    manifest = json.loads(content)
+    checksum = manifest.pop("checksum", None)
+    return checksum == _checksum(manifest) and content == _to_bytes({**manifest, "checksum": checksum})
+
+
+def _checksum(manifest: Manifest) -> str:
+    return hashlib.sha256(_to_bytes(manifest)).hexdigest()
 
 
 def _split_entry(results: Sequence[ShardResult]) -> dict[str, Any]:
@@ -138,8 +172,7 @@ def differences(existing: Manifest, wanted: Manifest) -> list[str]:
     return found
 
 
-def to_bytes(manifest: Manifest) -> bytes:
-    """The manifest as it stands in its file."""
+def _to_bytes(manifest: Manifest) -> bytes:
     return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -171,7 +204,7 @@ def read_dataset(data_dir: str, config: str) -> tuple[epath.Path, Manifest]:
       InputError: if there is none; the message gives the command that makes it.
     """
     directory = layout.dataset_dir(data_dir, config)
-    if not directory.exists():
+    if not layout.has_dataset(directory):
         raise InputError(
             f"--data_dir={data_dir} has no data set {DATASET_NAME}/{config}/{layout.VERSION}; make it with: "
             f"python -m pipeline.preprocess --source=<folder, zip or nih> --data_dir={data_dir} --config={config}"

@@ -62,5 +62,7 @@ def write(directory: epath.Path, manifest: dict[str, Any]) -> None:
 def write_default_config(dataset_root: epath.Path) -> None:
     """Tells TFDS which config `tfds_malaria` means where the project's code is not imported."""
     path = dataset_root / ".config" / "metadata.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"default_config_name": next(iter(CONFIGS))}))
+    content = json.dumps({"default_config_name": next(iter(CONFIGS))})
+    if not path.exists() or path.read_text() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)

@@ -1,10 +1,11 @@
 """The plan: which cell goes into which shard of which split, in which order.
 
 In: a listing and the settings. Out: the shards, each with its own cells. Small, pure, and the same on every machine;
-the job then only fills.
+the job then only fills. Each shard's part is kept in a file of its own, so that a worker reads only its own cells.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class Settings:
 
 
 class Shard(NamedTuple):
-    """One file to fill: an element of the Beam job.
+    """One file to fill.
 
     Attributes:
       split: name of the split.
@@ -54,6 +55,16 @@ class Shard(NamedTuple):
     split: str
     file_name: str
     cells: tuple[Cell, ...]
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(self, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Shard":
+        """Reads what `to_json` wrote."""
+        split, file_name, cells = json.loads(text)
+        return cls(split, file_name, tuple(Cell(*fields, tuple(place)) for *fields, place in cells))
 
 
 def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[Shard]:

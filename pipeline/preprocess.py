@@ -10,6 +10,7 @@ NLM's 27,558 cells take well under a minute and 1.3 GB of disk a config.
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from absl import flags
 
@@ -80,12 +81,32 @@ def main(arguments: Sequence[str]) -> None:
         source = str(download.fetch_archive(_DOWNLOAD_DIR.value))
     started = time.perf_counter()
     print(f"listing {source}", file=sys.stderr)
-    cells = listing.list_cells(open_source(source), f"--source={source}", class_folders, patient_regex)
+    with open_source(source) as opened:
+        cells = listing.list_cells(opened, f"--source={source}", class_folders, patient_regex)
+    listed = time.perf_counter()
 
     from pipeline import job  # Beam takes a second and a half to import: not for --help and mistakes
 
-    for config in _CONFIG.value:
-        settings = plan.Settings(
+    imported = time.perf_counter()
+    with ExitStack() as held:
+        planned = [
+            held.enter_context(
+                job.plan(cells, settings, source=source, data_dir=_DATA_DIR.value, overwrite=_OVERWRITE.value)
+            )
+            for settings in _settings(class_folders)
+        ]
+        del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
+        print(f"listed in {listed - started:.1f} s, planned in {time.perf_counter() - imported:.1f} s", file=sys.stderr)
+        for each in planned:
+            outcome = job.run(
+                each, max_rejected_fraction=_MAX_REJECTED_FRACTION.value, pipeline_options=_PIPELINE_OPTIONS.value
+            )
+            print(_summary(outcome))
+
+
+def _settings(class_folders: tuple[str, ...]) -> list[plan.Settings]:
+    return [
+        plan.Settings(
             config=config,
             image_size_px=_IMAGE_SIZE_PX.value,
             image_encoding=_IMAGE_ENCODING.value,
@@ -94,20 +115,11 @@ def main(arguments: Sequence[str]) -> None:
             class_folders=class_folders,
             patient_regex=_PATIENT_REGEX.value,
         )
-        outcome = job.prepare(
-            cells,
-            settings,
-            source=source,
-            data_dir=_DATA_DIR.value,
-            max_rejected_fraction=_MAX_REJECTED_FRACTION.value,
-            overwrite=_OVERWRITE.value,
-            pipeline_options=_PIPELINE_OPTIONS.value,
-        )
-        print(_summary(outcome, time.perf_counter() - started))
-        started = time.perf_counter()
+        for config in _CONFIG.value
+    ]
 
 
-def _summary(outcome: "job.Outcome", seconds: float) -> str:  # noqa: F821 - imported late, see main
+def _summary(outcome: "job.Outcome") -> str:  # noqa: F821 - imported late, see main
     made = outcome.manifest
     lines = [f"{made['dataset']}/{made['config']}/{made['version']} from {made['source']['name']}"]
     for name, split in made["splits"].items():
@@ -118,11 +130,20 @@ def _summary(outcome: "job.Outcome", seconds: float) -> str:  # noqa: F821 - imp
     skipped = ", ".join(f"{count} {reason}" for reason, count in made["source"]["skipped"].items()) or "none"
     converted = ", ".join(f"{count} {kind}" for kind, count in made["converted"].items()) or "none"
     lines.append(f"  files skipped: {skipped}; images rejected: {len(made['rejected'])}, converted: {converted}")
+    if num_copies := made["duplicates"]["num_cells"]:
+        lines.append(
+            f"  warning: {num_copies} cells are copies of others, {made['duplicates']['num_label_conflicts']} contents "
+            f"have both labels, {made['duplicates']['num_across_splits']} are in several splits: see duplicates in "
+            "manifest.json"
+        )
+    shards = f"{num_shards} shards, {num_bytes / 1e6:,.1f} MB"
     if outcome.num_filled:
         rate = outcome.num_filled / outcome.seconds
-        lines.append(f"  {num_shards} shards, {num_bytes / 1e6:,.1f} MB, in {seconds:.1f} s ({rate:,.0f} cells/s)")
+        lines.append(
+            f"  {shards}; filled {outcome.num_filled:,} cells in {outcome.seconds:.1f} s ({rate:,.0f} cells/s)"
+        )
     else:
-        lines.append(f"  {num_shards} shards, {num_bytes / 1e6:,.1f} MB, already there")
+        lines.append(f"  {shards}, already there")
     lines.append(f"  {outcome.directory}")
     return "\n".join(lines)
 

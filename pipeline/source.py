@@ -13,7 +13,6 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple, Self
 
 from etils import epath
@@ -149,12 +148,12 @@ class ZipSource(Source):
                 fault = "encrypted"
             elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 fault = f"compressed by method {entry.compress_type}; expected stored or deflated"
-            parents = [str(parent) for parent in PurePosixPath(path).parents][:-1]
-            if not is_hidden(path) and fault is None:
-                folders.update(parents)
+            if fault is None and not is_hidden(path):
+                folder = path.rpartition("/")[0]
+                while folder and folder not in folders:
+                    folders.add(folder)
+                    folder = folder.rpartition("/")[0]
             if entry.is_dir():
-                if not is_hidden(path) and fault is None:
-                    folders.add(path.rstrip("/"))
                 continue
             place = (entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC)
             files.append(File(path, entry.file_size, place, fault))

@@ -26,12 +26,10 @@ def masked_crc32c(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def frame(record: bytes) -> bytes:
+def frame(record: bytes) -> tuple[bytes, bytes, bytes]:
     """A record as it stands in the file: header, record, footer."""
     length = _LENGTH.pack(len(record))
-    return b"".join(
-        (length, _CRC.pack(masked_crc32c(length)), record, _CRC.pack(masked_crc32c(record))),
-    )
+    return length + _CRC.pack(masked_crc32c(length)), record, _CRC.pack(masked_crc32c(record))
 
 
 def read_records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -1,5 +1,6 @@
 """Small sources and prepared data sets that many tests share."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -57,6 +58,15 @@ def prepare(source, data_dir, **settings):
     }
     listing = listing_of(source, settings.get("class_folders", DEFAULT_CLASS_FOLDERS))
     return job.prepare(listing, plan.Settings(**settings), source=str(source), data_dir=str(data_dir), **options)
+
+
+def data_set_digests(data_dir):
+    """sha256 of every file below a data_dir, whatever it is."""
+    return {
+        path.relative_to(data_dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in Path(data_dir).rglob("*")
+        if path.is_file()
+    }
 
 
 def run_command(module, *arguments, **environment):

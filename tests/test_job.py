@@ -197,11 +197,11 @@ def test_a_job_that_breaks_off_continues(source, tmp_path, monkeypatch):
     undisturbed = prepare(source, tmp_path / "undisturbed", **SHARDS)
     real, calls, mended = fill.fill_shard, [], []
 
-    def breaks_at_the_third(shard, target):
-        calls.append(shard.file_name)
+    def breaks_at_the_third(file_name, target):
+        calls.append(file_name)
         if len(calls) == 3 and not mended:
             raise OSError(28, "No space left on device")
-        return real(shard, target)
+        return real(file_name, target)
 
     monkeypatch.setattr(fill, "fill_shard", breaks_at_the_third)
     with pytest.raises(InputError, match=r"could not be filled: \[Errno 28\] No space left on device; mend that"):

@@ -67,7 +67,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         """
         del unused_options
         config = download_config or tfds.download.DownloadConfig()
-        if self.data_path.exists() and not config.download_mode.overwrite_dataset:
+        if layout.has_dataset(self.data_path) and not config.download_mode.overwrite_dataset:
             manifest.read(self.data_path)
             return
         default_dir = epath.Path(download_dir or epath.Path(self._data_dir_root) / "downloads") / "manual"
@@ -80,8 +80,10 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         source = _find_source(manual_dir)
         patient_regex = compile_patient_regex(DEFAULT_PATIENT_REGEX)
         beam_options = download_config.beam_options
+        with open_source(source) as opened:
+            cells = list_cells(opened, source, DEFAULT_CLASS_FOLDERS, patient_regex)
         job.prepare(
-            list_cells(open_source(source), source, DEFAULT_CLASS_FOLDERS, patient_regex),
+            cells,
             plan.Settings(config=self.builder_config.name),
             source=source,
             data_dir=self._data_dir_root,

@@ -1,0 +1,108 @@
+"""Local folders and object stores, and the few things in which they differ.
+
+A local file is written under a name of its own and renamed when it is whole, and a local job holds a lock. An object
+appears only when it is whole, renaming it would copy it, and there is no lock: there, equal bytes from every worker
+are what keeps two jobs from harming each other.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import filelock
+import fsspec.config
+from etils import epath
+
+from pipeline.errors import InputError
+
+# TensorFlow, which etils would ask first, takes seconds to import in every worker and knows no s3://.
+os.environ.setdefault("EPATH_USE_TF", "false")
+for _protocol in ("s3", "gcs", "az"):
+    # A job looks for what other processes have written since.
+    fsspec.config.conf.setdefault(_protocol, {}).setdefault("use_listings_cache", False)
+
+_SECONDS_FOR_A_LOCK = 1.0
+_PARTIAL = ".partial"
+
+
+def is_remote(path: str | epath.PathLike) -> bool:
+    """Whether a path lies in an object store, such as `gs://…` or `s3://…`."""
+    return "://" in os.fspath(path)
+
+
+@contextmanager
+def open_whole(path: epath.Path) -> Iterator[BinaryIO]:
+    """Opens a file for writing that appears under its name when the block ends, and not at all if it raises."""
+    if is_remote(path):
+        file = path.open("wb")
+        try:
+            yield file
+        except BaseException:
+            getattr(file, "discard", file.close)()
+            raise
+        file.close()
+        return
+    partial = path.parent / f"{path.name}.{uuid.uuid4().hex}{_PARTIAL}"
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: epath.Path, content: bytes) -> None:
+    """Writes a file that appears under its name only when it is whole."""
+    with open_whole(path) as file:
+        file.write(content)
+
+
+def remove_folder(folder: epath.Path) -> None:
+    """Removes a folder with all that is in it, if it exists."""
+    if folder.exists():
+        folder.rmtree(missing_ok=True)
+
+
+def remove_others(folder: epath.Path, expected: set[str]) -> None:
+    """Removes every entry of a folder whose name is not expected."""
+    for path in list(folder.iterdir()):
+        if path.name not in expected:
+            if path.is_dir():
+                remove_folder(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def lock_file(target: epath.Path) -> epath.Path:
+    """The file that stands for a target folder's lock."""
+    return target.parent / f"{target.name}.lock"
+
+
+@contextmanager
+def lock(target: epath.Path) -> Iterator[None]:
+    """Holds a target folder's lock, a file beside it; the kernel frees it when the process is killed.
+
+    Raises:
+      InputError: if another process holds it.
+    """
+    if is_remote(target):
+        yield
+        return
+    path = lock_file(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK)
+    try:
+        held.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"another job is at work on {target} (it holds {path}); wait until it has ended, then the same command "
+            "finds or continues its work"
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: whoever waits for it notices and asks anew
+        held.release()

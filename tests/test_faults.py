@@ -1,0 +1,237 @@
+"""Kills, rivals, full disks and hostile input: no work is lost, and nothing half-made looks whole."""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+from conftest import (
+    ROOT,
+    assert_one_line_error,
+    data_set_digests,
+    listing_of,
+    png,
+    prepare,
+    run_command,
+    write_source,
+    zip_folder,
+)
+
+from pipeline import image, job, layout, plan, storage
+from pipeline.errors import InputError
+from pipeline.source import MAX_ENCODED_BYTES, FolderSource
+
+SMALL = ("--image_size_px=16", "--cells_per_shard=8")
+
+
+def kills(source, folder, first, step, *mode):
+    """Runs killer.py; returns its lines, the last of which is the job that was not killed."""
+    command = [sys.executable, ROOT / "tests" / "killer.py", source, folder, str(first), str(step), *mode]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def assert_every_kill_was_survived(lines):
+    *killed, undisturbed = lines
+    assert undisturbed[1] == 0
+    for at, status, change, again, digests in killed:
+        assert (status, again) == (-signal.SIGKILL, 0), (at, change)
+        assert digests == undisturbed[4], (at, change)
+
+
+def test_killed_before_some_change_of_the_file_system_it_continues(source, tmp_path):
+    lines = kills(source, tmp_path, 3, 8)
+    assert len(lines) >= 6
+    assert_every_kill_was_survived(lines)
+
+
+def test_killed_during_the_last_writes_it_continues(source, tmp_path):
+    lines = kills(source, tmp_path, 43, 2)
+    changes = " ".join(change for _, _, change, _, _ in lines)
+    assert "manifest.json" in changes
+    assert "1.0.0" in changes
+    assert_every_kill_was_survived(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [(), ("overwrite",)])
+def test_killed_before_any_change_of_the_file_system_it_continues(source, tmp_path, mode):
+    lines = kills(source, tmp_path, 1, 1, *mode)
+    assert len(lines) > 40
+    assert_every_kill_was_survived(lines)
+
+
+def start(source, data_dir, *flags):
+    command = [sys.executable, "-m", "pipeline.preprocess", f"--source={source}", f"--data_dir={data_dir}", *flags]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(source, data_dir, *flags):
+    result = run_command("pipeline.preprocess", f"--source={source}", f"--data_dir={data_dir}", *flags)
+    assert result.returncode == 0, result.stderr
+    return data_set_digests(data_dir)
+
+
+def kill_at_random_moments(source, data_dir, seconds, *flags):
+    for moment in seconds:
+        process = start(source, data_dir, *flags)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=moment)
+        process.kill()
+        process.communicate()
+
+
+def test_killed_at_random_moments_it_continues(synthetic_zip, tmp_path):
+    flags = ("--cells_per_shard=4",)
+    kill_at_random_moments(synthetic_zip, tmp_path / "data", [random.uniform(1, 3) for _ in range(3)], *flags)
+    continued = finish(synthetic_zip, tmp_path / "data", *flags)
+    assert continued == finish(synthetic_zip, tmp_path / "undisturbed", *flags)
+
+
+@pytest.mark.slow
+def test_a_series_of_kills(synthetic_zip, tmp_path):
+    flags = ("--cells_per_shard=2", "--config=by_patient,folds")
+    undisturbed = finish(synthetic_zip, tmp_path / "undisturbed", *flags)
+    for attempt in range(10):
+        data_dir = tmp_path / f"data{attempt}"
+        kill_at_random_moments(synthetic_zip, data_dir, [random.uniform(0.5, 4) for _ in range(4)], *flags)
+        assert finish(synthetic_zip, data_dir, *flags) == undisturbed
+
+
+def test_while_another_job_is_at_work_it_stops(source, tmp_path):
+    target = layout.dataset_dir(str(tmp_path / "data"), "by_patient")
+    with storage.lock(target):
+        result = run_command("pipeline.preprocess", f"--source={source}", f"--data_dir={tmp_path / 'data'}", *SMALL)
+        assert_one_line_error(result, "another job is at work on", "wait until it has ended")
+        assert not target.exists()
+    assert prepare(source, tmp_path / "data").num_filled == 36
+    assert [path.name for path in target.parent.iterdir()] == ["1.0.0"]
+
+
+def test_two_jobs_at_once_leave_one_whole_data_set(synthetic_zip, tmp_path):
+    rivals = [start(synthetic_zip, tmp_path / "data", "--cells_per_shard=4") for _ in range(2)]
+    outputs = [process.communicate() for process in rivals]
+    codes = sorted(process.returncode for process in rivals)
+    assert codes in ([0, 0], [0, 1]), outputs
+    if codes == [0, 1]:
+        assert any("another job is at work" in error for _, error in outputs), outputs
+    assert data_set_digests(tmp_path / "data") == finish(synthetic_zip, tmp_path / "alone", "--cells_per_shard=4")
+
+
+def limit_file_size():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+
+def test_a_full_disk_is_one_line_and_what_was_filled_is_kept(synthetic_zip, tmp_path):
+    flags = [f"--source={synthetic_zip}", f"--data_dir={tmp_path / 'data'}", "--cells_per_shard=4"]
+    command = [sys.executable, "-m", "pipeline.preprocess", *flags]
+    result = subprocess.run(
+        [*command, "--cells_per_shard=8"], cwd=ROOT, capture_output=True, text=True, preexec_fn=limit_file_size
+    )
+    assert_one_line_error(result, "could not be filled", "File too large", "the same command continues")
+    incomplete = layout.incomplete_dir(layout.dataset_dir(str(tmp_path / "data"), "by_patient"))
+    assert not [name for name in data_set_digests(incomplete) if name.endswith(".partial")]
+    continued = subprocess.run([*command, "--cells_per_shard=8"], cwd=ROOT, capture_output=True, text=True)
+    assert continued.returncode == 0, continued.stderr
+    assert run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}").returncode == 0
+
+
+def test_a_read_error_is_one_line_and_the_same_call_continues(source, tmp_path, monkeypatch):
+    real, calls = FolderSource.read, []
+
+    def fails_late(self, path, place):
+        calls.append(path)
+        if len(calls) > 20:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(self, path, place)
+
+    monkeypatch.setattr(FolderSource, "read", fails_late)
+    with pytest.raises(InputError, match=r"could not be filled: \[Errno 5\] Input/output error; mend that"):
+        prepare(source, tmp_path / "data", cells_per_shard=4)
+    monkeypatch.undo()
+    assert 0 < prepare(source, tmp_path / "data", cells_per_shard=4).num_filled < 36
+
+
+@contextlib.contextmanager
+def without_rights(folder):
+    """Root may write everywhere, so as root this becomes another user."""
+    folder.chmod(0o555)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+def test_permission_denied_is_one_line_and_the_same_call_continues(source, tmp_path):
+    (tmp_path / "data").mkdir()
+    cells = listing_of(source)
+    with without_rights(tmp_path / "data"), pytest.raises(InputError, match=r"cannot write to .*Permission denied"):
+        job.prepare(cells, plan.Settings(), source=str(source), data_dir=str(tmp_path / "data"))
+    assert prepare(source, tmp_path / "data").num_filled == 36
+
+
+def huge_png():
+    """A PNG of a few bytes that claims 100,000 × 100,000 pixels, with a checksum that fits."""
+    import struct
+    import zlib
+
+    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    content = png()
+    return content[:8] + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+def test_hostile_input_is_rejected_by_name_in_bounded_memory(tmp_path):
+    source = write_source(tmp_path / "cell_images")
+    name = "C1P1thinF_IMG_20150619_114756a_cell_{}.png"
+    archive = zip_folder(source, tmp_path / "cells.zip", compression=zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("Uninfected/" + name.format("huge"), huge_png())
+        out.writestr("Uninfected/" + name.format("bomb"), bytes(MAX_ENCODED_BYTES + 1))
+        out.writestr("Uninfected/../../" + name.format("up"), png())
+        out.writestr("/Uninfected/" + name.format("absolute"), png())
+        out.writestr(f"Uninfected/{'C' * 10_000}.png", png())
+    flags = (f"--source={archive}", f"--data_dir={tmp_path / 'data'}", "--max_rejected_fraction=0.5", *SMALL)
+    command = [sys.executable, "-m", "pipeline.preprocess", *flags]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, process.returncode, usage = os.wait4(process.pid, 0)
+    assert process.returncode == 0
+    assert usage.ru_maxrss < 900 * 1024, "kilobytes; a bomb's bytes or a huge picture's pixels would not fit"
+    made = json.loads((tmp_path / "data/tfds_malaria/by_patient/1.0.0/manifest.json").read_text())
+    reasons = {item["filename"][:80]: item["reason"] for item in made["rejected"]}
+    assert len(reasons) == 5
+    assert f"{image.MAX_PIXELS} pixels" in reasons["Uninfected/" + name.format("huge")]
+    assert "bytes" in reasons["Uninfected/" + name.format("bomb")]
+    assert "'..'" in reasons["Uninfected/../../" + name.format("up")]
+    assert not (tmp_path / name.format("up")).exists()
+
+
+def test_a_worker_of_a_job_that_was_given_up_writes_nothing(source, tmp_path, monkeypatch):
+    from pipeline import fill
+
+    targets = []
+    real = fill.fill_shard
+
+    def keeps_the_target(file_name, target):
+        targets.append((file_name, target))
+        return real(file_name, target)
+
+    monkeypatch.setattr(fill, "fill_shard", keeps_the_target)
+    directory = prepare(source, tmp_path / "data").directory
+    before, began = data_set_digests(tmp_path / "data"), time.time()
+    with pytest.raises(FileNotFoundError):
+        real(*targets[0])
+    assert data_set_digests(tmp_path / "data") == before
+    assert directory.stat().mtime < began
