@@ -37,6 +37,8 @@ from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402
 logging.disable(_disabled)
 
 _IDENTITY = "job.json"
+_DASK = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"  # the only name by which Beam knows it
+_ENGINES = ("dask", "distributed", "grpc")  # what fails in these is no mistake in the project's code
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_REMOTE_LOOKS = 5.0
 
@@ -257,8 +259,8 @@ def _claim(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manife
             storage.remove_folder(incomplete)
     if storage.is_remote(directory):
         (directory / layout.MANIFEST).unlink(missing_ok=True)  # from here on it is not whole
-    layout.shards_dir(directory).mkdir(parents=True, exist_ok=True)
-    job_dir.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(layout.shards_dir(directory))
+    storage.make_folder(job_dir)
     storage.write_whole(job_dir / _IDENTITY, json.dumps(identity).encode())
 
 
@@ -297,22 +299,26 @@ def _run_pipeline(file_names: Sequence[str], target: Target, pipeline_options: S
         if isinstance(error, ShardError) or _SHARD_ERROR in str(error):  # other runners hand on its text only
             message = str(error).rpartition(_SHARD_ERROR)[2].partition(" [while running")[0]
             raise InputError(f"{message}; mend that, then the same command continues") from error
-        if "runner" in str(error).lower() and isinstance(error, ValueError):
-            raise InputError(f"--pipeline_options={','.join(pipeline_options)}: {error}") from error
+        options = f"--pipeline_options={','.join(pipeline_options)}"
+        if "runner" in str(error).lower() and isinstance(error, ValueError | ImportError):
+            raise InputError(f"{options}: {error}") from error
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _ENGINES:
+            raise InputError(
+                f"the runner failed: {type(error).__name__}: {error}; check {options}, then the same command continues"
+            ) from error
         raise
 
 
 def _with_defaults(pipeline_options: Sequence[str]) -> list[str]:
     """Beam's options as given, and what must not be left to Beam."""
-    runners = [option.partition("=")[2] for option in pipeline_options if option.startswith("--runner=")]
-    if not runners:
-        return ["--runner=FnApiRunner", *pipeline_options]  # Beam's default first tries to download another one
-    is_partitioned = any(
-        option.startswith(("--dask_npartitions", "--dask_partition_size")) for option in pipeline_options
-    )
-    if runners[-1].endswith("DaskRunner") and not is_partitioned:
-        return ["--dask_partition_size=1", *pipeline_options]  # by default all shards are one partition, for one worker
-    return [*pipeline_options]
+    options = [_DASK if option == "--runner=DaskRunner" else option for option in pipeline_options]
+    if not any(option.startswith("--runner=") for option in options):
+        return ["--runner=FnApiRunner", *options]  # Beam's default first tries to download another one
+    if _DASK in options and not any(
+        option.startswith(("--dask_npartitions", "--dask_partition_size")) for option in options
+    ):
+        return ["--dask_partition_size=1", *options]  # by default all shards are one partition, for one worker
+    return options
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:

@@ -11,6 +11,7 @@ from pipeline import layout
 from pipeline.cells import DATASET_NAME
 from pipeline.example import IMAGE, LABEL, tfds_features
 from pipeline.split import CONFIGS
+from pipeline.storage import make_folder
 
 HOMEPAGE = "https://lhncbc.nlm.nih.gov/LHC-research/LHC-projects/image-processing/malaria-datasheet.html"
 
@@ -64,5 +65,5 @@ def write_default_config(dataset_root: epath.Path) -> None:
     path = dataset_root / ".config" / "metadata.json"
     content = json.dumps({"default_config_name": next(iter(CONFIGS))})
     if not path.exists() or path.read_text() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         path.write_text(content)

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
             for settings in _settings(class_folders)
         ]
         del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
-        print(f"listed in {listed - started:.1f} s, planned in {time.perf_counter() - imported:.1f} s", file=sys.stderr)
+        print(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - imported:.2f} s", flush=True)
         for each in planned:
             outcome = job.run(
                 each, max_rejected_fraction=_MAX_REJECTED_FRACTION.value, pipeline_options=_PIPELINE_OPTIONS.value
@@ -140,7 +140,7 @@ def _summary(outcome: "job.Outcome") -> str:  # noqa: F821 - imported late, see 
     if outcome.num_filled:
         rate = outcome.num_filled / outcome.seconds
         lines.append(
-            f"  {shards}; filled {outcome.num_filled:,} cells in {outcome.seconds:.1f} s ({rate:,.0f} cells/s)"
+            f"  {shards}; filled {outcome.num_filled:,} cells in {outcome.seconds:.2f} s ({rate:,.0f} cells/s)"
         )
     else:
         lines.append(f"  {shards}, already there")

@@ -60,6 +60,12 @@ def write_whole(path: epath.Path, content: bytes) -> None:
         file.write(content)
 
 
+def make_folder(folder: epath.Path) -> None:
+    """Makes a local folder with its parents; object stores have none, and asked for one s3fs would make a bucket."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def remove_folder(folder: epath.Path) -> None:
     """Removes a folder with all that is in it, if it exists."""
     if folder.exists():
@@ -92,7 +98,7 @@ def lock(target: epath.Path) -> Iterator[None]:
         yield
         return
     path = lock_file(target)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     held = filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK)
     try:
         held.acquire()

@@ -1,0 +1,1 @@
+"""Measured tables: every arrow of the way of the data, beside its peers."""

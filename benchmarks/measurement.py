@@ -1,0 +1,153 @@
+"""Measuring whole processes: time, CPU, memory; and the form of the tables that come out.
+
+In: commands. Out: the file form that all benchmarks share, with medians of repeated runs and ratios within one run,
+since machines are shared and noisy.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.errors import InputError
+
+_ROOT = Path(__file__).parent.parent
+_SECONDS_BETWEEN_SAMPLES = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One run of a command.
+
+    Attributes:
+      seconds: from start to end, start-up included.
+      cpu_seconds: user and system time, of the process and its own children.
+      peak_rss_bytes: most memory that the process, or its largest child, held at a time.
+      sampled_rss_bytes: the same for the process alone while `is_sampled` was true, 0 if it never was.
+      output: standard output.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_rss_bytes: int
+    sampled_rss_bytes: int
+    output: str
+
+
+def measure(command: Sequence[str], is_sampled: Callable[[], bool] = lambda: False) -> Measurement:
+    """Runs a command in the project's folder and measures it.
+
+    Raises:
+      InputError: if it fails; the message ends with what it said last.
+    """
+    started = time.perf_counter()
+    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        samples = [0]
+        ended = threading.Event()
+        sampler = threading.Thread(target=_sample, args=(process.pid, is_sampled, samples, ended))
+        sampler.start()
+        errors: list[str] = []
+        reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
+        reader.start()
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        ended.set()
+        sampler.join()
+        reader.join()
+    if process.returncode:
+        last = (errors[0].strip().splitlines() or [""])[-1]
+        raise InputError(f"{' '.join(map(str, command))} ended with status {process.returncode}: {last}")
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Measurement(seconds, usage.ru_utime + usage.ru_stime, peak, max(samples), output)
+
+
+def _sample(pid: int, is_sampled: Callable[[], bool], samples: list[int], ended: threading.Event) -> None:
+    process = psutil.Process(pid)
+    while not ended.wait(_SECONDS_BETWEEN_SAMPLES):
+        try:
+            if is_sampled():
+                samples.append(process.memory_info().rss)
+        except psutil.NoSuchProcess:
+            return
+
+
+def case(name: str, num_images: int, runs: Sequence[Measurement], **more: Any) -> dict[str, Any]:
+    """A case's row: images per second from whole processes, medians of CPU time and memory.
+
+    Args:
+      name: of the case.
+      num_images: images a run.
+      runs: its measurements.
+      **more: further entries.
+    """
+    rates = [num_images / run.seconds for run in runs]
+    return {
+        "name": name,
+        "num_images": num_images,
+        "images_per_second": rates_entry(rates),
+        "first_epoch": None,
+        "seconds": round(statistics.median(run.seconds for run in runs), 3),
+        "cpu_seconds": round(statistics.median(run.cpu_seconds for run in runs), 3),
+        "peak_rss_bytes": int(statistics.median(run.peak_rss_bytes for run in runs)),
+        **more,
+    }
+
+
+def rates_entry(rates: Sequence[float]) -> dict[str, Any]:
+    """The median of some rates, and all of them."""
+    return {"median": round(statistics.median(rates), 1), "runs": [round(rate, 1) for rate in rates]}
+
+
+def write(path: Path, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
+    """Writes a benchmark's file: machine, commit, cases, ratios."""
+    content = {"machine": _machine(), "commit": _commit(), "cases": list(cases), "ratios": dict(ratios), **more}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def table(cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float]) -> str:
+    """The same for people."""
+    width = max(len(str(row["name"])) for row in cases)
+    lines = [f"{'':<{width}}  images/s  seconds  CPU s  peak MB"]
+    for row in cases:
+        values = (row["images_per_second"]["median"], row["seconds"], row["cpu_seconds"], row["peak_rss_bytes"] / 1e6)
+        lines.append("{:<{}}  {:>8,.0f}  {:>7,.1f}  {:>5,.1f}  {:>7,.0f}".format(row["name"], width, *values))
+    return "\n".join([*lines, *(f"{name}: {ratio:.2f}" for name, ratio in ratios.items())])
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "processor": _processor(),
+        "num_cpus": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    names = [line for line in path.read_text().splitlines() if line.startswith("model name")] if path.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

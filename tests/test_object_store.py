@@ -1,0 +1,132 @@
+"""An S3 server on loopback: writing, continuing, verifying, and reading the source from it."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import boto3
+import pytest
+from conftest import assert_one_line_error, data_set_digests, prepare, run_command, zip_folder
+
+SMALL = ("--image_size_px=16", "--cells_per_shard=8")
+FOLDER = "data/tfds_malaria/by_patient/1.0.0/"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The environment that reaches the server."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    log = (tmp_path_factory.mktemp("s3") / "log").open("w")
+    command = [sys.executable, "-c", "from moto.server import main; main()", "-p", str(port)]
+    with log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            for _ in range(300):
+                with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=1):
+                    break
+                time.sleep(0.1)
+            yield {
+                "AWS_ENDPOINT_URL": address,
+                "AWS_ACCESS_KEY_ID": "nobody",
+                "AWS_SECRET_ACCESS_KEY": "nothing",
+                "AWS_DEFAULT_REGION": "us-east-1",
+            }
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch, request):
+    """An empty bucket of the test's own."""
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
+    made = boto3.resource("s3").Bucket(request.node.name.replace("_", "-")[:60])
+    made.create()
+    return made
+
+
+def keys(bucket):
+    return {item.key for item in bucket.objects.all()}
+
+
+def preprocess(source, bucket, *flags):
+    return run_command(
+        "pipeline.preprocess", f"--source={source}", f"--data_dir=s3://{bucket.name}/data", *SMALL, *flags
+    )
+
+
+def test_the_same_objects_as_the_local_files(source, tmp_path, bucket):
+    result = preprocess(source, bucket)
+    assert result.returncode == 0, result.stderr
+    bucket.download_file(FOLDER + "manifest.json", str(tmp_path / "manifest.json"))
+    local = prepare(source, tmp_path / "local", image_size_px=16, cells_per_shard=8)
+    for key in keys(bucket):
+        path = tmp_path / "s3" / key.removeprefix("data/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bucket.download_file(key, str(path))
+    assert data_set_digests(tmp_path / "s3") == data_set_digests(tmp_path / "local")
+    assert local.num_filled == 36
+    again = preprocess(source, bucket)
+    assert "already there" in again.stdout
+    assert_one_line_error(preprocess(source, bucket, "--split_seed=1"), "split_seed is 42, wanted 1")
+
+
+def test_verify_finds_what_was_done_to_objects(source, bucket):
+    assert preprocess(source, bucket).returncode == 0
+    verify = ("pipeline.verify", f"--data_dir=s3://{bucket.name}/data")
+    assert run_command(*verify).returncode == 0
+    shards = sorted(key for key in keys(bucket) if key.endswith("-of-00003"))
+    damaged = bytearray(bucket.Object(shards[0]).get()["Body"].read())
+    damaged[77] ^= 4
+    bucket.Object(shards[0]).put(Body=bytes(damaged))
+    bucket.Object(shards[1]).delete()
+    bucket.Object(FOLDER + "foreign").put(Body=b"x")
+    result = run_command(*verify)
+    assert result.returncode == 1
+    for key, what in ((shards[0], "sha256"), (shards[1], "is missing"), (FOLDER + "foreign", "does not belong")):
+        assert any(key in line and what in line for line in result.stdout.splitlines()), result.stdout
+
+
+def test_without_its_manifest_it_is_unfinished_and_the_same_command_mends_it(source, bucket):
+    assert preprocess(source, bucket).returncode == 0
+    before = {item.key: item.e_tag for item in bucket.objects.all()}
+    bucket.Object(FOLDER + "manifest.json").delete()
+    bucket.Object(FOLDER + "foreign").put(Body=b"x")
+    assert_one_line_error(run_command("pipeline.verify", f"--data_dir=s3://{bucket.name}/data"), "has no data set")
+    result = preprocess(source, bucket)
+    assert result.returncode == 0, result.stderr
+    assert {item.key: item.e_tag for item in bucket.objects.all()} == before
+
+
+def test_overwrite_replaces(source, bucket):
+    assert preprocess(source, bucket).returncode == 0
+    assert preprocess(source, bucket, "--cells_per_shard=4", "--overwrite").returncode == 0
+    assert run_command("pipeline.verify", f"--data_dir=s3://{bucket.name}/data").returncode == 0
+
+
+def test_the_source_may_lie_there(source, tmp_path, bucket):
+    bucket.upload_file(str(zip_folder(source, tmp_path / "cells.zip")), "cells.zip")
+    for path in source.rglob("*.png"):
+        bucket.upload_file(str(path), f"cells/{path.relative_to(source).as_posix()}")
+    expected = prepare(source, tmp_path / "local", image_size_px=16, cells_per_shard=8).manifest
+    for place in ("cells.zip", "cells"):
+        data_dir = tmp_path / "data" / place
+        flags = (f"--source=s3://{bucket.name}/{place}", f"--data_dir={data_dir}")
+        result = run_command("pipeline.preprocess", *flags, *SMALL)
+        assert result.returncode == 0, result.stderr
+        found = data_set_digests(data_dir / "tfds_malaria" / "by_patient" / "1.0.0")
+        for split in expected["splits"].values():
+            assert all(found[shard["file"]] == shard["sha256"] for shard in split["shards"])
+
+
+def test_no_such_bucket(source, bucket):
+    result = run_command("pipeline.preprocess", f"--source={source}", "--data_dir=s3://nobody-made-this/x", *SMALL)
+    assert_one_line_error(result, "nobody-made-this", "does not exist")
