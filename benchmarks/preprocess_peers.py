@@ -16,6 +16,7 @@ from absl import flags
 
 from pipeline.cells import DEFAULT_CLASS_FOLDERS
 from pipeline.command import reject_arguments, run
+from pipeline.errors import InputError
 
 IMAGE_SIZE_PX = 125
 _PROCESSES = 2
@@ -23,7 +24,10 @@ _SHARDS = 27
 
 
 def _paths(source: Path) -> list[Path]:
-    return sorted(source.glob("*/*.png"))
+    paths = sorted(source.glob("*/*.png"))
+    if not paths:
+        raise InputError(f"--source={source} has no */*.png")
+    return paths
 
 
 def _resized(path: Path) -> bytes:
@@ -48,7 +52,11 @@ def floor(source: Path, output_dir: Path) -> float:
         process.start()
     for process in processes:
         process.join()
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    written = sum(path.stat().st_size for _, path in parts)
+    if written != 3 * IMAGE_SIZE_PX**2 * len(paths):
+        raise InputError(f"the floor's processes wrote {written} bytes for {len(paths)} cells; see what they printed")
+    return seconds
 
 
 def plain_beam(source: Path, output_dir: Path) -> float:

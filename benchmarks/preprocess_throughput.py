@@ -53,9 +53,10 @@ def lay_out(source: str, folder: Path, num_cells: int) -> int:
         copies = max(1, round(num_cells / len(listing.cells)))
         for cell in listing.cells:
             path = folder / cell.filename
+            path.parent.mkdir(exist_ok=True)
             path.write_bytes(opened.read(listing.root + cell.filename, cell.place))
             for copy in range(1, copies):
-                patient = f"C{int(cell.patient_id[1:]) + 1000 * copy}"
+                patient = f"{cell.patient_id}{copy:03d}"
                 os.link(path, path.with_name(path.name.replace(cell.patient_id, patient, 1)))
     return copies * len(listing.cells)
 
@@ -113,7 +114,7 @@ def compare(folders: dict[int, Path], main_size: int, repeats: int, work_dir: Pa
                 size,
                 runs,
                 images_per_second_without_start_up=measurement.rates_entry([size / seconds for seconds in inner]),
-                peak_rss_bytes_while_filling=int(statistics.median(run.sampled_rss_bytes for run in runs)) or None,
+                peak_rss_bytes_while_filling=int(statistics.median(run.sampled_rss_bytes for run in runs)),
             )
         )
     return cases, _ratios({row["name"]: row for row in cases}, f"{_OURS} ({main_size:,} cells)")
@@ -129,7 +130,8 @@ def _ratios(cases: dict[str, dict], ours: str) -> dict[str, float]:
     rates = [rate(name, inner) for name in cases if name.startswith(_OURS)]
     memories = [cases[name]["peak_rss_bytes_while_filling"] for name in cases if name.startswith(_OURS)]
     ratios["without start-up, slowest size to fastest"] = min(rates) / max(rates)
-    ratios["memory while filling, largest size to smallest"] = memories[-1] / memories[0]
+    if all(memories):  # a few cells are filled between two samples
+        ratios["memory while filling, largest size to smallest"] = memories[-1] / memories[0]
     return {name: round(ratio, 3) for name, ratio in ratios.items()}
 
 
@@ -145,6 +147,8 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(
             f"--sizes={','.join(values.sizes)} is no list of numbers of cells, such as 9000,27000"
         ) from error
+    if values.work_dir and not Path(values.work_dir).is_dir():
+        raise InputError(f"--work_dir={values.work_dir} is no folder; make it first")
     with tempfile.TemporaryDirectory(dir=values.work_dir) as work:
         folders = {}
         for size in wanted:

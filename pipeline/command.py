@@ -7,6 +7,8 @@ from absl import app, flags, logging
 
 from pipeline.errors import InputError
 
+_STORES = ("s3fs", "gcsfs", "adlfs", "botocore", "aiobotocore", "aiohttp", "google")
+
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs `main(positional_arguments)` as a command and exits the process.
@@ -26,11 +28,22 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         except InputError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 1
+        except Exception as error:
+            if not _is_of_a_store(error):
+                raise
+            print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
 
     app.run(guarded)
+
+
+def _is_of_a_store(error: Exception) -> bool:
+    """Whether an object store's library says that it is missing, has no credentials or cannot be reached."""
+    package = type(error).__module__.partition(".")[0]
+    return package in _STORES or (isinstance(error, ImportError) and any(store in str(error) for store in _STORES))
 
 
 def reject_arguments(arguments: Sequence[str]) -> None:

@@ -11,8 +11,10 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from etils import epath
 from tqdm import tqdm
 
+from pipeline import storage
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 
@@ -55,26 +57,36 @@ def fetch_archive(directory: str, archive: Archive = NIH_ARCHIVE) -> Path:
       InputError: if the server cannot be reached, the download breaks off, or what came is not the archive.
     """
     path = Path(directory).expanduser() / archive.name
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        if path.exists() and path.stat().st_size == archive.num_bytes and _sha256(path) == archive.sha256:
+        if _is_whole(path, archive):
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if _size(partial) > archive.num_bytes:
-            partial.unlink()
-        _check_space(path.parent, archive.num_bytes - _size(partial))
-        _download(archive, partial)
-        digest = _sha256(partial)
-        if digest != archive.sha256:
-            partial.unlink()
-            raise InputError(
-                f"{archive.url} gave a file with sha256 {digest}, expected {archive.sha256}; it was removed: try "
-                "again, or get the archive elsewhere and give its path as --source"
-            )
-        partial.replace(path)
+        with storage.lock(epath.Path(path)):
+            return _fetch(path, archive)
     except OSError as error:
         raise InputError(f"cannot keep the archive in {directory}: {error}; give another --download_dir") from error
+
+
+def _fetch(path: Path, archive: Archive) -> Path:
+    partial = path.with_name(f"{path.name}.partial")
+    if _is_whole(path, archive):  # another process has downloaded it while this one waited for the lock
+        return path
+    if _size(partial) > archive.num_bytes:
+        partial.unlink()
+    _check_space(path.parent, archive.num_bytes - _size(partial))
+    _download(archive, partial)
+    digest = _sha256(partial)
+    if digest != archive.sha256:
+        partial.unlink()
+        raise InputError(
+            f"{archive.url} gave a file with sha256 {digest}, expected {archive.sha256}; it was removed: try "
+            "again, or get the archive elsewhere and give its path as --source"
+        )
+    partial.replace(path)
     return path
+
+
+def _is_whole(path: Path, archive: Archive) -> bool:
+    return _size(path) == archive.num_bytes and _sha256(path) == archive.sha256
 
 
 def _download(archive: Archive, partial: Path) -> None:

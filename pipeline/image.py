@@ -5,22 +5,20 @@ read first (Pillow, some 20 µs), so that a picture of absurd size is refused be
 """
 
 import io
-import os
 import struct
+import warnings
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-MAX_PIXELS = 1 << 24
-"""Larger pictures are rejected: a cell crop has some 20,000 pixels."""
+import cv2
+import numpy as np
+from PIL import ExifTags, Image
 
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read by OpenCV when it is imported
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a bad file is reported by its rejection
+from pipeline import MAX_PIXELS
+from pipeline.source import UnreadableImage
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from pipeline.source import UnreadableImage  # noqa: E402
+Image.MAX_IMAGE_PIXELS = None  # sizes are checked here; Pillow would print warnings about them
+warnings.filterwarnings("ignore", module="PIL")  # of truncated files: these are rejected
 
 _CONVERTED_MODES = {
     "1": "grey",
@@ -35,6 +33,9 @@ _CONVERTED_MODES = {
     "RGBA": "alpha",
     "RGBX": "alpha",
     "CMYK": "CMYK",
+    "YCbCr": "YCbCr",
+    "LAB": "LAB",
+    "HSV": "HSV",
 }
 _SUFFIXES_OF_FORMAT = {
     "PNG": {".png"},
@@ -95,13 +96,11 @@ def _conversions(encoded: bytes, filename: str) -> tuple[str, ...]:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             kind, mode, (width, height) = image.format, image.mode, image.size
-    except Exception as error:  # Pillow's readers raise many kinds for damaged headers; OpenCV has the last word
-        if isinstance(error, Image.DecompressionBombError):
-            raise UnreadableImage(f"claims more than {MAX_PIXELS} pixels") from error
+            found = _left_out(image)
+    except Exception:  # Pillow's readers raise many kinds for damaged headers; OpenCV has the last word
         return ("read without a header check",)
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"claims {width} × {height} pixels; expected at most {MAX_PIXELS} in all")
-    found = []
     if kind == "PNG" and encoded[24] == 16 and mode in ("RGB", "RGBA"):
         found.append("16-bit colour")  # Pillow has no mode of its own for it; byte 24 is IHDR's bit depth
     if mode in _CONVERTED_MODES:
@@ -109,6 +108,16 @@ def _conversions(encoded: bytes, filename: str) -> tuple[str, ...]:
     if PurePosixPath(filename).suffix.lower() not in _SUFFIXES_OF_FORMAT.get(kind or "", set()):
         found.append(f"{kind} by another suffix")
     return tuple(found)
+
+
+def _left_out(image: Image.Image) -> list[str]:
+    """What OpenCV makes of a picture's orientation and frames."""
+    found = []
+    if image.format in ("JPEG", "MPO", "TIFF") and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        found.append("turned by EXIF")
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        found.append("first of several frames")
+    return found
 
 
 def resize(pixels: np.ndarray, image_size_px: int) -> np.ndarray:

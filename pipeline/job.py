@@ -10,12 +10,14 @@ shards' results while the job runs; its name is a hash of what is made.
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from typing import NamedTuple
 
 from etils import epath
@@ -38,7 +40,6 @@ logging.disable(_disabled)
 
 _IDENTITY = "job.json"
 _DASK = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"  # the only name by which Beam knows it
-_ENGINES = ("dask", "distributed", "grpc")  # what fails in these is no mistake in the project's code
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_REMOTE_LOOKS = 5.0
 
@@ -161,7 +162,7 @@ def plan(
       InputError: if the plan cannot be made, or another data set or another job is in the way.
     """
     directory = layout.dataset_dir(data_dir, settings.config)
-    source_name = epath.Path(source).name
+    source_name = _printable_name(source)
     identity = manifest.identity(listing, settings, source_name)
     if existing := _find_existing(directory, identity, overwrite):
         _tidy(directory)
@@ -176,7 +177,7 @@ def plan(
                 job_dir = layout.incomplete_dir(directory) / _digest(identity)
                 _claim(directory, job_dir, identity, overwrite)
                 target = Target(
-                    source=source,
+                    source=os.fspath(storage.open_place(source, "--source")),
                     root=listing.root,
                     job_dir=str(job_dir),
                     shards_dir=str(layout.shards_dir(directory)),
@@ -185,6 +186,7 @@ def plan(
                 )
                 num_cells = _write_plan(plan_shards(listing, settings, source_name), job_dir)
                 planned = Job(directory, identity, target, num_cells, listing.rejected, listing.same_names)
+        del listing  # this frame lives as long as the block, which must not hold every cell
         yield planned
 
 
@@ -205,7 +207,7 @@ def run(job: Job | Outcome, *, max_rejected_fraction: float = 0.001, pipeline_op
     started = time.perf_counter()
     num_filled = 0
     with _explained_os_errors(str(job.directory)):
-        if not (job.shards_dir / layout.MANIFEST).exists():
+        if not _is_sealed(job):
             num_filled = _fill_missing(job, pipeline_options)
             results = _read_results(job)
             _check_results(results, job, max_rejected_fraction)
@@ -229,8 +231,25 @@ def _write_plan(shards: Sequence[Shard], job_dir: epath.Path) -> dict[str, int]:
     return {shard.file_name: len(shard.cells) for shard in shards}
 
 
+def _printable_name(source: str) -> str:
+    place = storage.open_place(source, "--source")
+    name = place.name if storage.is_remote(place) else place.resolve().name
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _digest(identity: manifest.Manifest) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    """A name for the job that makes these bytes: a folder and a zip of it have the same."""
+    deciding = [identity["source"]["fingerprint"], *(identity[key] for key in ("format", "version", "settings"))]
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_sealed(job: Job) -> bool:
+    """Whether a job that was killed at its end has left everything but the last rename."""
+    path = job.shards_dir / layout.MANIFEST
+    if not path.exists() or not manifest.is_sealed(path.read_bytes()):
+        return False
+    splits = json.loads(path.read_text())["splits"]
+    return all(manifest.holds_shard(job.shards_dir, shard) for split in splits.values() for shard in split["shards"])
 
 
 def _find_existing(directory: epath.Path, identity: manifest.Manifest, overwrite: bool) -> Outcome | None:
@@ -255,7 +274,7 @@ def _claim(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manife
             raise InputError(
                 f"{incomplete} holds another, unfinished data set: {'; '.join(found)}; give --overwrite to replace it"
             )
-        if found is None or found:
+        if found != []:
             storage.remove_folder(incomplete)
     if storage.is_remote(directory):
         (directory / layout.MANIFEST).unlink(missing_ok=True)  # from here on it is not whole
@@ -266,16 +285,22 @@ def _claim(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manife
 
 def _unfinished(incomplete: epath.Path, identity: manifest.Manifest) -> list[str] | None:
     """How what an incomplete folder holds differs from what is wanted; None if it was left before it held anything."""
-    for path in [incomplete / layout.MANIFEST, *sorted(path / _IDENTITY for path in incomplete.iterdir())]:
+    entries = sorted(incomplete.iterdir())
+    for path in [incomplete / layout.MANIFEST, *(path / _IDENTITY for path in entries)]:
         if path.exists():
             try:
                 return manifest.differences(json.loads(path.read_text()), identity)
             except (ValueError, KeyError, TypeError):
                 return [f"{path} is damaged"]
-    return None
+    holds_files = any(not path.is_dir() or any(storage.is_whole(file) for file in path.iterdir()) for path in entries)
+    return ["nothing in it tells what it is"] if holds_files else None
 
 
 def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
+    for file_name in _done(job):
+        result = _read_result(job, file_name)
+        if result is None or not manifest.holds_shard(job.shards_dir, manifest.shard_entry(result)):
+            (job.job_dir / layout.result_name(file_name)).unlink()  # the disk lost what was written last
     done = _done(job)
     missing = [file_name for file_name in job.num_cells if file_name not in done]
     if missing:
@@ -287,7 +312,7 @@ def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
 def _run_pipeline(file_names: Sequence[str], target: Target, pipeline_options: Sequence[str]) -> None:
     logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
     try:
-        pipeline = beam.Pipeline(options=PipelineOptions(_with_defaults(pipeline_options)))
+        pipeline = beam.Pipeline(options=parse_options(pipeline_options))
         _ = (
             pipeline
             | "Planned shards" >> beam.Create(file_names)
@@ -299,14 +324,33 @@ def _run_pipeline(file_names: Sequence[str], target: Target, pipeline_options: S
         if isinstance(error, ShardError) or _SHARD_ERROR in str(error):  # other runners hand on its text only
             message = str(error).rpartition(_SHARD_ERROR)[2].partition(" [while running")[0]
             raise InputError(f"{message}; mend that, then the same command continues") from error
-        options = f"--pipeline_options={','.join(pipeline_options)}"
-        if "runner" in str(error).lower() and isinstance(error, ValueError | ImportError):
-            raise InputError(f"{options}: {error}") from error
-        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _ENGINES:
-            raise InputError(
-                f"the runner failed: {type(error).__name__}: {error}; check {options}, then the same command continues"
-            ) from error
-        raise
+        if "KeyboardInterrupt" in str(error):
+            raise KeyboardInterrupt from error
+        if not any(option.startswith("--runner=") for option in pipeline_options):
+            raise
+        raise InputError(
+            f"the runner failed: {type(error).__name__}: {error}; check "
+            f"--pipeline_options={','.join(pipeline_options)}, then the same command continues"
+        ) from error
+
+
+def parse_options(pipeline_options: Sequence[str]) -> PipelineOptions:
+    """Reads Beam's options, with the project's defaults.
+
+    Raises:
+      InputError: if Beam does not understand one.
+    """
+    given = f"--pipeline_options={','.join(pipeline_options)}"
+    if stray := [option for option in pipeline_options if not option.startswith("--")]:
+        raise InputError(f"{given}: {stray[0]!r} is no option; expected --<name>=<value>")
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            options = PipelineOptions(_with_defaults(pipeline_options))
+            options.get_all_options()
+    except SystemExit as error:
+        raise InputError(f"{given}: {said.getvalue().strip().rpartition('error: ')[2]}") from error
+    return options
 
 
 def _with_defaults(pipeline_options: Sequence[str]) -> list[str]:
@@ -348,7 +392,8 @@ def _watch(job: Job) -> Iterator[None]:
 
         def keep_looking() -> None:
             while not finished.wait(interval):
-                look()
+                with suppress(OSError):  # the job itself will meet it too, and say so
+                    look()
 
         watcher = threading.Thread(target=keep_looking, daemon=True)
         watcher.start()
@@ -366,9 +411,14 @@ def _read_results(job: Job) -> list[ShardResult]:
             f"the runner has ended, but {len(missing)} of {len(job.num_cells)} shards are missing, such as "
             f"{missing[0]}; look into its log, then the same command continues"
         )
-    return [
-        ShardResult.from_json((job.job_dir / layout.result_name(file_name)).read_text()) for file_name in job.num_cells
-    ]
+    return [_read_result(job, file_name) for file_name in job.num_cells]
+
+
+def _read_result(job: Job, file_name: str) -> ShardResult | None:
+    try:
+        return ShardResult.from_json((job.job_dir / layout.result_name(file_name)).read_text())
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _check_results(results: Sequence[ShardResult], job: Job, max_rejected_fraction: float) -> None:
@@ -410,7 +460,7 @@ def _publish(job: Job) -> None:
     if storage.is_remote(job.directory):
         storage.remove_folder(incomplete)
         return
-    storage.remove_folder(job.job_dir)
+    storage.remove_others(incomplete, layout.expected_files(list(job.num_cells)))
     replaced = layout.replaced_dir(job.directory)
     storage.remove_folder(replaced)
     if job.directory.exists():

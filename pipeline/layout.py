@@ -9,7 +9,7 @@ from etils import epath
 from pipeline.cells import DATASET_NAME
 from pipeline.errors import InputError
 from pipeline.split import CONFIGS
-from pipeline.storage import is_remote
+from pipeline.storage import is_remote, open_place
 
 VERSION = "1.0.0"
 """Of the data set's form and bytes: any change to the order, the records or the splits raises it."""
@@ -33,15 +33,16 @@ def dataset_dir(data_dir: str, config: str) -> epath.Path:
       InputError: for an unknown config, or a `data_dir` that is itself a version folder.
     """
     check_config(config)
-    if not data_dir:
-        raise InputError("--data_dir is empty; expected the root folder of the data sets")
-    root = epath.Path(data_dir).expanduser()
+    root = open_place(data_dir, "--data_dir")
     absolute = root.resolve() if not is_remote(data_dir) else root
-    is_version_dir = absolute.parts[-3:-1] == (DATASET_NAME, absolute.parent.name) and absolute.parent.name in CONFIGS
-    if is_version_dir or (root / DATASET_INFO).exists():
-        hint = absolute.parent.parent.parent if is_version_dir else "its root"
+    names = (absolute.name, absolute.parent.name)  # of a version folder within a config's, or of that one
+    depth = next((i for i, name in enumerate(names) if name in CONFIGS), None)
+    is_inside = depth is not None and absolute.parents[depth].name == DATASET_NAME
+    if is_inside or (root / DATASET_INFO).exists():
+        hint = absolute.parents[depth + 1] if is_inside else "its root"
+        what = "the folder of one config" if depth == 0 else "a data set's own version folder"
         raise InputError(
-            f"--data_dir={data_dir} is a data set's own version folder; expected the folder that holds "
+            f"--data_dir={data_dir} is {what}; expected the folder that holds "
             f"{DATASET_NAME}/<config>/<version>; give {hint}"
         )
     return root / DATASET_NAME / config / VERSION

@@ -5,6 +5,7 @@ its files, nor on whether the cells lie in a folder or in a zip of that folder.
 """
 
 import hashlib
+import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,9 +13,10 @@ from typing import NamedTuple
 
 from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
-from pipeline.source import Source, is_hidden
+from pipeline.source import File, Source, is_hidden
 
 _MAX_NAME_CHARACTERS = 1024
+_FILES_WITH_CHECKSUM = 1024
 
 
 class Listing(NamedTuple):
@@ -26,7 +28,8 @@ class Listing(NamedTuple):
       rejected: image files that are refused by their name or place.
       skipped: number of files left aside, by reason.
       same_names: base names that are in both class folders; a mistake in copying looks like this.
-      fingerprint: sha256 over the sorted file names and sizes; the same for a folder and a zip of that folder.
+      fingerprint: sha256 over the sorted file names and sizes and the CRC-32 of 1,024 files chosen by a hash of their
+        names; the same for a folder and a zip of that folder, and cheap for both.
     """
 
     root: str
@@ -47,7 +50,7 @@ def _name_fault(path: str) -> str | None:
     return None
 
 
-def _find_root(folders: set[str], class_folders: Sequence[str], source_name: str) -> str:
+def _find_root(files: Sequence[File], folders: set[str], class_folders: Sequence[str], source_name: str) -> str:
     parents = {
         name: {f[: -len(name)] for f in folders if f == name or f.endswith("/" + name)} for name in class_folders
     }
@@ -56,6 +59,8 @@ def _find_root(folders: set[str], class_folders: Sequence[str], source_name: str
     if not roots:
         found = [name for name, places in parents.items() if places]
         what = f"has a folder {found[0]}/ only" if found else "has no class folders"
+        if links := sorted(file.path for file in files if file.fault and "link" in file.fault):
+            what += f" (links to folders, such as {links[0]}, are not followed)"
         raise InputError(f"{source_name} {what}; expected {wanted} beside each other; name others by --class_folders")
     if len(roots) > 1 and roots[1].count("/") == roots[0].count("/"):
         raise InputError(
@@ -86,7 +91,7 @@ def list_cells(
         files, folders = source.walk()
     except OSError as error:
         raise InputError(f"{source_name} cannot be listed: {error}; check that it can be read") from error
-    root = _find_root(folders, class_folders, source_name)
+    root = _find_root(files, folders, class_folders, source_name)
     label_of = {folder: label for label, folder in enumerate(class_folders)}
     cells: dict[str, Cell] = {}
     rejected: list[Rejected] = []
@@ -100,6 +105,8 @@ def list_cells(
             rejected.append(Rejected(_printable(file.path), fault))
         elif folder not in label_of or not below:
             skipped["outside of the class folders"] += 1
+        elif not label_of.keys().isdisjoint(below.split("/")[:-1]):
+            rejected.append(Rejected(filename, "lies in a class folder within a class folder"))
         elif filename in cells:
             rejected.append(Rejected(filename, "the archive has this name more than once"))
         else:
@@ -111,17 +118,32 @@ def list_cells(
                 f"{source_name} has no image in {root}{folder}/; expected files ending in "
                 f"{', '.join(IMAGE_SUFFIXES)}; add some or name the folder by --class_folders"
             )
-    digest = hashlib.sha256()
-    for cell in cells.values():
-        digest.update(f"{cell.filename}\0{cell.num_bytes}\n".encode())
+    try:
+        fingerprint = _fingerprint(list(cells.values()), root, source)
+    except OSError as error:
+        raise InputError(
+            f"{source_name} cannot be read: {error}; mend that, then the same command continues"
+        ) from error
     return Listing(
         root,
         list(cells.values()),
         rejected,
         dict(sorted(skipped.items())),
         _same_names(cells.values()),
-        digest.hexdigest(),
+        fingerprint,
     )
+
+
+def _fingerprint(cells: Sequence[Cell], root: str, source: Source) -> str:
+    digest = hashlib.sha256()
+    for cell in cells:
+        digest.update(f"{cell.filename}\0{cell.num_bytes}\n".encode())
+    chosen = heapq.nsmallest(
+        _FILES_WITH_CHECKSUM, cells, key=lambda cell: hashlib.blake2b(cell.filename.encode(), digest_size=8).digest()
+    )
+    for cell in chosen:
+        digest.update(f"{source.checksum(root + cell.filename, cell.place)}\n".encode())
+    return digest.hexdigest()
 
 
 def _same_names(cells: Iterable[Cell]) -> list[str]:

@@ -22,7 +22,7 @@ It holds no time and no absolute path: the same source and settings give the sam
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -128,17 +128,19 @@ def _split_entry(results: Sequence[ShardResult]) -> dict[str, Any]:
         "num_patients": len(patients),
         "patients": patients,
         "classes": {name: int(count) for name, count in zip(LABELS, classes, strict=True)},
-        "shards": [
-            {
-                "file": result.file_name,
-                "num_records": result.num_records,
-                "num_bytes": result.num_bytes,
-                "sha256": result.sha256,
-                "index_file": layout.index_name(result.file_name),
-                "index_sha256": result.index_sha256,
-            }
-            for result in results
-        ],
+        "shards": [shard_entry(result) for result in results],
+    }
+
+
+def shard_entry(result: ShardResult) -> dict[str, Any]:
+    """A shard in the manifest."""
+    return {
+        "file": result.file_name,
+        "num_records": result.num_records,
+        "num_bytes": result.num_bytes,
+        "sha256": result.sha256,
+        "index_file": layout.index_name(result.file_name),
+        "index_sha256": result.index_sha256,
     }
 
 
@@ -151,6 +153,24 @@ def _size_statistics(histograms: Sequence[dict[int, int]]) -> dict[str, float]:
         "median": float(np.median(sizes)),
         "max": int(sizes.max()),
     }
+
+
+def holds_shard(directory: epath.Path, shard: Mapping[str, Any]) -> bool:
+    """Whether a shard's entry and its two files agree; these are read to their end."""
+    path = directory / shard["file"]
+    return (
+        path.exists()
+        and path.stat().length == shard["num_bytes"]
+        and _digest(path) == shard["sha256"]
+        and _digest(directory / shard["index_file"]) == shard["index_sha256"]
+    )
+
+
+def _digest(path: epath.Path) -> str | None:
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def differences(existing: Manifest, wanted: Manifest) -> list[str]:
@@ -184,9 +204,14 @@ def read(directory: epath.Path) -> Manifest:
     """
     path = directory / layout.MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        content = path.read_bytes()
+        manifest = json.loads(content)
         if not isinstance(manifest, dict) or manifest.get("dataset") != DATASET_NAME:
             raise ValueError(f"not a manifest of {DATASET_NAME}")
+        if not is_sealed(content):
+            raise ValueError("its checksum does not fit: it has been changed")
+        if _is_version_dir(directory) and manifest["config"] != directory.parent.name:
+            raise ValueError(f"it is that of config {manifest['config']}")
         return manifest
     except FileNotFoundError as error:
         raise InputError(
@@ -195,6 +220,10 @@ def read(directory: epath.Path) -> Manifest:
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); make the data set again with --overwrite") from error
+
+
+def _is_version_dir(directory: epath.Path) -> bool:
+    return directory.parent.name in CONFIGS
 
 
 def read_dataset(data_dir: str, config: str) -> tuple[epath.Path, Manifest]:

@@ -7,6 +7,7 @@ The same command again continues a job that was stopped, and finds a data set th
 NLM's 27,558 cells take well under a minute and 1.3 GB of disk a config.
 """
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -68,9 +69,12 @@ _DOWNLOAD_DIR = flags.DEFINE_string(
 def main(arguments: Sequence[str]) -> None:
     """Runs the job for each config and prints what came out."""
     reject_arguments(arguments)
-    for config in _CONFIG.value:
+    configs = list(dict.fromkeys(_CONFIG.value))
+    for config in configs:
         layout.dataset_dir(_DATA_DIR.value, config)
-    if not _CONFIG.value:
+    if not math.isfinite(_MAX_REJECTED_FRACTION.value):
+        raise InputError(f"--max_rejected_fraction={_MAX_REJECTED_FRACTION.value} is no number from 0 to 1")
+    if not configs:
         raise InputError("--config is empty; expected one or more of by_patient, by_cell, folds")
     class_folders = parse_class_folders(_CLASS_FOLDERS.value)
     patient_regex = compile_patient_regex(_PATIENT_REGEX.value)
@@ -87,13 +91,14 @@ def main(arguments: Sequence[str]) -> None:
 
     from pipeline import job  # Beam takes a second and a half to import: not for --help and mistakes
 
+    job.parse_options(_PIPELINE_OPTIONS.value)
     imported = time.perf_counter()
     with ExitStack() as held:
         planned = [
             held.enter_context(
                 job.plan(cells, settings, source=source, data_dir=_DATA_DIR.value, overwrite=_OVERWRITE.value)
             )
-            for settings in _settings(class_folders)
+            for settings in _settings(configs, class_folders)
         ]
         del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
         print(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - imported:.2f} s", flush=True)
@@ -104,7 +109,7 @@ def main(arguments: Sequence[str]) -> None:
             print(_summary(outcome))
 
 
-def _settings(class_folders: tuple[str, ...]) -> list[plan.Settings]:
+def _settings(configs: Sequence[str], class_folders: tuple[str, ...]) -> list[plan.Settings]:
     return [
         plan.Settings(
             config=config,
@@ -115,7 +120,7 @@ def _settings(class_folders: tuple[str, ...]) -> list[plan.Settings]:
             class_folders=class_folders,
             patient_regex=_PATIENT_REGEX.value,
         )
-        for config in _CONFIG.value
+        for config in configs
     ]
 
 

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple, Self
 from etils import epath
 
 from pipeline.errors import InputError
+from pipeline.storage import open_place
 
 MAX_ENCODED_BYTES = 1 << 26
 """Larger image files are rejected: no cell crop is near this, and a zip bomb must not fill the memory."""
@@ -48,6 +49,10 @@ class Source(ABC):
     @abstractmethod
     def read(self, path: str, place: tuple[int, ...]) -> bytes:
         """The bytes of a file; raises UnreadableImage if these are damaged, OSError if the source fails."""
+
+    @abstractmethod
+    def checksum(self, path: str, place: tuple[int, ...]) -> int:
+        """CRC-32 of a file's bytes, as cheaply as the source can tell it; raises as `read` does."""
 
     def close(self) -> None:
         """Frees what reading has opened."""
@@ -120,6 +125,17 @@ class FolderSource(Source):
         del place  # the path is enough
         return (self._folder / path).read_bytes()
 
+    def checksum(self, path: str, place: tuple[int, ...]) -> int:
+        return zlib.crc32(self.read(path, place))
+
+
+def _normal_path(name: str) -> str | None:
+    """An archive's name as a path from its top; None if it leads elsewhere. Windows' archivers may write `\\`."""
+    *folders, base_name = name.replace("\\", "/").split("/")
+    if name.startswith("/") or re.match(r"^[A-Za-z]:", name) or ".." in (*folders, base_name):
+        return None
+    return "/".join([*(folder for folder in folders if folder not in ("", ".")), base_name])
+
 
 class ZipSource(Source):
     """A zip archive, read in place by the offsets that its directory told once."""
@@ -133,17 +149,18 @@ class ZipSource(Source):
         try:
             with self._path.open("rb") as file, zipfile.ZipFile(file) as archive:
                 entries = archive.infolist()
-        except (zipfile.BadZipFile, struct.error, ValueError) as error:
+        except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
             raise InputError(
                 f"--source={self._path} is not a zip archive or is cut off ({error}); "
                 "expected a folder or a whole .zip file; copy or download it again"
             ) from error
+        if any(entry.header_offset < 0 for entry in entries):
+            raise InputError(f"--source={self._path} has lost its beginning; copy or download it again")
         files, folders = [], set()
         for entry in entries:
-            path = entry.filename
-            fault = None
-            if path.startswith("/") or re.match(r"^[A-Za-z]:", path) or ".." in path.split("/"):
-                fault = "absolute path or '..' in the archive"
+            path, fault = _normal_path(entry.filename), None
+            if path is None:
+                path, fault = entry.filename, "absolute path or '..' in the archive"
             elif entry.flag_bits & 0x1:
                 fault = "encrypted"
             elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -153,7 +170,7 @@ class ZipSource(Source):
                 while folder and folder not in folders:
                     folders.add(folder)
                     folder = folder.rpartition("/")[0]
-            if entry.is_dir():
+            if path.endswith("/") or not path:
                 continue
             place = (entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC)
             files.append(File(path, entry.file_size, place, fault))
@@ -186,6 +203,10 @@ class ZipSource(Source):
             raise UnreadableImage("damaged in the archive: its CRC-32 does not fit")
         return content
 
+    def checksum(self, path: str, place: tuple[int, ...]) -> int:
+        del path  # the archive's directory has it
+        return place[-1]
+
     def close(self) -> None:
         """Closes the archive."""
         if self._file is not None:
@@ -198,12 +219,14 @@ def open_source(path: str) -> Source:
     Raises:
       InputError: if there is no such folder or file.
     """
-    place = epath.Path(path)
+    place = open_place(path, "--source")
     try:
         if place.is_dir():
-            return FolderSource(path)
+            return FolderSource(os.fspath(place))
+        if place.is_file():
+            return ZipSource(os.fspath(place))
         if place.exists():
-            return ZipSource(path)
+            raise InputError(f"--source={path} is no regular file; expected a folder or a .zip file")
     except OSError as error:
         raise InputError(f"--source={path} cannot be read: {error}") from error
     raise InputError(f"--source={path} does not exist; expected a folder, a .zip file, or 'nih' to download the NLM's")

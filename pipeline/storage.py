@@ -17,14 +17,28 @@ from etils import epath
 
 from pipeline.errors import InputError
 
-# TensorFlow, which etils would ask first, takes seconds to import in every worker and knows no s3://.
-os.environ.setdefault("EPATH_USE_TF", "false")
 for _protocol in ("s3", "gcs", "az"):
     # A job looks for what other processes have written since.
     fsspec.config.conf.setdefault(_protocol, {}).setdefault("use_listings_cache", False)
 
 _SECONDS_FOR_A_LOCK = 1.0
 _PARTIAL = ".partial"
+
+
+def open_place(path: str, flag: str) -> epath.Path:
+    """A path as given by a flag, `~` expanded.
+
+    Raises:
+      InputError: if it is empty, or names a kind of store that is not known.
+    """
+    if not path:
+        raise InputError(f"{flag} is empty; expected a path")
+    try:
+        return epath.Path(path).expanduser()
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{flag}={path} cannot be reached; expected a local path, gs://… or s3://…: download or copy it first"
+        ) from error
 
 
 def is_remote(path: str | epath.PathLike) -> bool:
@@ -41,6 +55,7 @@ def open_whole(path: epath.Path) -> Iterator[BinaryIO]:
             yield file
         except BaseException:
             getattr(file, "discard", file.close)()
+            file.closed = True  # or fsspec would try to finish it when it is collected
             raise
         file.close()
         return
@@ -64,6 +79,11 @@ def make_folder(folder: epath.Path) -> None:
     """Makes a local folder with its parents; object stores have none, and asked for one s3fs would make a bucket."""
     if not is_remote(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def is_whole(path: epath.Path) -> bool:
+    """Whether a file is not one that a killed process was about to write."""
+    return not path.name.endswith(_PARTIAL)
 
 
 def remove_folder(folder: epath.Path) -> None:

@@ -6,7 +6,7 @@ little endian (tensorflow/core/lib/io/record_writer.h).
 
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Protocol
 
 import google_crc32c
 
@@ -14,6 +14,14 @@ _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _LENGTH.size + _CRC.size
 FOOTER_BYTES = _CRC.size
+
+
+class Readable(Protocol):
+    """What records are read from."""
+
+    def read(self, num_bytes: int, /) -> bytes:
+        """Up to that many bytes; fewer at the end."""
+        ...
 
 
 class DamagedRecord(Exception):
@@ -32,7 +40,7 @@ def frame(record: bytes) -> tuple[bytes, bytes, bytes]:
     return length + _CRC.pack(masked_crc32c(length)), record, _CRC.pack(masked_crc32c(record))
 
 
-def read_records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def read_records(file: Readable) -> Iterator[tuple[int, bytes]]:
     """Yields (offset of the record's header, record) of a TFRecord file, checksums checked.
 
     Raises:

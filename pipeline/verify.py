@@ -13,7 +13,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -25,10 +25,8 @@ from pipeline.command import reject_arguments, run
 from pipeline.progress import progress_bar
 from pipeline.split import CONFIGS
 
+_CHUNK_BYTES = 1 << 20
 _THREADS = 4  # on an object store several files arrive at a time; locally hashing keeps two cores busy
-
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
-_CONFIG = flags.DEFINE_list("config", None, "Configs to check; all that are there if not given.")
 
 
 class Problem(NamedTuple):
@@ -52,39 +50,47 @@ def verify(directory: epath.Path) -> list[Problem]:
 
     Returns:
       everything that is wrong, in a fixed order; empty for a whole data set.
-
-    Raises:
-      OSError: if the folder cannot be read.
     """
-    content = (directory / layout.MANIFEST).read_bytes()
     try:
+        content = (directory / layout.MANIFEST).read_bytes()
         made = json.loads(content)
-        if made.get("dataset") != DATASET_NAME:
+        if made["dataset"] != DATASET_NAME:
             raise ValueError(f"it is not a manifest of {DATASET_NAME}")
         is_sealed = manifest.is_sealed(content)
-        shards = [(split, shard) for split, entry in made["splits"].items() for shard in entry["shards"]]
-        problems = [] if is_sealed else [Problem(layout.MANIFEST, "its checksum does not fit: it has been changed")]
-        problems += _check_names(directory, [shard["file"] for _, shard in shards])
-        problems += [
-            problem for name, digest in made["files"].items() for problem in _check_digest(directory, name, digest)
-        ]
-        settings = made["settings"]
-        checked = [(split, shard, (settings["image_size_px"], settings["image_encoding"])) for split, shard in shards]
-        by_split = defaultdict(list)
-        with (
-            ThreadPoolExecutor(_THREADS) as pool,
-            progress_bar(sum(shard["num_bytes"] for _, shard in shards), "checking", "B", unit_scale=True) as bar,
-        ):
-            for (split, shard, _), found in zip(
-                checked, pool.map(lambda item: _check_shard(directory, *item[1:]), checked), strict=True
-            ):
-                by_split[split].append(found)
-                bar.update(shard["num_bytes"])
-        problems += [problem for found in by_split.values() for shard in found for problem in shard.problems]
-        problems += _check_counts(made, by_split)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return [Problem(layout.MANIFEST, f"cannot be read: {type(error).__name__}: {error}")]
-    return problems
+    try:
+        return [*_seal_problem(is_sealed), *_check(directory, made)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if is_sealed:
+            raise  # then it is no damage
+        return [*_seal_problem(is_sealed), Problem(layout.MANIFEST, f"lacks or garbles an entry: {error!r}")]
+
+
+def _seal_problem(is_sealed: bool) -> list[Problem]:
+    return [] if is_sealed else [Problem(layout.MANIFEST, "its checksum does not fit: it has been changed")]
+
+
+def _check(directory: epath.Path, made: manifest.Manifest) -> Iterator[Problem]:
+    place = (directory.parent.name, directory.name)
+    if (made["config"], made["version"]) != place:
+        yield Problem(layout.MANIFEST, f"is that of {made['config']}/{made['version']}, but lies in {'/'.join(place)}")
+    shards = [(split, shard) for split, entry in made["splits"].items() for shard in entry["shards"]]
+    yield from _check_names(directory, [shard["file"] for _, shard in shards])
+    for name, digest in made["files"].items():
+        yield from _check_file(directory, name, digest)
+    image_form = (made["settings"]["image_size_px"], made["settings"]["image_encoding"])
+    contents = defaultdict(list)
+    num_bytes = sum(shard["num_bytes"] for _, shard in shards)
+    with ThreadPoolExecutor(_THREADS) as pool, progress_bar(num_bytes, "checking", "B", unit_scale=True) as bar:
+        found = pool.map(lambda shard: _check_shard(directory, shard, image_form), [shard for _, shard in shards])
+        for (split, shard), content in zip(shards, found, strict=True):
+            contents[split].append(content)
+            bar.update(shard["num_bytes"])
+    for split in made["splits"]:
+        for content in contents[split]:
+            yield from content.problems
+    yield from _check_counts(made, contents)
 
 
 def _check_names(directory: epath.Path, shard_files: list[str]) -> Iterator[Problem]:
@@ -95,57 +101,85 @@ def _check_names(directory: epath.Path, shard_files: list[str]) -> Iterator[Prob
         yield Problem(layout.MANIFEST, "names a shard more than once")
 
 
-def _read(directory: epath.Path, name: str) -> bytes | None:
-    """A file's bytes, None if it is missing."""
-    path = directory / name
-    return path.read_bytes() if path.exists() else None
+def _check_file(directory: epath.Path, name: str, digest: str) -> Iterator[Problem]:
+    try:
+        if hashlib.sha256((directory / name).read_bytes()).hexdigest() != digest:
+            yield Problem(name, "its sha256 is not the manifest's: it has been changed or swapped")
+    except FileNotFoundError:
+        pass  # reported by its name already
+    except OSError as error:
+        yield Problem(name, f"cannot be read: {error}")
 
 
-def _check_digest(directory: epath.Path, name: str, digest: str) -> Iterator[Problem]:
-    content = _read(directory, name)
-    if content is not None and hashlib.sha256(content).hexdigest() != digest:
-        yield Problem(name, "its sha256 is not the manifest's: it has been changed")
+class _Hashing:
+    """A file that is read once, for its records and for its digest."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest, self.num_bytes = file, hashlib.sha256(), 0
+
+    def read(self, num_bytes: int) -> bytes:
+        content = self._file.read(num_bytes)
+        self.digest.update(content)
+        self.num_bytes += len(content)
+        return content
+
+    def read_rest(self) -> None:
+        while self.read(_CHUNK_BYTES):
+            pass
 
 
 def _check_shard(directory: epath.Path, shard: dict, image_form: tuple[int, str]) -> _ShardContent:
     found = _ShardContent([], Counter(), set())
     name = shard["file"]
-    content = _read(directory, name)
-    if content is None:
-        found.problems.append(Problem(name, "is missing"))
-        return found
-    if len(content) != shard["num_bytes"]:
-        found.problems.append(Problem(name, f"has {len(content)} bytes, the manifest says {shard['num_bytes']}"))
-    elif hashlib.sha256(content).hexdigest() != shard["sha256"]:
-        found.problems.append(Problem(name, "its sha256 is not the manifest's: it has been changed or swapped"))
     index = []
     try:
-        for offset, record in tfrecord.read_records(io.BytesIO(content)):
-            cell = example.parse(record)
-            found.classes[cell.label] += 1
-            found.patients.add(cell.patient_id)
-            image_offset = offset + tfrecord.HEADER_BYTES + example.find_image(record, cell.image)
-            index.append((offset, image_offset, len(cell.image), cell.label))
-            if image_form[1] == "raw" and len(cell.image) != 3 * image_form[0] ** 2:
-                found.problems.append(Problem(name, f"record {len(index) - 1} is not {image_form[0]} pixels wide"))
-    except (tfrecord.DamagedRecord, ValueError) as error:
-        found.problems.append(Problem(name, str(error)))
-    else:
+        with (directory / name).open("rb") as file:
+            hashing = _Hashing(file)
+            try:
+                for row in _read_rows(hashing, found, image_form):
+                    index.append(row)
+            except (tfrecord.DamagedRecord, ValueError) as error:
+                found.problems.append(Problem(name, str(error)))
+            hashing.read_rest()
+    except FileNotFoundError:
+        found.problems.append(Problem(name, "is missing"))
+        return found
+    except OSError as error:
+        found.problems.append(Problem(name, f"cannot be read: {error}"))
+        return found
+    is_damaged = bool(found.problems)
+    if hashing.num_bytes != shard["num_bytes"]:
+        found.problems.append(Problem(name, f"has {hashing.num_bytes} bytes, the manifest says {shard['num_bytes']}"))
+    elif hashing.digest.hexdigest() != shard["sha256"]:
+        found.problems.append(Problem(name, "its sha256 is not the manifest's: it has been changed or swapped"))
+    if not is_damaged:
         if len(index) != shard["num_records"]:
             found.problems.append(Problem(name, f"has {len(index)} records, the manifest says {shard['num_records']}"))
         found.problems.extend(_check_index(directory, shard, index))
     return found
 
 
-def _check_index(directory: epath.Path, shard: dict, expected: list[tuple[int, int, int, int]]) -> Iterator[Problem]:
+def _read_rows(file: _Hashing, found: _ShardContent, image_form: tuple[int, str]) -> Iterator[tuple[int, ...]]:
+    """The rows that the shard's index must have; counts classes and patients on the way."""
+    image_size_px, image_encoding = image_form
+    for number, (offset, record) in enumerate(tfrecord.read_records(file)):
+        cell = example.parse(record)
+        found.classes[cell.label] += 1
+        found.patients.add(cell.patient_id)
+        if image_encoding == "raw" and len(cell.image) != 3 * image_size_px**2:
+            raise ValueError(f"record {number} is not {image_size_px} pixels wide")
+        image_offset = offset + tfrecord.HEADER_BYTES + example.find_image(record, cell.image)
+        yield offset, image_offset, len(cell.image), cell.label
+
+
+def _check_index(directory: epath.Path, shard: dict, expected: list[tuple[int, ...]]) -> Iterator[Problem]:
     name = shard["index_file"]
-    content = _read(directory, name)
-    if content is None:
-        return
-    if hashlib.sha256(content).hexdigest() != shard["index_sha256"]:
-        yield Problem(name, "its sha256 is not the manifest's: it has been changed or swapped")
-    elif not np.array_equal(np.load(io.BytesIO(content)), fill.index_array(expected)):
-        yield Problem(name, "does not point at the records")
+    problems = list(_check_file(directory, name, shard["index_sha256"]))
+    yield from problems
+    if not problems and (directory / name).exists():
+        index = np.load(io.BytesIO((directory / name).read_bytes()))
+        if not np.array_equal(index, fill.index_array(expected)):
+            yield Problem(name, "does not point at the records")
 
 
 def _check_counts(made: manifest.Manifest, by_split: dict[str, list[_ShardContent]]) -> Iterator[Problem]:
@@ -178,11 +212,12 @@ def _check_counts(made: manifest.Manifest, by_split: dict[str, list[_ShardConten
 def main(arguments: Sequence[str]) -> int:
     """Checks the data sets and prints what is wrong."""
     reject_arguments(arguments)
-    targets = {config: layout.dataset_dir(_DATA_DIR.value, config) for config in _CONFIG.value or CONFIGS}
+    data_dir, configs = flags.FLAGS.data_dir, flags.FLAGS.config
+    targets = {config: layout.dataset_dir(data_dir, config) for config in configs or CONFIGS}
     present = {config: target for config, target in targets.items() if layout.has_dataset(target)}
-    if not present or (_CONFIG.value and len(present) < len(targets)):
+    if not present or (configs and len(present) < len(targets)):
         absent = [config for config in targets if config not in present]
-        manifest.read_dataset(_DATA_DIR.value, absent[0])  # says what is missing and how to make it
+        manifest.read_dataset(data_dir, absent[0])  # says what is missing and how to make it
     status = 0
     for config, target in present.items():
         if not (target / layout.MANIFEST).exists():
@@ -203,5 +238,7 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names
+    flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
+    flags.DEFINE_list("config", None, "Configs to check; all that are there if not given.")
     run(main)

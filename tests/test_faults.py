@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import random
@@ -25,8 +26,10 @@ from conftest import (
     zip_folder,
 )
 
-from pipeline import image, job, layout, plan, storage
+from pipeline import MAX_PIXELS, job, layout, plan, storage
+from pipeline.cells import Cell
 from pipeline.errors import InputError
+from pipeline.listing import Listing
 from pipeline.source import MAX_ENCODED_BYTES, FolderSource
 
 SMALL = ("--image_size_px=16", "--cells_per_shard=8")
@@ -126,6 +129,46 @@ def test_two_jobs_at_once_leave_one_whole_data_set(synthetic_zip, tmp_path):
     assert data_set_digests(tmp_path / "data") == finish(synthetic_zip, tmp_path / "alone", "--cells_per_shard=4")
 
 
+def test_interrupted_while_filling_it_says_so(synthetic_zip, tmp_path):
+    process = start(synthetic_zip, tmp_path / "data", "--cells_per_shard=1")
+    incomplete = tmp_path / "data/tfds_malaria/by_patient/1.0.0.incomplete"
+    while not list(incomplete.glob("*/*.done.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert "interrupted" in error
+
+
+def test_what_the_disk_lost_is_filled_again(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "_complete", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+    with pytest.raises(InputError, match="power cut"):
+        prepare(source, tmp_path / "data", cells_per_shard=5)
+    monkeypatch.undo()
+    incomplete = layout.incomplete_dir(layout.dataset_dir(str(tmp_path / "data"), "by_patient"))
+    shards = sorted(incomplete.glob("*.tfrecord-?????-of-?????"))
+    shards[0].write_bytes(shards[0].read_bytes()[:100])
+    shards[1].unlink()
+    (incomplete / f"{shards[2].name}.index.npy").write_bytes(b"")
+    result = next(iter(incomplete.glob(f"*/{shards[3].name}.done.json")))
+    result.write_text(result.read_text()[:50])
+    assert prepare(source, tmp_path / "data", cells_per_shard=5).num_filled > 12
+    whole = prepare(source, tmp_path / "whole", cells_per_shard=5)
+    assert data_set_digests(tmp_path / "data") == data_set_digests(tmp_path / "whole")
+    assert whole.num_filled == 36
+
+
+def test_filling_holds_no_cell(source, tmp_path):
+    cells = listing_of(source)
+    with job.plan(cells, plan.Settings(), source=str(source), data_dir=str(tmp_path / "data")) as planned:
+        del cells
+        gc.collect()
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Cell | Listing)]
+        job.run(planned)
+
+
 def limit_file_size():
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
@@ -149,7 +192,7 @@ def test_a_read_error_is_one_line_and_the_same_call_continues(source, tmp_path, 
 
     def fails_late(self, path, place):
         calls.append(path)
-        if len(calls) > 20:
+        if len(calls) > 36 + 20:  # each is read once for the source's fingerprint
             raise OSError(errno.EIO, "Input/output error")
         return real(self, path, place)
 
@@ -212,7 +255,7 @@ def test_hostile_input_is_rejected_by_name_in_bounded_memory(tmp_path):
     made = json.loads((tmp_path / "data/tfds_malaria/by_patient/1.0.0/manifest.json").read_text())
     reasons = {item["filename"][:80]: item["reason"] for item in made["rejected"]}
     assert len(reasons) == 5
-    assert f"{image.MAX_PIXELS} pixels" in reasons["Uninfected/" + name.format("huge")]
+    assert f"at most {MAX_PIXELS} in all" in reasons["Uninfected/" + name.format("huge")]
     assert "bytes" in reasons["Uninfected/" + name.format("bomb")]
     assert "'..'" in reasons["Uninfected/../../" + name.format("up")]
     assert not (tmp_path / name.format("up")).exists()

@@ -1,9 +1,11 @@
 import io
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
-from conftest import png
+from conftest import ROOT, png
 from PIL import Image
 
 from pipeline import image
@@ -16,6 +18,13 @@ def saved(mode, kind="PNG", **options):
     out = io.BytesIO()
     Image.fromarray(PIXELS).convert(mode).save(out, kind, **options)
     return out.getvalue()
+
+
+def test_opencvs_own_limit_holds_whoever_imports_it_first():
+    code = "import pipeline.fill, cv2, numpy as np; print(cv2.imdecode(np.frombuffer({}, np.uint8), 1))"
+    header = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 16000 +X 16000\n"
+    result = subprocess.run([sys.executable, "-c", code.format(header)], cwd=ROOT, capture_output=True, text=True)
+    assert "CV_IO_MAX_IMAGE_PIXELS" in result.stderr
 
 
 def test_rgb_is_bit_equal():

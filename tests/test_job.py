@@ -182,6 +182,40 @@ def test_another_source_or_setting_is_told_apart_and_overwrite_replaces(source, 
     assert [path.name for path in replaced.directory.parent.iterdir()] == ["1.0.0"]
 
 
+def test_the_same_names_and_sizes_are_not_the_same_source(tmp_path):
+    for name, shift in (("one", 0), ("two", 1)):
+        folder = write_source(tmp_path / name / "cells")
+        for i, path in enumerate(sorted(folder.rglob("*.png"))):
+            pixels = np.random.default_rng(i + shift).integers(0, 255, (9, 9, 3), np.uint8)
+            path.write_bytes(cv2.imencode(".bmp", pixels)[1].tobytes())
+    prepare(tmp_path / "one" / "cells", tmp_path / "data", **SHARDS)
+    with pytest.raises(InputError, match=r"its source is cells with 36 cells, wanted cells with 36 .fingerprints"):
+        prepare(tmp_path / "two" / "cells", tmp_path / "data", **SHARDS)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"dataset": "tfds_malaria"}', '{"dataset": "tfds_malaria", "source": 1}']
+)
+def test_a_damaged_manifest_is_one_line(content, source, tmp_path):
+    directory = prepare(source, tmp_path / "data", **SHARDS).directory
+    (directory / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match=r"manifest.json cannot be read .*--overwrite"):
+        prepare(source, tmp_path / "data", **SHARDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--direct_num_workers=many"], "invalid int value: 'many'"),
+        (["nonsense"], "'nonsense' is no option"),
+        (["--runner=DataflowRunner"], "the runner failed"),
+    ],
+)
+def test_bad_options_of_beam(options, expected, source, tmp_path):
+    with pytest.raises(InputError, match=expected):
+        prepare(source, tmp_path / "data", pipeline_options=options)
+
+
 def test_a_folder_without_a_manifest_is_no_data_set(source, tmp_path):
     target = layout.dataset_dir(str(tmp_path / "data"), "by_patient")
     target.mkdir(parents=True)

@@ -92,6 +92,40 @@ def test_links_out_of_the_folder_are_rejected(source, tmp_path):
     assert "Uninfected/C1_in.png" in filenames(listing)
 
 
+def test_archives_of_other_systems(source, tmp_path):
+    expected = [cell[:4] for cell in listing_of(source).cells]
+    for name, form in (("dots.zip", "./{}"), ("windows.zip", "cells\\{}"), ("slashes.zip", "cells//{}")):
+        with zipfile.ZipFile(tmp_path / name, "w") as out:
+            for path in sorted(source.rglob("*.png")):
+                inside = path.relative_to(source).as_posix()
+                out.writestr(form.format(inside.replace("/", "\\") if "windows" in name else inside), path.read_bytes())
+        assert [cell[:4] for cell in listing_of(tmp_path / name).cells] == expected, name
+
+
+def test_a_class_folder_within_a_class_folder_is_rejected(source):
+    (source / "Uninfected" / "Parasitized").mkdir()
+    (source / "Uninfected" / "Parasitized" / "C1_a.png").write_bytes(png())
+    listing = listing_of(source)
+    assert [tuple(item) for item in listing.rejected] == [
+        ("Uninfected/Parasitized/C1_a.png", "lies in a class folder within a class folder")
+    ]
+
+
+def test_links_to_class_folders_are_named(source, tmp_path):
+    (tmp_path / "links").mkdir()
+    for name in ("Uninfected", "Parasitized"):
+        (tmp_path / "links" / name).symlink_to(source / name)
+    with pytest.raises(InputError, match=r"links to folders, such as Parasitized, are not followed"):
+        listing_of(tmp_path / "links")
+
+
+def test_an_archive_that_lost_its_beginning(source, tmp_path):
+    archive = zip_folder(source, tmp_path / "cells.zip")
+    archive.write_bytes(archive.read_bytes()[5:])
+    with pytest.raises(InputError, match=r"lost its beginning|is cut off"):
+        listing_of(archive)
+
+
 def test_hostile_names_are_rejected(source, tmp_path):
     archive = zip_folder(source, tmp_path / "cells.zip")
     with zipfile.ZipFile(archive, "a") as out:

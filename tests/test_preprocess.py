@@ -130,6 +130,11 @@ def test_bad_sources(spoil, expected, source, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
+        (("--max_rejected_fraction=nan",), ["--max_rejected_fraction=nan", "from 0 to 1"]),
+        (("--pipeline_options=--direct_num_workers=x",), ["invalid int value: 'x'"]),
+        (("--data_dir=https://example.org/x",), ["--data_dir=https://example.org/x cannot be reached", "s3://"]),
+        (("--source=https://example.org/x.zip",), ["--source=https://example.org/x.zip cannot be reached"]),
+        (("--source=",), ["--source is empty"]),
         (["--config=by_magic"], ["--config=by_magic is unknown", "by_patient, by_cell, folds"]),
         (["--config="], ["--config is empty"]),
         (["--class_folders=a"], ["--class_folders=a is not 2 different folders"]),

@@ -8,6 +8,7 @@ import pytest
 from conftest import prepare, run_command
 
 from pipeline import manifest
+from pipeline.errors import InputError
 from pipeline.verify import verify
 
 TRAIN = "tfds_malaria-train.tfrecord-00000-of-00004"
@@ -112,10 +113,19 @@ def test_a_patient_in_two_splits_is_named(directory):
     assert any("is in the splits" in problem.what for problem in verify(directory)), verify(directory)
 
 
+def test_another_configs_data_set_in_the_folder(source, directory):
+    other = prepare(source, directory.parents[2], config="by_cell", image_size_px=16).directory
+    shutil.rmtree(directory)
+    shutil.copytree(other, directory)
+    assert verify(directory) == [("manifest.json", "is that of by_cell/1.0.0, but lies in by_patient/1.0.0")]
+    with pytest.raises(InputError, match="it is that of config by_cell"):
+        manifest.read(directory)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"dataset": "tfds_malaria"}', b"\xff"])
 def test_a_manifest_that_is_none(directory, content):
     (directory / "manifest.json").write_bytes(content)
-    assert [problem.file for problem in verify(directory)] == ["manifest.json"]
+    assert files_named(directory) == {"manifest.json"}
 
 
 def test_nothing_to_verify(tmp_path, directory):

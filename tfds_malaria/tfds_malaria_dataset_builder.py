@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -37,6 +38,10 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
     Put the NLM's {_ARCHIVE}, or a folder with the folders {" and ".join(DEFAULT_CLASS_FOLDERS)}, into manual_dir; or
     let the job download the archive: python -m pipeline.preprocess --source=nih --data_dir=<data_dir>
     """
+
+    def __init__(self, *, data_dir: epath.PathLike | None = None, **options: Any) -> None:
+        """See tfds.core.DatasetBuilder; `~` in data_dir is expanded."""
+        super().__init__(data_dir=data_dir and epath.Path(data_dir).expanduser(), **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         # A prepared folder knows its own image size and encoding: without features here TFDS takes them from there.
@@ -67,6 +72,11 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         """
         del unused_options
         config = download_config or tfds.download.DownloadConfig()
+        if config.max_examples_per_split is not None:
+            raise InputError(
+                f"max_examples_per_split={config.max_examples_per_split} would make another data set of the same name; "
+                "prepare all, then read a sub-split such as train[:100]"
+            )
         if layout.has_dataset(self.data_path) and not config.download_mode.overwrite_dataset:
             manifest.read(self.data_path)
             return
