@@ -1,5 +1,6 @@
 """The shell around every command: flags in, exit status out, a user's mistake in one line."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -34,8 +35,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
+            print("interrupted", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            os._exit(130)  # at once: Beam's and TensorFlow's threads may still be at work, and hear Ctrl-C again
 
     app.run(guarded)
 

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +22,12 @@ from pipeline.cells import LABELS, Cell, Rejected
 from pipeline.plan import Shard
 from pipeline.source import MAX_ENCODED_BYTES, Source, UnreadableImage, open_source
 from pipeline.storage import open_whole, write_whole
+from pipeline.workers import num_processors
 
 INDEX_COLUMNS = ("record_offset", "image_offset", "image_num_bytes", "label")
 """Columns of a shard's index, int64 [records, 4]: byte offsets in the shard's file, to be read by a memory map."""
 
+_CONTENT_DIGITS = 16
 _CELLS_A_TASK = 16
 _PIXEL_BYTES_A_TASK = 1 << 20
 
@@ -96,10 +97,10 @@ class ShardResult:
 
 
 class _Record(NamedTuple):
-    """A cell on its way into the file: serialised, or with the reason why not."""
+    """A cell on its way into the file: its record, framed, or the reason why there is none."""
 
     cell: Cell
-    record: bytes = b""
+    parts: tuple[bytes, ...] = ()
     image_offset: int = 0
     image_num_bytes: int = 0
     height: int = 0
@@ -109,8 +110,13 @@ class _Record(NamedTuple):
     reason: str | None = None
 
 
-def fill_shard(file_name: str, target: Target) -> ShardResult:
+def fill_shard(file_name: str, target: Target, num_threads: int | None = None) -> ShardResult:
     """Fills one shard: reads, decodes and resizes its cells, writes records, index and result.
+
+    Args:
+      file_name: which one.
+      target: see `Target`.
+      num_threads: how many decode; by default one a processor.
 
     Raises:
       OSError: if the plan or the source cannot be read or the target cannot be written; nothing appears under a
@@ -126,14 +132,14 @@ def fill_shard(file_name: str, target: Target) -> ShardResult:
     heights, widths, converted = Counter(), Counter(), Counter()
     digest = hashlib.sha256()
     with open_source(target.source) as source, open_whole(shards_dir / file_name) as file:
-        for made in _make_records(shard.cells, source, target):
+        for made in _make_records(shard.cells, source, target, num_threads or num_processors()):
             cell = made.cell
             if made.reason is not None:
                 result.rejected.append(Rejected(cell.filename, made.reason))
                 continue
-            image_offset = result.num_bytes + tfrecord.HEADER_BYTES + made.image_offset
+            image_offset = result.num_bytes + made.image_offset
             index.append((result.num_bytes, image_offset, made.image_num_bytes, cell.label))
-            for part in tfrecord.frame(made.record):
+            for part in made.parts:
                 file.write(part)
                 digest.update(part)
                 result.num_bytes += len(part)
@@ -164,9 +170,11 @@ def index_array(rows: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
     return np.array(rows, np.int64).reshape(-1, len(INDEX_COLUMNS))
 
 
-def _make_records(cells: Sequence[Cell], source: Source, target: Target) -> Iterator[_Record]:
-    """Makes records on all processors, yields them in order, and holds only a few at a time."""
-    num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _make_records(cells: Sequence[Cell], source: Source, target: Target, num_threads: int) -> Iterator[_Record]:
+    """Makes records in several threads, yields them in order, and holds only a few at a time."""
+    if num_threads == 1:
+        yield from (_make_record(cell, source, target) for cell in cells)
+        return
     cells_a_task = max(1, min(_CELLS_A_TASK, _PIXEL_BYTES_A_TASK // (3 * target.image_size_px**2)))
     pending: deque = deque()
 
@@ -193,7 +201,8 @@ def _make_record(cell: Cell, source: Source, target: Target) -> _Record:
     height, width, _ = decoded.pixels.shape
     pixels = image.resize(decoded.pixels, target.image_size_px)
     stored = pixels.tobytes() if target.image_encoding == "raw" else image.encode_png(pixels)
-    record = example.serialize(stored, cell.label, cell.filename, cell.patient_id)
-    content = hashlib.blake2b(encoded, digest_size=8).hexdigest()
-    offset = example.find_image(record, stored)
-    return _Record(cell, record, offset, len(stored), height, width, decoded.conversions, content)
+    head, stored, tail = example.encode(stored, cell.label, cell.filename, cell.patient_id)
+    header, footer = tfrecord.frame(head, stored, tail)
+    parts = (header + head, stored, tail + footer)
+    content = hashlib.sha256(encoded).hexdigest()[:_CONTENT_DIGITS]
+    return _Record(cell, parts, len(parts[0]), len(stored), height, width, decoded.conversions, content)

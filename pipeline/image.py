@@ -1,16 +1,18 @@
 """One image file's bytes into pixels: 8-bit RGB, resized as the original work does it.
 
-Decoding and resizing are OpenCV's own, so the pixels equal `cv2.resize(…, INTER_CUBIC)` bit for bit. The header is
-read first (Pillow, some 20 µs), so that a picture of absurd size is refused before memory is taken for it.
+The pixels equal OpenCV's `cv2.resize(cv2.imdecode(…), …, INTER_CUBIC)` bit for bit. A header is read before pixels are,
+so that a picture of absurd size is refused before memory is taken for it.
 """
 
 import io
 import struct
 import warnings
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import cv2
+import imagecodecs
 import numpy as np
 from PIL import ExifTags, Image
 
@@ -48,6 +50,7 @@ _SUFFIXES_OF_FORMAT = {
 
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_HEADER = struct.Struct(">16sII2s")
 _PNG_8_BIT_RGB = b"\x08\x02"
 
@@ -78,6 +81,12 @@ def decode(encoded: bytes, filename: str) -> DecodedImage:
     """
     if not encoded:
         raise UnreadableImage("empty file")
+    if _is_plain_png(encoded) and filename.lower().endswith(".png"):
+        # As nearly all cells are: lossless, so that every decoder gives OpenCV's pixels; this one is a third faster.
+        with suppress(imagecodecs.PngError):
+            pixels = imagecodecs.png_decode(encoded)
+            if pixels.shape[2:] == (3,):  # a transparent colour makes it four
+                return DecodedImage(pixels, ())
     conversions = _conversions(encoded, filename)
     try:
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -88,11 +97,15 @@ def decode(encoded: bytes, filename: str) -> DecodedImage:
     return DecodedImage(pixels, conversions)
 
 
+def _is_plain_png(encoded: bytes) -> bool:
+    """Whether a file is an 8-bit RGB PNG of bounded size that begins and ends as a whole one does."""
+    if not (encoded.startswith(_PNG_START) and encoded.endswith(_PNG_END)):
+        return False
+    _, width, height, kind = _PNG_HEADER.unpack_from(encoded)
+    return kind == _PNG_8_BIT_RGB and width * height <= MAX_PIXELS
+
+
 def _conversions(encoded: bytes, filename: str) -> tuple[str, ...]:
-    width, height, kind_of_png = _PNG_HEADER.unpack_from(encoded.ljust(_PNG_HEADER.size, b"\0"))[1:]
-    is_plain = encoded.startswith(_PNG_START) and kind_of_png == _PNG_8_BIT_RGB and filename.lower().endswith(".png")
-    if is_plain and width * height <= MAX_PIXELS:
-        return ()  # as nearly all cells are; Pillow takes as long for it as half the resizing
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             kind, mode, (width, height) = image.format, image.mode, image.size

@@ -17,12 +17,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from typing import NamedTuple
 
 from etils import epath
 
-from pipeline import duplicates, fill, layout, manifest, storage
+from pipeline import duplicates, fill, layout, manifest, storage, workers
 from pipeline.cells import Rejected
 from pipeline.errors import InputError
 from pipeline.fill import ShardResult, Target
@@ -104,23 +105,50 @@ class FillShard(beam.DoFn):
     Runners differ in what they bring back (Dask's has no metrics), so Beam's counters are for watching only.
     """
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, target: Target, num_threads: int | None) -> None:
+        self._target, self._num_threads = target, num_threads
         self._records = Metrics.counter("malaria", "records_written")
         self._bytes = Metrics.counter("malaria", "bytes_written")
         self._rejected = Metrics.counter("malaria", "cells_rejected")
         self._converted = Metrics.counter("malaria", "cells_converted")
 
+    def start_bundle(self) -> None:
+        """Begins with no shard at work."""
+        self._filling: dict[str, Future] = {}
+
     def process(self, file_name: str) -> None:
-        """Fills one shard; raises ShardError if reading or writing fails."""
-        try:
-            result = fill.fill_shard(file_name, self._target)
-        except OSError as error:
-            raise ShardError(f"{file_name} could not be filled: {error}") from error
+        """Fills one shard, or lets a local worker process begin with it; raises ShardError if that fails."""
+        if pool := workers.pool():
+            self._filling[file_name] = pool.submit(fill.fill_shard, file_name, self._target, self._num_threads)
+        else:
+            with _explained_as_shard_errors(file_name):
+                self._count(fill.fill_shard(file_name, self._target, self._num_threads))
+
+    def finish_bundle(self) -> None:
+        """Waits for the worker processes; raises ShardError if one failed."""
+        if self._filling:
+            from pipeline import metadata  # needed at the end: TFDS takes a second to import, while workers are busy
+
+            del metadata
+        for file_name, filling in self._filling.items():
+            with _explained_as_shard_errors(file_name):
+                self._count(filling.result())
+
+    def _count(self, result: ShardResult) -> None:
         self._records.inc(result.num_records)
         self._bytes.inc(result.num_bytes)
         self._rejected.inc(len(result.rejected))
         self._converted.inc(sum(result.converted.values()))
+
+
+@contextmanager
+def _explained_as_shard_errors(file_name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(f"{file_name} could not be filled: {error}") from error
+    except BrokenExecutor as error:
+        raise ShardError(f"{file_name} could not be filled: a worker process was killed, perhaps for memory") from error
 
 
 def prepare(
@@ -297,6 +325,7 @@ def _unfinished(incomplete: epath.Path, identity: manifest.Manifest) -> list[str
 
 
 def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
+    storage.remove_partials(job.shards_dir)  # of workers that were killed: they fill the disk
     for file_name in _done(job):
         result = _read_result(job, file_name)
         if result is None or not manifest.holds_shard(job.shards_dir, manifest.shard_entry(result)):
@@ -311,13 +340,15 @@ def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
 
 def _run_pipeline(file_names: Sequence[str], target: Target, pipeline_options: Sequence[str]) -> None:
     logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
+    # Local workers are processes; they need threads only where there are fewer shards than processors.
+    num_threads = max(1, workers.num_processors() // len(file_names)) if workers.pool() else None
     try:
         pipeline = beam.Pipeline(options=parse_options(pipeline_options))
         _ = (
             pipeline
             | "Planned shards" >> beam.Create(file_names)
             | "Spread over workers" >> beam.Reshuffle()
-            | "Fill shards" >> beam.ParDo(FillShard(target))
+            | "Fill shards" >> beam.ParDo(FillShard(target, num_threads))
         )
         pipeline.run().wait_until_finish()
     except Exception as error:
@@ -366,8 +397,9 @@ def _with_defaults(pipeline_options: Sequence[str]) -> list[str]:
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:
-    """A ShardError ends in one line of its own; its traceback would only hide that."""
-    return not (record.exc_info and isinstance(record.exc_info[1], ShardError))
+    """A ShardError or Ctrl-C ends in one line of its own; its traceback would only hide that."""
+    error = record.exc_info and record.exc_info[1]
+    return not (isinstance(error, ShardError | KeyboardInterrupt) or "KeyboardInterrupt" in str(error))
 
 
 def _done(job: Job) -> set[str]:

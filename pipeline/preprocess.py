@@ -8,14 +8,15 @@ NLM's 27,558 cells take well under a minute and 1.3 GB of disk a config.
 """
 
 import math
+import re
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 from absl import flags
 
-from pipeline import layout, listing, plan
+from pipeline import layout, listing, plan, workers
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex, parse_class_folders
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
@@ -83,6 +84,14 @@ def main(arguments: Sequence[str]) -> None:
         from pipeline import download
 
         source = str(download.fetch_archive(_DOWNLOAD_DIR.value))
+    is_local = not any(option.startswith("--runner=") for option in _PIPELINE_OPTIONS.value)
+    with workers.started() if is_local else nullcontext():
+        _preprocess(source, configs, class_folders, patient_regex)
+
+
+def _preprocess(
+    source: str, configs: Sequence[str], class_folders: tuple[str, ...], patient_regex: re.Pattern[str]
+) -> None:
     started = time.perf_counter()
     print(f"listing {source}", file=sys.stderr)
     with open_source(source) as opened:

@@ -92,6 +92,14 @@ def remove_folder(folder: epath.Path) -> None:
         folder.rmtree(missing_ok=True)
 
 
+def remove_partials(folder: epath.Path) -> None:
+    """Removes what killed processes were about to write."""
+    if not is_remote(folder):
+        for path in list(folder.iterdir()):
+            if not is_whole(path):
+                path.unlink(missing_ok=True)
+
+
 def remove_others(folder: epath.Path, expected: set[str]) -> None:
     """Removes every entry of a folder whose name is not expected."""
     for path in list(folder.iterdir()):

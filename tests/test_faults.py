@@ -267,9 +267,9 @@ def test_a_worker_of_a_job_that_was_given_up_writes_nothing(source, tmp_path, mo
     targets = []
     real = fill.fill_shard
 
-    def keeps_the_target(file_name, target):
+    def keeps_the_target(file_name, target, num_threads):
         targets.append((file_name, target))
-        return real(file_name, target)
+        return real(file_name, target, num_threads)
 
     monkeypatch.setattr(fill, "fill_shard", keeps_the_target)
     directory = prepare(source, tmp_path / "data").directory

@@ -27,6 +27,25 @@ def test_opencvs_own_limit_holds_whoever_imports_it_first():
     assert "CV_IO_MAX_IMAGE_PIXELS" in result.stderr
 
 
+def test_damaged_plain_pngs_are_judged_as_opencv_does():
+    encoded = png(0)
+    for position in [*range(0, len(encoded), 11), *range(len(encoded) - 12, len(encoded))]:
+        for damaged in (encoded[:position], encoded[:position] + b"\x55" + encoded[position + 1 :]):
+            theirs = cv2.imdecode(np.frombuffer(damaged, np.uint8), cv2.IMREAD_COLOR_RGB) if damaged else None
+            if theirs is None:
+                with pytest.raises(UnreadableImage):
+                    image.decode(damaged, "a.png")
+            else:
+                np.testing.assert_array_equal(image.decode(damaged, "a.png").pixels, theirs)
+
+
+def test_a_transparent_colour_is_opencvs_to_decide():
+    out = io.BytesIO()
+    Image.fromarray(PIXELS).save(out, "PNG", transparency=tuple(PIXELS[3, 4].tolist()))
+    theirs = cv2.imdecode(np.frombuffer(out.getvalue(), np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(image.decode(out.getvalue(), "a.png").pixels, theirs)
+
+
 def test_rgb_is_bit_equal():
     decoded = image.decode(saved("RGB"), "a.png")
     np.testing.assert_array_equal(decoded.pixels, PIXELS)

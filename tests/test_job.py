@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import listing_of, png, prepare, write_source, zip_folder
 
-from pipeline import fill, job, layout
+from pipeline import fill, job, layout, workers
 from pipeline.errors import InputError
 
 SHARDS = {"image_size_px": 16, "cells_per_shard": 5}
@@ -84,9 +84,11 @@ def test_folder_zip_and_any_number_of_workers_give_the_same_shards(source, tmp_p
     two = prepare(archive, tmp_path / "two", **SHARDS)
     options = ["--direct_num_workers=3", "--direct_running_mode=multi_threading"]
     three = prepare(source, tmp_path / "three", pipeline_options=options, **SHARDS)
-    monkeypatch.setattr(fill.os, "sched_getaffinity", lambda _: range(5))
+    monkeypatch.setattr(fill, "num_processors", lambda: 5)
     four = prepare(source, tmp_path / "four", **SHARDS)
-    assert digests(one.directory) == digests(three.directory) == digests(four.directory)
+    with workers.started():
+        five = prepare(source, tmp_path / "five", **SHARDS)
+    assert all(digests(other.directory) == digests(one.directory) for other in (three, four, five))
     by_zip = digests(two.directory)
     assert {name for name in by_zip if by_zip[name] != digests(one.directory)[name]} == {"manifest.json"}
 
@@ -231,11 +233,11 @@ def test_a_job_that_breaks_off_continues(source, tmp_path, monkeypatch):
     undisturbed = prepare(source, tmp_path / "undisturbed", **SHARDS)
     real, calls, mended = fill.fill_shard, [], []
 
-    def breaks_at_the_third(file_name, target):
+    def breaks_at_the_third(file_name, target, num_threads):
         calls.append(file_name)
         if len(calls) == 3 and not mended:
             raise OSError(28, "No space left on device")
-        return real(file_name, target)
+        return real(file_name, target, num_threads)
 
     monkeypatch.setattr(fill, "fill_shard", breaks_at_the_third)
     with pytest.raises(InputError, match=r"could not be filled: \[Errno 28\] No space left on device; mend that"):

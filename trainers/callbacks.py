@@ -11,6 +11,7 @@ import keras
 from pipeline.progress import progress_bar
 from trainers import run_dir
 from trainers.curves import Row
+from trainers.waiting import Waiting, verdict
 
 _COLUMNS = (
     "epoch",
@@ -21,6 +22,7 @@ _COLUMNS = (
     "learning_rate",
     "seconds",
     "images_per_second",
+    "waiting_share",
 )
 
 
@@ -29,19 +31,25 @@ class Progress(keras.callbacks.Callback):
 
     The rate is that of training alone: from the first step to the last, validation excluded.
 
+    After the first epoch it says whether training waits for its input.
+
     Args:
       num_cells: cells an epoch.
       batch_size: cells a step; the last one may have fewer.
       epochs: number of epochs.
+      waiting: how long batches were waited for.
+      mode: of the input.
     """
 
-    def __init__(self, num_cells: int, batch_size: int, epochs: int) -> None:
+    def __init__(self, num_cells: int, batch_size: int, epochs: int, waiting: Waiting, mode: str) -> None:
         super().__init__()
+        self._waiting, self._mode, self._has_judged = waiting, mode, False
         self._num_cells, self._batch_size, self._epochs = num_cells, batch_size, epochs
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._seen = 0
         self._bar = progress_bar(self._num_cells, f"epoch {epoch + 1}/{self._epochs}", "images")
+        self._waiting.reset()
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -50,11 +58,16 @@ class Progress(keras.callbacks.Callback):
         self._bar.set_postfix({"loss": f"{logs['loss']:.4f}"}, refresh=False)
         self._bar.update(num_cells)
         self._seconds = time.perf_counter() - self._started
+        self._waited = self._waiting.seconds
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs["seconds"] = round(self._seconds, 3)
         logs["images_per_second"] = round(self._seen / self._seconds, 1)
+        logs["waiting_share"] = round(min(self._waited / self._seconds, 1.0), 5)
         self._bar.close()
+        if not self._has_judged:
+            self._has_judged = True
+            print(verdict(logs["waiting_share"], self._mode), flush=True)
 
 
 class StopOnNaN(keras.callbacks.Callback):

@@ -1,141 +1,136 @@
 """Shards in, batches out: uint8 images on their way to the device, in an order that (seed, step) decides.
 
-    resident    the split is read once into memory; batches are gathered by a stateless permutation, so the position
-                in the data is a number and any step can be the first at no cost
-    streaming   records are read as they are needed and shuffled in a buffer: for data beyond memory
+    resident    the split is read once into memory; batches are gathered by a stateless permutation
+    mapped      the same batches, gathered through memory maps of the TFRecord files: for data beyond memory on a
+                local disk
+    streaming   records are read as they are needed and shuffled in a buffer: for object stores and for shards without
+                an index
 
-Every epoch has each cell exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
+Resident and mapped are the same batch for batch, and any step can be the first at no cost. Every epoch has each cell
+exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
 """
 
+import functools
+import re
+import tempfile
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
-import psutil
 import tensorflow as tf
 
 from pipeline.errors import InputError
-from pipeline.example import FILENAME, IMAGE, LABEL, PATIENT_ID
+from trainers import memory, resident, streaming
+from trainers.corruption import DamagedRecords
+from trainers.mapped import MappedCells, is_mappable
+from trainers.order import Order
 from trainers.splits import Split
 
 _RESIDENT_SHARE_OF_MEMORY = 0.5
-_SHUFFLE_BUFFER_EXAMPLES = 4096
-_READ_BATCH = 64
-_SPEC = {
-    IMAGE: tf.io.FixedLenFeature([], tf.string),
-    LABEL: tf.io.FixedLenFeature([], tf.int64),
-    FILENAME: tf.io.FixedLenFeature([], tf.string),
-    PATIENT_ID: tf.io.FixedLenFeature([], tf.string),
-}
-
-
-class Cells(NamedTuple):
-    """A split in memory, in the order of its records.
-
-    Attributes:
-      images: uint8 RGB [cells, size, size, 3] in 0…255.
-      labels: int64 [cells].
-      filenames, patient_ids: bytes [cells].
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    filenames: np.ndarray
-    patient_ids: np.ndarray
+_PARALLEL_BATCHES = 2  # enough to hide a gather of some hundred µs
+_PREFETCHED_BATCHES = 4
 
 
 def choose_mode(mode: str, splits: Sequence[Split]) -> str:
-    """Turns `auto` into resident where the splits fit into half of the free memory, else streaming; says so."""
+    """Turns `auto` into a mode that fits, and says so with the sizes.
+
+    Resident where the splits fit into half of the free memory, else mapped where all shards are local and have an
+    index, else streaming.
+
+    Raises:
+      InputError: if `mapped` is asked for and cannot be.
+    """
     needed = sum(split.num_bytes for split in splits)
-    available = psutil.virtual_memory().available
+    free = memory.free_bytes()
+    can_map = all(is_mappable(split) for split in splits)
+    if mode == "mapped" and not can_map:
+        raise InputError(
+            f"--input=mapped needs shards on a local disk, each with its index; {splits[0].files[0]} is not such a "
+            "shard: copy the data set, or give --input=resident or --input=streaming"
+        )
     if mode == "auto":
-        mode = "resident" if needed <= _RESIDENT_SHARE_OF_MEMORY * available else "streaming"
-    print(f"input: {mode} ({needed / 1e9:.2f} GB of images, {available / 1e9:.2f} GB of memory free)")
+        fits = needed <= _RESIDENT_SHARE_OF_MEMORY * free
+        mode = "resident" if fits else "mapped" if can_map else "streaming"
+    print(f"input: {mode} ({needed / 1e9:.2f} GB of images, {free / 1e9:.2f} GB of memory free)")
     return mode
 
 
-def load(split: Split) -> Cells:
-    """Reads a split into memory.
-
-    Raises:
-      InputError: if a shard is missing, damaged, or has another number of records than the data set says.
-    """
-    size = split.image_size_px
-    images = np.empty((split.num_cells, size, size, 3), np.uint8)
-    labels = np.empty(split.num_cells, np.int64)
-    names = [np.empty(split.num_cells, object) for _ in range(2)]
-    start = 0
-    for file, skip, take in zip(split.files, split.skips, split.takes, strict=True):
-        stop = start
-        dataset = _parse(tf.data.TFRecordDataset(file).skip(skip).take(take).batch(_READ_BATCH), split)
-        try:
-            for image, label, *keys in dataset.as_numpy_iterator():
-                begin, stop = stop, stop + len(label)
-                images[begin:stop], labels[begin:stop] = image, label
-                for column, key in zip(names, keys, strict=True):
-                    column[begin:stop] = key
-        except tf.errors.OpError as error:
-            raise InputError(
-                f"{file} is damaged ({error.message.splitlines()[0]}); make the data set again with --overwrite"
-            ) from error
-        if stop - start != take:
-            raise InputError(
-                f"{file} has {skip + stop - start} records, expected {skip + take}; make the data set again"
-            )
-        start = stop
-    return Cells(images, labels, *names)
-
-
 def training_batches(
-    split: Split, batch_size: int, seed: int, epochs: int, mode: str, start_step: int = 0
+    split: Split,
+    order: Order,
+    epochs: int,
+    mode: str,
+    start_step: int = 0,
+    damaged: DamagedRecords | None = None,
+    with_keys: bool = False,
 ) -> tf.data.Dataset:
-    """Shuffled batches of all epochs in a row, the same for the same (seed, mode).
+    """Shuffled batches of all epochs in a row, the same for the same (order, mode).
 
     Args:
       split: what to train on.
-      batch_size: cells a batch; the last batch of an epoch may be smaller.
-      seed: decides on the order.
+      order: seed, batch size, and which slice of each batch this host takes.
       epochs: number of epochs.
-      mode: "resident" or "streaming".
-      start_step: batches to leave out at the start; free when resident, read and thrown away when streaming.
+      mode: "resident", "mapped" or "streaming".
+      start_step: batches to leave out at the start; free when resident or mapped, read and thrown away when streaming.
+      damaged: how many damaged records to skip; by default the first one stops the run. A batch is smaller by those.
+      with_keys: also file names and patients; not when resident.
 
     Returns:
-      a data set of (uint8 [batch, size, size, 3], int64 [batch]).
+      a data set of (uint8 [n, size, size, 3], int64 [n]), with keys also (filename string [n], patient_id string [n]).
+
+    Raises:
+      InputError: if a shard is missing or is not what the data set says; while reading, see `explain`.
     """
-    steps_per_epoch = -(-split.num_cells // batch_size)
+    damaged = damaged or DamagedRecords()
     if mode == "streaming":
-        return _stream_shuffled(split, batch_size, seed, epochs).skip(start_step)
-    cells = load(split)
+        if damaged.at_most:
+            split = streaming.without_damage(split, damaged, Path(_folder_of_copies().name))
+        batches = streaming.shuffled(split, order, epochs).skip(start_step)
+        batches = batches if with_keys else batches.map(lambda image, label, *_: (image, label))
+        return _with_options(batches.prefetch(_PREFETCHED_BATCHES))
+    gather = _resident_gather(split, damaged) if mode == "resident" else _mapped_gather(split, damaged, with_keys)
+    steps = tf.data.Dataset.range(start_step, epochs * order.steps_per_epoch)
+    batches = steps.map(lambda step: gather(order.rows(step)), num_parallel_calls=_PARALLEL_BATCHES, deterministic=True)
+    return _with_options(batches.prefetch(_PREFETCHED_BATCHES))
+
+
+@functools.cache
+def _folder_of_copies() -> tempfile.TemporaryDirectory:
+    """Goes with the process."""
+    return tempfile.TemporaryDirectory(prefix="tfds_malaria-")
+
+
+def _resident_gather(split: Split, damaged: DamagedRecords) -> "tf.types.experimental.Callable":
+    cells = resident.load(split, damaged)
     with tf.device("cpu"):  # the whole split would not fit beside the model on every device
         images, labels = tf.constant(cells.images), tf.constant(cells.labels)
-    num_cells = tf.constant(split.num_cells, tf.int64)
+        is_whole = tf.constant(~cells.is_damaged)
+    some_are_damaged = bool(cells.is_damaged.any())
 
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        epoch, step_in_epoch = step // steps_per_epoch, step % steps_per_epoch
-        first = step_in_epoch * batch_size
-        positions = tf.range(first, tf.minimum(first + batch_size, num_cells))
-        rows = permute(positions, seed, epoch, num_cells)
+    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if some_are_damaged:
+            rows = tf.boolean_mask(rows, tf.gather(is_whole, rows))
         return tf.gather(images, rows), tf.gather(labels, rows)
 
-    dataset = tf.data.Dataset.range(start_step, epochs * steps_per_epoch)
-    # Two calls are enough to hide a gather of some hundred µs; autotuning would only cost its thread.
-    return dataset.map(batch, num_parallel_calls=2, deterministic=True).prefetch(4)
+    return gather
 
 
-def permute(positions: tf.Tensor, seed: int, epoch: tf.Tensor, num_cells: tf.Tensor) -> tf.Tensor:
-    """Where the cells at the given positions of an epoch lie in the split.
+def _mapped_gather(split: Split, damaged: DamagedRecords, with_keys: bool) -> "tf.types.experimental.Callable":
+    cells = MappedCells(split, damaged)
+    shape = [None, split.image_size_px, split.image_size_px, 3]
 
-    Args:
-      positions: int64 [n] in 0…num_cells-1.
-      seed: decides on the order of every epoch.
-      epoch: int64 scalar.
-      num_cells: int64 scalar.
+    def copy(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        rows = cells.check(rows)
+        return (*cells.gather(rows), *(cells.keys(rows) if with_keys else ()))
 
-    Returns:
-      int64 [n]; over all positions of an epoch a permutation.
-    """
-    key = tf.stack([tf.constant(seed, tf.int64), epoch])
-    return tf.random.experimental.index_shuffle(positions, key, num_cells - 1)
+    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        types = (tf.uint8, tf.int64, *((tf.string, tf.string) if with_keys else ()))
+        images, *rest = tf.numpy_function(copy, [rows], types)
+        for column in rest:
+            column.set_shape([None])
+        return tf.ensure_shape(images, shape), *rest
+
+    return gather
 
 
 def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
@@ -144,55 +139,29 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
     Returns:
       a data set of (uint8 [batch, size, size, 3], int64 [batch], filename string [batch], patient_id string [batch]).
     """
-    batches = _parse(_records(split).batch(batch_size), split).prefetch(2)
-    return batches.apply(tf.data.experimental.assert_cardinality(-(-split.num_cells // batch_size)))
+    batches = streaming.in_order(split, batch_size).prefetch(2)
+    num_batches = -(-split.num_cells // batch_size)
+    return _with_options(batches.apply(tf.data.experimental.assert_cardinality(num_batches)))
 
 
-def _records(split: Split) -> tf.data.Dataset:
-    parts = tf.data.Dataset.from_tensor_slices(
-        (list(split.files), np.array(split.skips, np.int64), np.array(split.takes, np.int64))
-    )
-    return parts.flat_map(lambda file, skip, take: tf.data.TFRecordDataset(file).skip(skip).take(take))
+def _with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    # Parallelism and buffers are fixed above: autotuning would find no more, its thread costs, and closing an iterator
+    # can wait for that thread.
+    options.autotune.enabled = False
+    options.deterministic = True  # the order is part of what a run is
+    # Nothing is kept twice: resident holds the cells itself, the others rely on the page cache.
+    options.experimental_optimization.apply_default_optimizations = False
+    return batches.with_options(options)
 
 
-def _stream_shuffled(split: Split, batch_size: int, seed: int, epochs: int) -> tf.data.Dataset:
-    files = list(zip(split.files, split.skips, split.takes, strict=True))
-
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        parts = tf.data.Dataset.from_tensor_slices(tuple(list(column) for column in zip(*files, strict=True)))
-        epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(files)), epoch_seed)
-        parts = tf.data.Dataset.from_tensor_slices(order).map(
-            lambda i: tuple(tf.gather(list(column), i) for column in zip(*files, strict=True))
-        )
-        records = parts.interleave(
-            lambda file, skip, take: (
-                tf.data.TFRecordDataset(file).skip(tf.cast(skip, tf.int64)).take(tf.cast(take, tf.int64))
-            ),
-            cycle_length=4,
-            num_parallel_calls=2,
-            deterministic=True,
-        )
-        # Encoded records are shuffled, not images: one copy less a cell. The buffer's seed cannot depend on the epoch,
-        # but the order of the shards does.
-        return records.shuffle(_SHUFFLE_BUFFER_EXAMPLES, seed=seed).batch(batch_size)
-
-    batches = tf.data.Dataset.range(epochs).flat_map(one_epoch)
-    return _parse(batches, split).map(lambda image, label, *_: (image, label)).prefetch(4)
-
-
-def _parse(batches: tf.data.Dataset, split: Split) -> tf.data.Dataset:
-    size = split.image_size_px
-
-    def parse(records: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        features = tf.io.parse_example(records, _SPEC)
-        if split.is_png:
-            images = tf.map_fn(
-                lambda png: tf.io.decode_png(png, channels=3), features[IMAGE], fn_output_signature=tf.uint8
-            )
-        else:
-            images = tf.io.decode_raw(features[IMAGE], tf.uint8)
-        images = tf.reshape(images, [-1, size, size, 3])
-        return images, features[LABEL], features[FILENAME], features[PATIENT_ID]
-
-    return batches.map(parse, num_parallel_calls=2, deterministic=True)
+def explain(error: tf.errors.OpError, splits: Sequence[Split]) -> InputError | None:
+    """What reading a damaged shard means in one line, found by reading the shards again; None if all are whole."""
+    if found := re.search(r"InputError: (.*)", error.message):
+        return InputError(found[1])
+    for split in splits:
+        try:
+            streaming.find_damage(split, DamagedRecords())
+        except InputError as damage:
+            return damage
+    return None

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from pipeline.errors import InputError
 from trainers import allocator, curves, input_pipeline, precision, run_dir
 from trainers.callbacks import Keeper, Progress, ResumedPlateau, StopOnNaN, find_checkpoint
+from trainers.corruption import DamagedRecords
 from trainers.data import Task
+from trainers.order import Order
 from trainers.training_flags import Options
+from trainers.waiting import Waiting, measured
 
 _PLATEAU = {"monitor": "val_loss", "factor": 0.5, "patience": 2, "min_lr": 1e-6}
 
@@ -43,7 +47,15 @@ def train(build_model: Callable[[int], keras.Model], task: Task, options: Option
     )
     history = _resume(model, directory)
     started = time.perf_counter()
-    _fit(model, task, options, history)
+    damaged = DamagedRecords(options.max_corrupt_records)
+    _choose_input(task, options, run)
+    try:
+        _fit(model, task, options, run["input"]["mode"], history, damaged)
+    except tf.errors.OpError as error:
+        if explained := input_pipeline.explain(error, (task.train, task.validation)):
+            raise explained from error
+        raise
+    run["input"]["skipped_records"] = [[Path(file).name, record] for file, record in damaged.found]
     run["timings"]["seconds"] = round(run["timings"]["seconds"] + time.perf_counter() - started, 3)
     _finish(model.name, options, run)
 
@@ -62,12 +74,30 @@ def _resume(model: keras.Model, directory: Path) -> list[curves.Row]:
     return history
 
 
-def _fit(model: keras.Model, task: Task, options: Options, history: list[curves.Row]) -> None:
+def _choose_input(task: Task, options: Options, run: run_dir.Run) -> None:
+    """Decides on the input once a run: continuing keeps the order, even where `auto` would now choose otherwise."""
+    mode = run.get("input", {}).get("mode") or input_pipeline.choose_mode(options.input, [task.train])
+    run["input"] = {"mode": mode, "batch_size": options.batch_size, "shard_count": 1}
+    run_dir.write(options.run_dir, run)
+
+
+def _fit(
+    model: keras.Model,
+    task: Task,
+    options: Options,
+    mode: str,
+    history: list[curves.Row],
+    damaged: DamagedRecords,
+) -> None:
     directory = Path(options.run_dir)
-    mode = input_pipeline.choose_mode(options.input, [task.train])
-    steps = -(-task.train.num_cells // options.batch_size)
-    batches = input_pipeline.training_batches(
-        task.train, options.batch_size, options.seed, options.epochs, mode, start_step=len(history) * steps
+    order = Order(task.train.num_cells, options.batch_size, options.seed)
+    steps = order.steps_per_epoch
+    waiting = Waiting()
+    batches = measured(
+        input_pipeline.training_batches(
+            task.train, order, options.epochs, mode, start_step=len(history) * steps, damaged=damaged
+        ),
+        waiting,
     )
     validation = input_pipeline.evaluation_batches(task.validation, options.batch_size)
     not_a_number = StopOnNaN()
@@ -78,7 +108,7 @@ def _fit(model: keras.Model, task: Task, options: Options, history: list[curves.
         initial_epoch=len(history),
         validation_data=validation.map(lambda image, label, *_: (image, label)),
         callbacks=[
-            Progress(task.train.num_cells, options.batch_size, options.epochs),
+            Progress(task.train.num_cells, options.batch_size, options.epochs, waiting, mode),
             not_a_number,
             ResumedPlateau(history, options.learning_rate, **_PLATEAU),
             keras.callbacks.TensorBoard(directory / run_dir.TENSORBOARD, histogram_freq=1),
@@ -102,6 +132,7 @@ def _finish(model_name: str, options: Options, run: run_dir.Run) -> None:
     run["status"] = "finished"
     run["best_epoch"] = int(best["epoch"]) + 1
     run["timings"]["seconds_per_epoch"] = round(sum(row["seconds"] for row in history) / len(history), 3)
+    run["input"]["waiting_share"] = round(sum(row["waiting_share"] for row in history) / len(history), 5)
     run["timings"]["images_per_second"] = round(sum(row["images_per_second"] for row in history) / len(history), 1)
     run_dir.write(options.run_dir, run)
     shutil.rmtree(directory / run_dir.CHECKPOINT, ignore_errors=True)

@@ -8,7 +8,7 @@ from pipeline.errors import InputError
 from pipeline.split import CONFIGS
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-INPUT_MODES = ("auto", "resident", "streaming")
+INPUT_MODES = ("auto", "resident", "mapped", "streaming")
 _DEFAULT_CONFIG = next(iter(CONFIGS))
 
 
@@ -27,6 +27,7 @@ class Options(NamedTuple):
     seed: int
     precision: str
     input: str
+    max_corrupt_records: int
 
 
 def define(*, epochs: int, batch_size: int, learning_rate: float) -> None:
@@ -50,8 +51,13 @@ def define(*, epochs: int, batch_size: int, learning_rate: float) -> None:
         "Of the layers but the last; auto is bfloat16 or float16 on a GPU, else float32.",
     )
     flags.DEFINE_enum(
-        "input", "auto", INPUT_MODES, "resident: all cells in memory; streaming: read while training; auto: what fits."
+        "input",
+        "auto",
+        INPUT_MODES,
+        "resident: all cells in memory; mapped: memory maps of local shards; streaming: read while training; auto: "
+        "the first of these that is possible.",
     )
+    flags.DEFINE_integer("max_corrupt_records", 0, "Damaged records to skip before the run stops.", lower_bound=0)
 
 
 def read() -> Options:

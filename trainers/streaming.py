@@ -1,0 +1,154 @@
+"""Records read while training, for object stores and for shards without an index; bounded memory.
+
+Shards are read several at a time in an order that (seed, epoch) decides, and their encoded records are shuffled in a
+buffer. The order is the same for the same (seed, step), but it is not that of random access: the buffer is smaller than
+the split.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from etils import epath
+
+from pipeline import tfrecord
+from pipeline.errors import InputError
+from pipeline.example import FILENAME, IMAGE, LABEL, PATIENT_ID
+from trainers.corruption import DamagedRecords
+from trainers.order import Order
+from trainers.splits import Split
+
+_SHUFFLED_RECORDS = 4096
+_SHARDS_AT_A_TIME = 4
+_SPEC = {
+    IMAGE: tf.io.FixedLenFeature([], tf.string),
+    LABEL: tf.io.FixedLenFeature([], tf.int64),
+    FILENAME: tf.io.FixedLenFeature([], tf.string),
+    PATIENT_ID: tf.io.FixedLenFeature([], tf.string),
+}
+
+
+def in_order(split: Split, batch_size: int) -> tf.data.Dataset:
+    """Every cell once, in the order of the records.
+
+    Returns:
+      a data set of (uint8 [batch, size, size, 3], int64 [batch], filename string [batch], patient_id string [batch]).
+    """
+    parts = tf.data.Dataset.from_tensor_slices(_parts(split))
+    records = parts.flat_map(_read)
+    return records.batch(batch_size).map(_parser(split), num_parallel_calls=2, deterministic=True)
+
+
+def shuffled(split: Split, order: Order, epochs: int) -> tf.data.Dataset:
+    """All epochs in a row, each cell once an epoch.
+
+    Every host of several reads all shards and takes its slice of each batch.
+
+    Returns:
+      a data set of (uint8 [n, size, size, 3], int64 [n], filename string [n], patient_id string [n]).
+    """
+    files, skips, takes = _parts(split)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = tf.stack([tf.constant(order.seed, tf.int64), epoch])
+        shards = tf.random.experimental.stateless_shuffle(tf.range(len(files)), key)
+        records = tf.data.Dataset.from_tensor_slices(shards).interleave(
+            lambda i: _read(tf.gather(files, i), tf.gather(skips, i), tf.gather(takes, i)),
+            cycle_length=_SHARDS_AT_A_TIME,
+            num_parallel_calls=2,
+            deterministic=True,
+        )
+        # Encoded records are shuffled, not images: one copy less a cell.
+        buffer_seed = tf.random.stateless_uniform([], key, 0, 2**62, tf.int64)
+        return records.shuffle(_SHUFFLED_RECORDS, seed=buffer_seed).batch(order.batch_size).map(_slice)
+
+    def _slice(records: tf.Tensor) -> tf.Tensor:
+        size = tf.size(records, tf.int64)
+        start = size * order.shard_index // order.shard_count
+        return records[start : size * (order.shard_index + 1) // order.shard_count]
+
+    batches = tf.data.Dataset.range(epochs).flat_map(one_epoch)
+    return batches.map(_parser(split), num_parallel_calls=2, deterministic=True)
+
+
+def _read(file: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+    """Some records of a shard; an error if it has fewer, which TensorFlow's reader alone would not notice."""
+    records = tf.data.TFRecordDataset(file).skip(skip).take(take)
+    return records.apply(tf.data.experimental.assert_cardinality(take))
+
+
+def _parts(split: Split) -> tuple[list[str], np.ndarray, np.ndarray]:
+    return list(split.files), np.array(split.skips, np.int64), np.array(split.takes, np.int64)
+
+
+def _parser(split: Split) -> "tf.types.experimental.Callable":
+    size = split.image_size_px
+
+    def parse(records: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        records = tf.boolean_mask(records, tf.strings.length(records) > 0)  # see without_damage
+        features = tf.io.parse_example(records, _SPEC)
+        if split.is_png:
+            images = tf.map_fn(
+                lambda png: tf.io.decode_png(png, channels=3), features[IMAGE], fn_output_signature=tf.uint8
+            )
+        else:
+            images = tf.io.decode_raw(features[IMAGE], tf.uint8)
+        images = tf.reshape(images, [-1, size, size, 3])
+        return images, features[LABEL], features[FILENAME], features[PATIENT_ID]
+
+    return parse
+
+
+def find_damage(split: Split, damaged: DamagedRecords) -> list[list[int]]:
+    """Reads a split's shards and tells `damaged` what does not fit its checksum.
+
+    Returns:
+      the damaged records of each shard.
+
+    Raises:
+      InputError: if a shard cannot be read, is cut off, or has too few records.
+    """
+    found = []
+    for file, skip, take in zip(split.files, split.skips, split.takes, strict=True):
+        numbers: list[int] = []
+        num_records = 0
+        try:
+            with epath.Path(file).open("rb") as opened:
+                for num_records, record in enumerate(tfrecord.scan_records(opened), 1):
+                    if record is None and skip < num_records <= skip + take:
+                        damaged.add(file, num_records - 1)
+                        numbers.append(num_records - 1)
+        except (OSError, tfrecord.DamagedRecord) as error:
+            raise InputError(
+                f"{file}: after record {num_records - 1}: {error}; check the data set with python -m pipeline.verify, "
+                "or make it again"
+            ) from error
+        if num_records < skip + take:
+            raise InputError(f"{file} has {num_records} records, expected {skip + take}; make the data set again")
+        found.append(numbers)
+    return found
+
+
+def without_damage(split: Split, damaged: DamagedRecords, folder: Path) -> Split:
+    """A split whose damaged records are empty ones: shards that have some are copied.
+
+    TensorFlow's reader leaves a shard at its first damaged record, so it must not meet one; and the others must keep
+    their places.
+
+    Args:
+      split: what to read.
+      damaged: told of them.
+      folder: for the copies.
+    """
+    files = list(split.files)
+    for i, numbers in enumerate(find_damage(split, damaged)):
+        if not numbers:
+            continue
+        copy = folder / f"{i:05d}-{Path(split.files[i]).name}"
+        with epath.Path(split.files[i]).open("rb") as opened, copy.open("wb") as out:
+            for record in tfrecord.scan_records(opened):
+                kept = record or b""
+                header, footer = tfrecord.frame(kept)
+                out.writelines((header, kept, footer))
+        files[i] = str(copy)
+    return split._replace(files=tuple(files))
