@@ -1,7 +1,6 @@
-"""The Beam job: a planned data set in, a whole data set out; one Beam element fills one shard.
+"""The job: a listing and settings in, a whole data set out; planned first, then filled by Beam.
 
-An element is a shard's name: no pixel and no cell crosses a shuffle, a killed job continues with the shards that are
-missing, and the bytes depend neither on the runner nor on the number of workers.
+A job that was killed, at any moment, continues with the shards that are missing.
 
 Locally the data set is filled in `<version>.incomplete` and renamed when it is whole. On an object store it is filled
 in place, and the manifest, written last, makes it whole. In both, `<version>.incomplete/<job>` holds the plan and the
@@ -9,40 +8,22 @@ shards' results while the job runs; its name is a hash of what is made.
 """
 
 import dataclasses
-import hashlib
-import io
 import json
-import logging
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future
-from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from etils import epath
 
-from pipeline import duplicates, fill, layout, manifest, storage, workers
+from pipeline import duplicates, layout, manifest, results, runner, storage
 from pipeline.cells import Rejected
+from pipeline.claim import claim, find_existing, job_name, tidy
 from pipeline.errors import InputError
 from pipeline.fill import ShardResult, Target
 from pipeline.listing import Listing
 from pipeline.plan import Settings, Shard, plan_shards
-from pipeline.progress import progress_bar
-
-_disabled = logging.root.manager.disable
-logging.disable(logging.WARNING)  # importing Beam without Google Cloud's packages warns about those
-import apache_beam as beam  # noqa: E402
-from apache_beam.metrics import Metrics  # noqa: E402
-from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402
-
-logging.disable(_disabled)
-
-_IDENTITY = "job.json"
-_DASK = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"  # the only name by which Beam knows it
-_SECONDS_BETWEEN_LOOKS = 0.2
-_SECONDS_BETWEEN_REMOTE_LOOKS = 5.0
 
 
 class Outcome(NamedTuple):
@@ -92,65 +73,6 @@ class Job:
         return epath.Path(self.target.shards_dir)
 
 
-class ShardError(Exception):
-    """A shard could not be filled; the message is one line."""
-
-
-_SHARD_ERROR = f"{ShardError.__name__}: "
-
-
-class FillShard(beam.DoFn):
-    """Fills the shard that its element names; yields nothing, since the result lies in the job's folder.
-
-    Runners differ in what they bring back (Dask's has no metrics), so Beam's counters are for watching only.
-    """
-
-    def __init__(self, target: Target, num_threads: int | None) -> None:
-        self._target, self._num_threads = target, num_threads
-        self._records = Metrics.counter("malaria", "records_written")
-        self._bytes = Metrics.counter("malaria", "bytes_written")
-        self._rejected = Metrics.counter("malaria", "cells_rejected")
-        self._converted = Metrics.counter("malaria", "cells_converted")
-
-    def start_bundle(self) -> None:
-        """Begins with no shard at work."""
-        self._filling: dict[str, Future] = {}
-
-    def process(self, file_name: str) -> None:
-        """Fills one shard, or lets a local worker process begin with it; raises ShardError if that fails."""
-        if pool := workers.pool():
-            self._filling[file_name] = pool.submit(fill.fill_shard, file_name, self._target, self._num_threads)
-        else:
-            with _explained_as_shard_errors(file_name):
-                self._count(fill.fill_shard(file_name, self._target, self._num_threads))
-
-    def finish_bundle(self) -> None:
-        """Waits for the worker processes; raises ShardError if one failed."""
-        if self._filling:
-            from pipeline import metadata  # needed at the end: TFDS takes a second to import, while workers are busy
-
-            del metadata
-        for file_name, filling in self._filling.items():
-            with _explained_as_shard_errors(file_name):
-                self._count(filling.result())
-
-    def _count(self, result: ShardResult) -> None:
-        self._records.inc(result.num_records)
-        self._bytes.inc(result.num_bytes)
-        self._rejected.inc(len(result.rejected))
-        self._converted.inc(sum(result.converted.values()))
-
-
-@contextmanager
-def _explained_as_shard_errors(file_name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ShardError(f"{file_name} could not be filled: {error}") from error
-    except BrokenExecutor as error:
-        raise ShardError(f"{file_name} could not be filled: a worker process was killed, perhaps for memory") from error
-
-
 def prepare(
     listing: Listing,
     settings: Settings,
@@ -192,18 +114,20 @@ def plan(
     directory = layout.dataset_dir(data_dir, settings.config)
     source_name = _printable_name(source)
     identity = manifest.identity(listing, settings, source_name)
-    if existing := _find_existing(directory, identity, overwrite):
-        _tidy(directory)
-        yield existing
+    if existing := find_existing(directory, identity, overwrite):
+        tidy(directory)
+        yield Outcome(directory, existing, 0, 0.0)
         return
     with ExitStack() as held:
         with _explained_os_errors(data_dir):
             held.enter_context(storage.lock(directory))
             # Another job may have made it while this one waited for the lock.
-            planned = _find_existing(directory, identity, overwrite)
-            if planned is None:
-                job_dir = layout.incomplete_dir(directory) / _digest(identity)
-                _claim(directory, job_dir, identity, overwrite)
+            existing = find_existing(directory, identity, overwrite)
+            if existing:
+                planned = Outcome(directory, existing, 0, 0.0)
+            else:
+                job_dir = layout.incomplete_dir(directory) / job_name(identity)
+                claim(directory, job_dir, identity, overwrite)
                 target = Target(
                     source=os.fspath(storage.open_place(source, "--source")),
                     root=listing.root,
@@ -237,9 +161,9 @@ def run(job: Job | Outcome, *, max_rejected_fraction: float = 0.001, pipeline_op
     with _explained_os_errors(str(job.directory)):
         if not _is_sealed(job):
             num_filled = _fill_missing(job, pipeline_options)
-            results = _read_results(job)
-            _check_results(results, job, max_rejected_fraction)
-            _complete(job, results)
+            filled = results.read_results(job.job_dir, job.num_cells)
+            _check_results(filled, job, max_rejected_fraction)
+            _complete(job, filled)
         seconds = time.perf_counter() - started
         _publish(job)
     return Outcome(job.directory, manifest.read(job.directory), num_filled, seconds)
@@ -265,12 +189,6 @@ def _printable_name(source: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _digest(identity: manifest.Manifest) -> str:
-    """A name for the job that makes these bytes: a folder and a zip of it have the same."""
-    deciding = [identity["source"]["fingerprint"], *(identity[key] for key in ("format", "version", "settings"))]
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _is_sealed(job: Job) -> bool:
     """Whether a job that was killed at its end has left everything but the last rename."""
     path = job.shards_dir / layout.MANIFEST
@@ -280,181 +198,22 @@ def _is_sealed(job: Job) -> bool:
     return all(manifest.holds_shard(job.shards_dir, shard) for split in splits.values() for shard in split["shards"])
 
 
-def _find_existing(directory: epath.Path, identity: manifest.Manifest, overwrite: bool) -> Outcome | None:
-    """The data set that is there, if it is the wanted one and is not to be replaced."""
-    if overwrite or not layout.has_dataset(directory):
-        return None
-    existing = manifest.read(directory)
-    if found := manifest.differences(existing, identity):
-        raise InputError(
-            f"{directory} already holds another data set: {'; '.join(found)}; give --overwrite to replace it, or "
-            "another --data_dir"
-        )
-    return Outcome(directory, existing, 0, 0.0)
-
-
-def _claim(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manifest, overwrite: bool) -> None:
-    """Makes the incomplete folder this job's own, or finds that it is."""
-    incomplete = layout.incomplete_dir(directory)
-    if incomplete.exists():
-        found = _unfinished(incomplete, identity)
-        if found and not overwrite:
-            raise InputError(
-                f"{incomplete} holds another, unfinished data set: {'; '.join(found)}; give --overwrite to replace it"
-            )
-        if found != []:
-            storage.remove_folder(incomplete)
-    if storage.is_remote(directory):
-        (directory / layout.MANIFEST).unlink(missing_ok=True)  # from here on it is not whole
-    storage.make_folder(layout.shards_dir(directory))
-    storage.make_folder(job_dir)
-    storage.write_whole(job_dir / _IDENTITY, json.dumps(identity).encode())
-
-
-def _unfinished(incomplete: epath.Path, identity: manifest.Manifest) -> list[str] | None:
-    """How what an incomplete folder holds differs from what is wanted; None if it was left before it held anything."""
-    entries = sorted(incomplete.iterdir())
-    for path in [incomplete / layout.MANIFEST, *(path / _IDENTITY for path in entries)]:
-        if path.exists():
-            try:
-                return manifest.differences(json.loads(path.read_text()), identity)
-            except (ValueError, KeyError, TypeError):
-                return [f"{path} is damaged"]
-    holds_files = any(not path.is_dir() or any(storage.is_whole(file) for file in path.iterdir()) for path in entries)
-    return ["nothing in it tells what it is"] if holds_files else None
-
-
 def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
     storage.remove_partials(job.shards_dir)  # of workers that were killed: they fill the disk
-    for file_name in _done(job):
-        result = _read_result(job, file_name)
+    for file_name in results.done(job.job_dir):
+        result = results.read_result(job.job_dir, file_name)
         if result is None or not manifest.holds_shard(job.shards_dir, manifest.shard_entry(result)):
             (job.job_dir / layout.result_name(file_name)).unlink()  # the disk lost what was written last
-    done = _done(job)
+    done = results.done(job.job_dir)
     missing = [file_name for file_name in job.num_cells if file_name not in done]
     if missing:
-        with _watch(job):
-            _run_pipeline(missing, job.target, pipeline_options)
+        with results.watch(job.job_dir, job.num_cells):
+            runner.fill_shards(missing, job.target, pipeline_options)
     return sum(job.num_cells[file_name] for file_name in missing)
 
 
-def _run_pipeline(file_names: Sequence[str], target: Target, pipeline_options: Sequence[str]) -> None:
-    logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
-    # Local workers are processes; they need threads only where there are fewer shards than processors.
-    num_threads = max(1, workers.num_processors() // len(file_names)) if workers.pool() else None
-    try:
-        pipeline = beam.Pipeline(options=parse_options(pipeline_options))
-        _ = (
-            pipeline
-            | "Planned shards" >> beam.Create(file_names)
-            | "Spread over workers" >> beam.Reshuffle()
-            | "Fill shards" >> beam.ParDo(FillShard(target, num_threads))
-        )
-        pipeline.run().wait_until_finish()
-    except Exception as error:
-        if isinstance(error, ShardError) or _SHARD_ERROR in str(error):  # other runners hand on its text only
-            message = str(error).rpartition(_SHARD_ERROR)[2].partition(" [while running")[0]
-            raise InputError(f"{message}; mend that, then the same command continues") from error
-        if "KeyboardInterrupt" in str(error):
-            raise KeyboardInterrupt from error
-        if not any(option.startswith("--runner=") for option in pipeline_options):
-            raise
-        raise InputError(
-            f"the runner failed: {type(error).__name__}: {error}; check "
-            f"--pipeline_options={','.join(pipeline_options)}, then the same command continues"
-        ) from error
-
-
-def parse_options(pipeline_options: Sequence[str]) -> PipelineOptions:
-    """Reads Beam's options, with the project's defaults.
-
-    Raises:
-      InputError: if Beam does not understand one.
-    """
-    given = f"--pipeline_options={','.join(pipeline_options)}"
-    if stray := [option for option in pipeline_options if not option.startswith("--")]:
-        raise InputError(f"{given}: {stray[0]!r} is no option; expected --<name>=<value>")
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            options = PipelineOptions(_with_defaults(pipeline_options))
-            options.get_all_options()
-    except SystemExit as error:
-        raise InputError(f"{given}: {said.getvalue().strip().rpartition('error: ')[2]}") from error
-    return options
-
-
-def _with_defaults(pipeline_options: Sequence[str]) -> list[str]:
-    """Beam's options as given, and what must not be left to Beam."""
-    options = [_DASK if option == "--runner=DaskRunner" else option for option in pipeline_options]
-    if not any(option.startswith("--runner=") for option in options):
-        return ["--runner=FnApiRunner", *options]  # Beam's default first tries to download another one
-    if _DASK in options and not any(
-        option.startswith(("--dask_npartitions", "--dask_partition_size")) for option in options
-    ):
-        return ["--dask_partition_size=1", *options]  # by default all shards are one partition, for one worker
-    return options
-
-
-def _is_unexpected(record: logging.LogRecord) -> bool:
-    """A ShardError or Ctrl-C ends in one line of its own; its traceback would only hide that."""
-    error = record.exc_info and record.exc_info[1]
-    return not (isinstance(error, ShardError | KeyboardInterrupt) or "KeyboardInterrupt" in str(error))
-
-
-def _done(job: Job) -> set[str]:
-    suffix = layout.result_name("")
-    return {path.name.removesuffix(suffix) for path in job.job_dir.iterdir() if path.name.endswith(suffix)}
-
-
-@contextmanager
-def _watch(job: Job) -> Iterator[None]:
-    """Shows how many cells are in whole shards, whichever runner and workers fill them."""
-    num_cells = job.num_cells
-    finished = threading.Event()
-    seen = _done(job)
-    interval = _SECONDS_BETWEEN_REMOTE_LOOKS if storage.is_remote(job.directory) else _SECONDS_BETWEEN_LOOKS
-    num_done = sum(num_cells[name] for name in seen)
-    with progress_bar(sum(num_cells.values()), "filling shards", "cells", initial=num_done) as bar:
-
-        def look() -> None:
-            for name in _done(job) - seen:
-                seen.add(name)
-                bar.update(num_cells[name])
-
-        def keep_looking() -> None:
-            while not finished.wait(interval):
-                with suppress(OSError):  # the job itself will meet it too, and say so
-                    look()
-
-        watcher = threading.Thread(target=keep_looking, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            finished.set()
-            watcher.join()
-            look()
-
-
-def _read_results(job: Job) -> list[ShardResult]:
-    if missing := sorted(job.num_cells.keys() - _done(job)):
-        raise InputError(
-            f"the runner has ended, but {len(missing)} of {len(job.num_cells)} shards are missing, such as "
-            f"{missing[0]}; look into its log, then the same command continues"
-        )
-    return [_read_result(job, file_name) for file_name in job.num_cells]
-
-
-def _read_result(job: Job, file_name: str) -> ShardResult | None:
-    try:
-        return ShardResult.from_json((job.job_dir / layout.result_name(file_name)).read_text())
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def _check_results(results: Sequence[ShardResult], job: Job, max_rejected_fraction: float) -> None:
-    rejected = [*job.refused, *(item for result in results for item in result.rejected)]
+def _check_results(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float) -> None:
+    rejected = [*job.refused, *(item for result in filled for item in result.rejected)]
     num_images = sum(job.num_cells.values()) + len(job.refused)
     if len(rejected) > max_rejected_fraction * num_images:
         examples = ", ".join(f"{filename} ({reason})" for filename, reason in sorted(rejected)[:3])
@@ -463,12 +222,12 @@ def _check_results(results: Sequence[ShardResult], job: Job, max_rejected_fracti
             f"{max_rejected_fraction}: {examples}{', …' if len(rejected) > 3 else ''}; mend or remove them, or raise "
             "the fraction"
         )
-    for split in sorted({result.split for result in results}):
-        if not any(result.num_records for result in results if result.split == split):
+    for split in sorted({result.split for result in filled}):
+        if not any(result.num_records for result in filled if result.split == split):
             raise InputError(f"every image of split {split} was rejected; mend the source")
 
 
-def _complete(job: Job, results: Sequence[ShardResult]) -> None:
+def _complete(job: Job, filled: Sequence[ShardResult]) -> None:
     """Writes TFDS's files, then the manifest."""
     from pipeline import metadata  # TFDS takes a second to import, which the workers need not wait for
 
@@ -477,8 +236,8 @@ def _complete(job: Job, results: Sequence[ShardResult]) -> None:
         rejected = {item.filename for item in result.rejected}
         return [cell.filename for cell in planned.cells if cell.filename not in rejected]
 
-    copies = duplicates.find_duplicates(results, read_names)
-    whole = manifest.build(job.identity, job.refused, job.same_names, results, copies)
+    copies = duplicates.find_duplicates(filled, read_names)
+    whole = manifest.build(job.identity, job.refused, job.same_names, filled, copies)
     expected = layout.expected_files(list(job.num_cells))
     storage.remove_others(job.shards_dir, expected | {job.job_dir.name})
     metadata.write(job.shards_dir, whole)
@@ -499,11 +258,3 @@ def _publish(job: Job) -> None:
         job.directory.rename(replaced)
     incomplete.rename(job.directory)
     storage.remove_folder(replaced)
-
-
-def _tidy(directory: epath.Path) -> None:
-    """Removes what a job that was killed at its very end has left beside its data set."""
-    lock, replaced = storage.lock_file(directory), layout.replaced_dir(directory)
-    if not storage.is_remote(directory) and (lock.exists() or replaced.exists()):
-        with suppress(InputError, OSError), storage.lock(directory):
-            storage.remove_folder(replaced)

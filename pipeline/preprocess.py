@@ -98,9 +98,9 @@ def _preprocess(
         cells = listing.list_cells(opened, f"--source={source}", class_folders, patient_regex)
     listed = time.perf_counter()
 
-    from pipeline import job  # Beam takes a second and a half to import: not for --help and mistakes
+    from pipeline import job, runner  # Beam takes a second and a half to import: not for --help and mistakes
 
-    job.parse_options(_PIPELINE_OPTIONS.value)
+    runner.parse_options(_PIPELINE_OPTIONS.value)
     imported = time.perf_counter()
     with ExitStack() as held:
         planned = [

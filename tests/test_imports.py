@@ -13,7 +13,7 @@ OWNERS = {
     "apache_beam": {"pipeline", "benchmarks", "tests"},
     "keras": {"trainers", "benchmarks", "tests"},
 }
-BEAM_MODULES = {"job.py"}
+BEAM_MODULES = {"runner.py"}
 
 
 def imported(text):
@@ -46,7 +46,7 @@ def test_the_check_can_fail():
     assert violations("trainers", list(imported("import apache_beam as beam"))) == ["apache_beam"]
 
 
-def test_only_the_job_imports_beam():
+def test_only_the_runner_imports_beam():
     users = {path.name for path in (ROOT / "pipeline").glob("*.py") if "apache_beam" in set(imported(path.read_text()))}
     assert users == BEAM_MODULES
 
