@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> None:
 
         source = str(download.fetch_archive(_DOWNLOAD_DIR.value))
     is_local = not any(option.startswith("--runner=") for option in _PIPELINE_OPTIONS.value)
-    with workers.started() if is_local else nullcontext():
+    with workers.started("pipeline.fill") if is_local else nullcontext():
         _preprocess(source, configs, class_folders, patient_regex)
 
 

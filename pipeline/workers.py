@@ -4,6 +4,7 @@ Threads would share one interpreter lock, which costs two cores a quarter of the
 Beam's own multi-processing mode takes many seconds to start.
 """
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -28,13 +29,17 @@ def pool() -> ProcessPoolExecutor | None:
 
 
 @contextmanager
-def started() -> Iterator[None]:
-    """Keeps worker processes, one a processor, while the block runs; none is left behind, whatever ends it."""
+def started(module: str) -> Iterator[None]:
+    """Keeps worker processes, one a processor, while the block runs; none is left behind, whatever ends it.
+
+    Args:
+      module: what they will need, imported at once.
+    """
     global _pool
     count = num_processors()
     _pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _initialize, (os.getpid(),))
     for _ in range(count):
-        _pool.submit(_import)
+        _pool.submit(_import, module)
     try:
         yield
     except Exception:
@@ -59,8 +64,6 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _import() -> None:
-    from pipeline import fill
-
-    del fill
+def _import(module: str) -> None:
+    importlib.import_module(module)
     time.sleep(0.05)  # so that each worker takes one of these, not one worker all

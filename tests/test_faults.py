@@ -13,6 +13,7 @@ import sys
 import time
 import zipfile
 
+import psutil
 import pytest
 from conftest import (
     ROOT,
@@ -97,6 +98,18 @@ def test_killed_at_random_moments_it_continues(synthetic_zip, tmp_path):
     kill_at_random_moments(synthetic_zip, tmp_path / "data", [random.uniform(1, 3) for _ in range(3)], *flags)
     continued = finish(synthetic_zip, tmp_path / "data", *flags)
     assert continued == finish(synthetic_zip, tmp_path / "undisturbed", *flags)
+
+
+def test_workers_end_with_a_main_process_that_was_killed(synthetic_zip, tmp_path):
+    process = start(synthetic_zip, tmp_path / "data", "--cells_per_shard=1")
+    while not list((tmp_path / "data/tfds_malaria/by_patient/1.0.0.incomplete").glob("*/*.done.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.kill()
+    process.communicate()
+    assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
 @pytest.mark.slow
