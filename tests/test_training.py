@@ -52,6 +52,10 @@ def test_a_run_leaves_what_it_promises(run, data_dir):
     assert record["flags"]["test_split"] == "test"
     assert record["versions"]["keras"]
     assert record["timings"]["seconds"] > 0
+    assert record["input"]["mode"] == "resident"
+    assert 0 <= record["input"]["waiting_share"] < 0.5
+    assert record["input"]["skipped_records"] == []
+    assert result.stdout.count("of the step time for data") == 1
     manifest = json.loads((data_dir / "tfds_malaria/by_patient/1.0.0/manifest.json").read_text())
     assert record["data"]["fingerprint"] == manifest["source"]["fingerprint"]
     assert list((path / "tensorboard").rglob("events.out.tfevents.*"))
@@ -73,6 +77,20 @@ def test_the_best_epoch_is_kept(run, data_dir):
     loss, _ = model.evaluate(cells.images, cells.labels, verbose=0)
     best = min(row["val_loss"] for row in curves.read_history(path / "history.csv"))
     assert loss == pytest.approx(best, rel=1e-4)
+
+
+def test_a_damaged_record_stops_training_and_may_be_skipped(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    shard = next((tmp_path / "data/tfds_malaria/by_patient/1.0.0").glob("*-train.tfrecord-00000-of-?????"))
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 1
+    shard.write_bytes(content)
+    assert_one_line_error(train(tmp_path / "data", tmp_path / "run", "--input=mapped"), "record 0 is damaged")
+    flags = ("--input=mapped", "--max_corrupt_records=1")
+    result = train(tmp_path / "data", tmp_path / "other", *flags)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "other/run.json").read_text())
+    assert record["input"]["skipped_records"] == [[shard.name, 0]]
 
 
 def test_the_model_loads_without_the_project(run):
