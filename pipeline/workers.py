@@ -8,6 +8,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,11 +33,15 @@ def pool() -> ProcessPoolExecutor | None:
 def started(module: str) -> Iterator[None]:
     """Keeps worker processes, one a processor, while the block runs; none is left behind, whatever ends it.
 
+    Ctrl-C ends the process at once, with status 130: the job may be killed at any moment, and an interrupt as an
+    exception gets lost where it meets Python within an import or Beam within a callback.
+
     Args:
       module: what they will need, imported at once.
     """
     global _pool
     count = num_processors()
+    handler = signal.signal(signal.SIGINT, _leave)
     _pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _initialize, (os.getpid(),))
     for _ in range(count):
         _pool.submit(_import, module)
@@ -50,6 +55,14 @@ def started(module: str) -> Iterator[None]:
         for process in multiprocessing.active_children():
             process.kill()
         _pool = None
+        signal.signal(signal.SIGINT, handler)
+
+
+def _leave(*_: object) -> None:
+    print("\ninterrupted; the same command continues", file=sys.stderr, flush=True)
+    for process in multiprocessing.active_children():
+        process.kill()
+    os._exit(130)
 
 
 def _initialize(parent: int) -> None:
