@@ -13,7 +13,7 @@ from pipeline.command import run
 from trainers import training_flags
 from trainers.launch import launch
 
-training_flags.define(epochs=25, batch_size=64, learning_rate=1e-3)
+training_flags.define(optimizer="adam", learning_rate=1e-3)
 flags.adopt_module_key_flags(training_flags)
 
 if __name__ == "__main__":

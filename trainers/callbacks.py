@@ -1,39 +1,91 @@
-"""Keras callbacks of our own: progress in images per second, what a run leaves behind, and how it continues."""
+"""Keras callbacks of our own: progress in images per second, judging an epoch, stopping, and continuing.
 
-import csv
+They share a `Position`, and run in the order of this module: count, stop, show, judge, decide, keep.
+"""
+
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import keras
+import numpy as np
+from keras import ops
 
+from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from trainers import run_dir
+from trainers import curves, run_dir
+from trainers.averaging import WeightAverage
 from trainers.curves import Row
+from trainers.position import Position
+from trainers.signals import StopRequest
 from trainers.waiting import Waiting, verdict
 
-_COLUMNS = (
-    "epoch",
-    "loss",
-    "accuracy",
-    "val_loss",
-    "val_accuracy",
-    "learning_rate",
-    "seconds",
-    "images_per_second",
-    "waiting_share",
-)
+
+class Counter(keras.callbacks.Callback):
+    """Keeps the position up to date; an epoch under way is continued from the step that it had reached."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__()
+        self._position = position
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._first_step = self._position.step_in_epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._position.step_in_epoch = self._first_step + batch + 1
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._position.epoch, self._position.step_in_epoch, self._first_step = epoch + 1, 0, 0
+
+
+class Resumed(keras.callbacks.Callback):
+    """Gives the first epoch the running metrics of the checkpoint, which `fit` resets at its beginning.
+
+    Args:
+      variables: of the metrics.
+      values: what they were.
+    """
+
+    def __init__(self, variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
+        super().__init__()
+        self._pending = list(zip(variables, values, strict=True))
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        for variable, value in self._pending:
+            variable.assign(value)
+        self._pending = []
+
+
+class StopAtNoNumber(keras.callbacks.Callback):
+    """Stops at the first step whose loss is no finite number, before anything of it is kept.
+
+    Raises:
+      InputError: from within the step.
+    """
+
+    def __init__(self, position: Position, directory: Path) -> None:
+        super().__init__()
+        self._position, self._directory = position, directory
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if not math.isfinite(logs["loss"]):
+            raise InputError(
+                f"the loss was no number at step {self._position.step}; the last good checkpoint stays in "
+                f"{self._directory / run_dir.CHECKPOINT}; give a lower --learning_rate or another --precision, and "
+                "another --run_dir"
+            )
 
 
 class Progress(keras.callbacks.Callback):
-    """Shows each epoch as a bar in images per second, and logs `seconds` and `images_per_second` of an epoch.
+    """Shows each epoch as a bar, and logs its `learning_rate`, `seconds`, `images_per_second` and `waiting_share`.
 
-    The rate is that of training alone: from the first step to the last, validation excluded.
-
-    After the first epoch it says whether training waits for its input.
+    The rate is that of training alone: from the first step to the last, validation excluded. After the first epoch it
+    says whether training waits for its input.
 
     Args:
+      position: see `Position`.
       num_cells: cells an epoch.
       batch_size: cells a step; the last one may have fewer.
       epochs: number of epochs.
@@ -41,49 +93,84 @@ class Progress(keras.callbacks.Callback):
       mode: of the input.
     """
 
-    def __init__(self, num_cells: int, batch_size: int, epochs: int, waiting: Waiting, mode: str) -> None:
+    def __init__(
+        self, position: Position, num_cells: int, batch_size: int, epochs: int, waiting: Waiting, mode: str
+    ) -> None:
         super().__init__()
-        self._waiting, self._mode, self._has_judged = waiting, mode, False
+        self._position, self._waiting, self._mode, self._has_judged = position, waiting, mode, False
         self._num_cells, self._batch_size, self._epochs = num_cells, batch_size, epochs
+        self.seconds_before = 0.0
+        self._seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """What the epoch under way has taken, processes before this one included."""
+        return self.seconds_before + self._seconds
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._seen = 0
-        self._bar = progress_bar(self._num_cells, f"epoch {epoch + 1}/{self._epochs}", "images")
+        self._done_before = self._seen = min(self._position.step_in_epoch * self._batch_size, self._num_cells)
+        self._bar = progress_bar(
+            self._num_cells, f"epoch {epoch + 1}/{self._epochs}", "images", initial=self._done_before
+        )
         self._waiting.reset()
+        self._seconds = self._waited = 0.0
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        num_cells = min(self._batch_size, self._num_cells - self._seen)
-        self._seen += num_cells
+        seen = min(self._position.step_in_epoch * self._batch_size, self._num_cells)
         self._bar.set_postfix({"loss": f"{logs['loss']:.4f}"}, refresh=False)
-        self._bar.update(num_cells)
+        self._bar.update(seen - self._seen)
+        self._seen = seen
         self._seconds = time.perf_counter() - self._started
         self._waited = self._waiting.seconds
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        logs["seconds"] = round(self._seconds, 3)
-        logs["images_per_second"] = round(self._seen / self._seconds, 1)
+        logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        logs["seconds"] = round(self.seconds, 3)
+        logs["images_per_second"] = round((self._seen - self._done_before) / self._seconds, 1)
         logs["waiting_share"] = round(min(self._waited / self._seconds, 1.0), 5)
+        self.seconds_before = 0.0
         self._bar.close()
         if not self._has_judged:
             self._has_judged = True
             print(verdict(logs["waiting_share"], self._mode), flush=True)
 
 
-class StopOnNaN(keras.callbacks.Callback):
-    """Stops at the first step whose loss is no number, and remembers which it was."""
+class Judge(keras.callbacks.Callback):
+    """Validates after each epoch, on averaged weights if there are some, and saves the best model.
 
-    step: int | None = None
+    Args:
+      evaluate: gives loss and accuracy on the validation split.
+      model: what is saved.
+      average: of the weights, None for the weights themselves.
+      history: the epochs so far; kept up to date by `Keeper`.
+      directory: the run's folder.
+    """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        evaluate: Callable[[], dict[str, float]],
+        model: keras.Model,
+        average: WeightAverage | None,
+        history: Sequence[Row],
+        directory: Path,
+    ) -> None:
         super().__init__()
-        self._steps = 0
+        self._evaluate, self._judged, self._average = evaluate, model, average
+        self._history, self._path = history, directory / run_dir.MODEL
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._steps += 1
-        if math.isnan(logs["loss"]):
-            self.step = self.step or self._steps
-            self.model.stop_training = True
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        with self._average.applied() if self._average else nullcontext():
+            logs |= {f"val_{name}": value for name, value in self._evaluate().items()}
+            if not math.isfinite(logs["val_loss"]):
+                raise InputError(
+                    f"the validation loss was no number after epoch {epoch + 1}; the last good checkpoint stays; give "
+                    "a lower --learning_rate or another --precision, and another --run_dir"
+                )
+            if logs["val_loss"] < min((row["val_loss"] for row in self._history), default=math.inf):
+                partial = self._path.with_name(f"partial.{self._path.name}")
+                self._judged.save(partial)
+                partial.replace(self._path)
 
 
 class ResumedPlateau(keras.callbacks.ReduceLROnPlateau):
@@ -107,61 +194,72 @@ class ResumedPlateau(keras.callbacks.ReduceLROnPlateau):
 
 
 class Keeper(keras.callbacks.Callback):
-    """Keeps, after every epoch, the history, the best model and what is needed to continue.
+    """Writes the history after every epoch, then a checkpoint; and one now and then, or when asked to, in between.
 
-    Each file appears whole or not at all, in an order that a kill at any moment leaves a run that can continue:
-    history line, best model, then the checkpoint that vouches for both.
+    Each file appears whole or not at all, in an order that a kill at any moment leaves a run that can continue: best
+    model, history line, then the checkpoint that vouches for both.
 
     Args:
-      directory: the run's folder.
-      history: the epochs so far; what the file holds beyond them is dropped.
+      position: see `Position`.
+      history: the epochs so far, which this extends.
+      path: of `history.csv`.
+      save: keeps a checkpoint.
+      minutes: between checkpoints within an epoch.
+      request: whether the process was told to end; then a checkpoint is kept at once.
     """
 
-    def __init__(self, directory: Path, history: Sequence[Row]) -> None:
+    def __init__(
+        self,
+        position: Position,
+        history: list[Row],
+        path: Path,
+        save: Callable[[], None],
+        minutes: float,
+        request: StopRequest,
+    ) -> None:
         super().__init__()
-        self._directory, self._history = directory, list(history)
-        self._best = min((row["val_loss"] for row in history), default=math.inf)
+        self._position, self._history, self._path, self._save = position, history, path, save
+        self._seconds, self._request = minutes * 60, request
+        self._saved = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self._position.step_in_epoch == self._position.steps_per_epoch:
+            return  # validated and kept in a moment
+        if self._request or time.monotonic() - self._saved >= self._seconds:
+            self._keep()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._history.append({"epoch": epoch, **{name: float(logs[name]) for name in _COLUMNS[1:]}})
-        if any(math.isnan(logs[name]) for name in ("loss", "val_loss")):
-            return  # the last good checkpoint stays
-        self._write_history()
-        if logs["val_loss"] < self._best:
-            self._best = logs["val_loss"]
-            partial = self._directory / f"partial.{run_dir.MODEL}"
-            self.model.save(partial)
-            partial.replace(self._directory / run_dir.MODEL)
-        save_checkpoint(self.model, self._directory, epoch)
+        self._history.append({"epoch": epoch, **{name: float(logs[name]) for name in curves.COLUMNS[1:]}})
+        curves.write_history(self._history, self._path)
         row = self._history[-1]
         shown = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
         print(f"epoch {epoch + 1}: {shown}, {row['images_per_second']:.0f} images/s", flush=True)
+        self._keep()
 
-    def _write_history(self) -> None:
-        partial = self._directory / f"{run_dir.HISTORY}.partial"
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, _COLUMNS)
-            writer.writeheader()
-            writer.writerows(self._history)
-        partial.replace(self._directory / run_dir.HISTORY)
-
-
-def save_checkpoint(model: keras.Model, directory: Path, epoch: int) -> None:
-    """Keeps weights and optimizer after an epoch; the one before goes when this one is whole."""
-    folder = directory / run_dir.CHECKPOINT
-    folder.mkdir(exist_ok=True)
-    partial = folder / "partial.weights.h5"
-    model.save_weights(partial)
-    whole = folder / f"epoch_{epoch:05d}.weights.h5"
-    partial.replace(whole)
-    for path in folder.glob("epoch_*.weights.h5"):
-        if path != whole:
-            path.unlink()
+    def _keep(self) -> None:
+        self._save()
+        self._saved = time.monotonic()
+        if self._request:
+            raise Stopped
 
 
-def find_checkpoint(directory: Path) -> tuple[Path | None, int]:
-    """The newest whole checkpoint of a run, None without one, and the number of epochs before it ends."""
-    found = sorted((directory / run_dir.CHECKPOINT).glob("epoch_*.weights.h5"))
-    if not found:
-        return None, 0
-    return found[-1], int(found[-1].name.removeprefix("epoch_").removesuffix(".weights.h5")) + 1
+class EarlyStop(keras.callbacks.Callback):
+    """Stops when the validation loss has stood still; it needs nothing but the history, so it continues by itself."""
+
+    def __init__(self, history: Sequence[Row], patience: int) -> None:
+        super().__init__()
+        self._history, self._patience = history, patience
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if has_stood_still(self._history, self._patience):
+            self.model.stop_training = True
+
+
+def has_stood_still(history: Sequence[Row], patience: int) -> bool:
+    """Whether the last `patience` epochs brought no lower validation loss; never for a patience of 0."""
+    losses = [row["val_loss"] for row in history]
+    return bool(patience) and len(losses) - 1 - losses.index(min(losses, default=0)) >= patience if losses else False
+
+
+class Stopped(Exception):
+    """The process was told to stop, and a checkpoint has been kept."""

@@ -6,7 +6,7 @@ from pipeline.command import reject_arguments
 from trainers import data, run_dir, training_flags
 
 
-def launch(model: str, arguments: Sequence[str]) -> None:
+def launch(model: str, arguments: Sequence[str]) -> int | None:
     """Trains the model of that name in `trainers.models` as the flags say.
 
     Raises:
@@ -18,7 +18,7 @@ def launch(model: str, arguments: Sequence[str]) -> None:
     run = run_dir.claim(options.run_dir, data.describe(model, task, options))
     if run["status"] == "finished":
         print(f"{model} is trained already\n{run_dir.farewell(options.run_dir, options.data_dir)}")
-        return
-    from trainers import models, training  # seconds of imports that mistakes need not wait for
+        return None
+    from trainers import training  # seconds of imports that mistakes need not wait for
 
-    training.train(getattr(models, model), task, options, run)
+    return training.train(model, task, options, run)

@@ -11,7 +11,7 @@ _HEAD_UNITS = 512
 _DROPOUT_RATE = 0.3
 
 
-def basic_cnn(image_size_px: int) -> keras.Model:
+def basic_cnn(image_size_px: int, *, dropout_rate: float = _DROPOUT_RATE) -> keras.Model:
     """The original's CNN from scratch: 15,102,529 parameters at 125 pixels.
 
     Source: D. Sarkar, "Detecting Malaria with Deep Learning", 2019, model 1.
@@ -24,13 +24,13 @@ def basic_cnn(image_size_px: int) -> keras.Model:
     for filters in (32, 64, 128):
         x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
         x = layers.MaxPooling2D(2)(x)
-    return keras.Model(image, _head(x), name="basic_cnn")
+    return keras.Model(image, _head(x, dropout_rate), name="basic_cnn")
 
 
-def _head(x: keras.KerasTensor) -> keras.KerasTensor:
+def _head(x: keras.KerasTensor, dropout_rate: float) -> keras.KerasTensor:
     x = layers.Flatten()(x)
     for _ in range(2):
         x = layers.Dense(_HEAD_UNITS, activation="relu")(x)
-        x = layers.Dropout(_DROPOUT_RATE)(x)
+        x = layers.Dropout(dropout_rate)(x)
     # In half precision a confidently wrong cell would have a zero gradient: the output is float32 under every policy.
     return layers.Dense(1, activation="sigmoid", dtype="float32", name="probability")(x)

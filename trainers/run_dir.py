@@ -24,7 +24,8 @@ TENSORBOARD = "tensorboard"
 CHECKPOINT = "checkpoint"
 
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
-_MAY_DIFFER = {"data_dir", "run_dir"}  # where things lie does not decide on what comes out
+# Where things lie, and how often a checkpoint is kept, does not decide on what comes out.
+_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes"}
 
 Run = dict[str, Any]
 

@@ -1,0 +1,148 @@
+"""How the hardware is used: number format, compilation, devices; each choice with its reason, for the log.
+
+Keras computes in a dtype policy and compiles by XLA; several GPUs go through TensorFlow's `MirroredStrategy`.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from pipeline.errors import InputError
+
+_BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
+_BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
+# Measured by benchmarks.train_throughput: the VGGs' large convolutions gain, basic_cnn does not.
+_FASTER_IN_BFLOAT16_ON_A_CPU = {"vgg_frozen", "vgg_ft"}
+
+
+class Hardware(NamedTuple):
+    """What a run computes on.
+
+    Attributes:
+      policy: Keras's dtype policy.
+      jit_compile: whether steps are compiled by XLA.
+      strategy: over several devices; None on one.
+      lines: the choices with their reasons.
+    """
+
+    policy: str
+    jit_compile: bool
+    strategy: tf.distribute.Strategy | None
+    lines: tuple[str, ...]
+
+    @property
+    def num_replicas(self) -> int:
+        """Devices that share each batch."""
+        return self.strategy.num_replicas_in_sync if self.strategy else 1
+
+    def scope(self) -> AbstractContextManager:
+        """In which models are built and compiled."""
+        return self.strategy.scope() if self.strategy else nullcontext()
+
+
+def prepare(
+    model: str, *, precision: str, jit_compile: str, distribute: str, batch_size: int, is_augmented: bool
+) -> Hardware:
+    """Decides, and sets Keras's policy for all layers that are built from now on.
+
+    Args:
+      model: the model's name.
+      precision, jit_compile, distribute, batch_size: the flags.
+      is_augmented: whether cells are warped in the training step.
+
+    Raises:
+      InputError: if the batch cannot be shared evenly, or several devices are asked for where they cannot be had.
+    """
+    for gpu in gpus():
+        tf.config.experimental.set_memory_growth(gpu, True)
+    policy, policy_reason = choose_precision(precision, model)
+    keras.config.set_dtype_policy(policy)
+    jit, jit_reason = choose_jit(jit_compile, is_augmented)
+    strategy, devices = choose_strategy(distribute)
+    if strategy and batch_size % strategy.num_replicas_in_sync:
+        raise InputError(
+            f"--batch_size={batch_size} is no multiple of the {strategy.num_replicas_in_sync} devices of "
+            "--distribute=mirrored; give one that is"
+        )
+    lines = (
+        f"devices: {devices}",
+        f"precision: {policy} ({policy_reason})",
+        f"XLA: {'on' if jit else 'off'} ({jit_reason})",
+    )
+    return Hardware(policy, jit, strategy, lines)
+
+
+def gpus() -> list[tf.config.PhysicalDevice]:
+    """GPUs that TensorFlow sees."""
+    return tf.config.list_physical_devices("GPU")
+
+
+def choose_precision(precision: str, model: str) -> tuple[str, str]:
+    """Turns `--precision` into a Keras dtype policy.
+
+    Args:
+      precision: "auto", "float32", "bfloat16" or "float16".
+      model: the model's name.
+
+    Returns:
+      the policy's name and the reason for it.
+    """
+    if precision == "float32":
+        return "float32", "asked for"
+    if precision != "auto":
+        return f"mixed_{precision}", "asked for"
+    if not gpus():
+        if not cpu_has_bfloat16():
+            return "float32", "no GPU, and the processor has no bfloat16"
+        if model in _FASTER_IN_BFLOAT16_ON_A_CPU:
+            return "mixed_bfloat16", f"the processor has bfloat16, and {model} is faster with it"
+        return "float32", f"no GPU, and {model} is no faster in bfloat16 on a processor"
+    capability = tf.config.experimental.get_device_details(gpus()[0]).get("compute_capability", (0, 0))
+    if capability >= _BFLOAT16_COMPUTE_CAPABILITY:
+        return "mixed_bfloat16", "the GPU has bfloat16"
+    return "mixed_float16", "the GPU has no bfloat16; the loss is scaled"
+
+
+def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies bfloat16 numbers itself, as Linux tells."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return False
+    return any(not _BFLOAT16_CPU_FLAGS.isdisjoint(line.split()) for line in lines if line.startswith("flags"))
+
+
+def choose_jit(jit_compile: str, is_augmented: bool) -> tuple[bool, str]:
+    """Turns `--jit_compile` into a decision and its reason."""
+    if keras.backend.backend() == "jax":
+        return jit_compile != "false", "JAX compiles by nature" if jit_compile != "false" else "asked for"
+    if jit_compile == "false":
+        return False, "asked for"
+    if is_augmented and (jit_compile == "true" or gpus()):
+        return False, "TensorFlow's warp, which augments the cells, cannot be compiled by it"
+    if jit_compile == "true":
+        return True, "asked for"
+    return (True, "there is a GPU") if gpus() else (False, "it halves the speed on processors")
+
+
+def choose_strategy(distribute: str) -> tuple[tf.distribute.Strategy | None, str]:
+    """Turns `--distribute` into a strategy, None for one device, and a description.
+
+    Raises:
+      InputError: if Keras runs on another backend than TensorFlow.
+    """
+    devices = [device.name for device in tf.config.list_logical_devices("GPU")]
+    kind = "GPU"
+    if not devices:
+        devices, kind = [device.name for device in tf.config.list_logical_devices("CPU")], "CPU"
+    if distribute == "mirrored" or (distribute == "auto" and kind == "GPU" and len(devices) > 1):
+        if keras.backend.backend() != "tensorflow":
+            raise InputError(
+                f"--distribute={distribute} needs Keras's TensorFlow backend; this is {keras.backend.backend()}: "
+                "give --distribute=none, or unset KERAS_BACKEND"
+            )
+        return tf.distribute.MirroredStrategy(devices), f"{len(devices)} × {kind}, mirrored"
+    return None, f"1 × {kind}"

@@ -1,0 +1,37 @@
+"""What SIGTERM (a machine that is taken away) and Ctrl-C do to a training: keep a checkpoint first, then end."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command again continues
+INTERRUPTED = 130
+
+
+class StopRequest:
+    """Whether, and with which exit status, the process was told to end."""
+
+    status: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.status is not None
+
+
+@contextmanager
+def caught() -> Iterator[StopRequest]:
+    """While the block runs, the first SIGTERM or Ctrl-C is only noted; a second Ctrl-C is raised as ever."""
+    request = StopRequest()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.status = PREEMPTED if number == signal.SIGTERM else INTERRUPTED
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
