@@ -170,6 +170,8 @@ def test_files_that_cannot_be_used(model, donor, tmp_path):
     (tmp_path / "torn.keras").write_bytes(b"PK\x03\x04torn")
     (tmp_path / "w.pt").write_bytes(b"")
     models.basic_cnn(32).save_weights(tmp_path / "other.weights.h5")
+    nested = keras.Sequential([keras.Input((32, 32, 3)), donor, keras.layers.Flatten()])
+    nested.save_weights(tmp_path / "nested.weights.h5")
     models.basic_cnn(32).save(tmp_path / "other.keras")
     write_npz(tmp_path / "other.npz", names=[], **{"stem/kernel": np.zeros(3)})
     wrong_shape = {"block2_conv1/kernel": np.zeros((3, 3, 64, 64), np.float32)}
@@ -182,7 +184,8 @@ def test_files_that_cannot_be_used(model, donor, tmp_path):
         "torn.h5": "cannot be read",
         "torn.keras": "cannot be read",
         "w.pt": "of no known kind",
-        "other.weights.h5": "cannot be read",
+        "other.weights.h5": "holds the weights of another model",
+        "nested.weights.h5": "holds the weights of another model",
         "other.keras": "has none of VGG-19's layers",
         "other.npz": "has none of VGG-19's layers",
         "shape.npz": r"block2_conv1 has the shapes \[\(3, 3, 64, 64\), \(128,\)\], expected \[\(3, 3, 64, 128\)",

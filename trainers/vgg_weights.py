@@ -8,6 +8,7 @@ imagenet                Keras's own download, cached in ~/.keras/models
 none                    He initialisation
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -89,7 +90,11 @@ def _read(path: Path) -> _Arrays:
                 return _of_older_format(group)
         # The new format numbers the layers of a kind: convolutions alone are read, whatever follows them.
         peer = _vgg19(weights=None)
-        peer.load_weights(path)
+        try:
+            with warnings.catch_warnings(action="ignore"):  # one for each layer of another model
+                peer.load_weights(path)
+        except ValueError as error:
+            raise InputError(f"--vgg_weights={path} holds the weights of another model; {_REMEDY}") from error
         return _of_model(peer)
     raise InputError(f"--vgg_weights={path} is of no known kind; {_REMEDY}")
 
