@@ -61,6 +61,7 @@ def test_only_the_runner_imports_beam():
         ("tfds_malaria", ["apache_beam", "tensorflow", "keras"]),
         ("trainers.basic_cnn", ["tensorflow", "keras"]),
         ("trainers.evaluate", ["tensorflow", "keras"]),
+        ("trainers.export", ["tensorflow", "keras"]),
     ],
 )
 def test_start_up_stays_light(module, unwanted):

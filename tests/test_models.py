@@ -1,13 +1,43 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 
+from pipeline.errors import InputError
 from trainers import models
+
+HEAD = ["flatten", "fc1", "dropout1", "fc2", "dropout2", "probability"]
+VGG = [
+    *["block1_conv1", "block1_conv2", "block1_pool", "block2_conv1", "block2_conv2", "block2_pool"],
+    *["block3_conv1", "block3_conv2", "block3_conv3", "block3_conv4", "block3_pool"],
+    *["block4_conv1", "block4_conv2", "block4_conv3", "block4_conv4", "block4_pool"],
+    *["block5_conv1", "block5_conv2", "block5_conv3", "block5_conv4", "block5_pool"],
+]
+BUILDERS = [models.basic_cnn, models.vgg_frozen, models.vgg_ft]
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+
+
+def count(weights):
+    return sum(int(np.prod(weight.shape)) for weight in weights)
+
+
+def names(layers):
+    return [layer.name for layer in layers]
+
+
+def assert_the_originals_head(model):
+    assert names(model.layers)[-6:] == HEAD
+    assert [model.get_layer(name).units for name in ("fc1", "fc2", "probability")] == [512, 512, 1]
+    assert [model.get_layer(f"fc{i}").activation.__name__ for i in (1, 2)] == ["relu", "relu"]
+    assert [model.get_layer(f"dropout{i}").rate for i in (1, 2)] == [0.3, 0.3]
+    assert model.get_layer("probability").activation.__name__ == "sigmoid"
 
 
 def test_basic_cnn_is_the_originals():
     model = models.basic_cnn(125)
-    assert model.count_params() == 15_102_529
+    assert model.count_params() == count(model.trainable_weights) == 15_102_529
     weights = [layer.count_params() for layer in model.layers if layer.weights]
     assert weights == [896, 18_496, 73_856, 14_746_112, 262_656, 513]
     kinds = [type(layer).__name__ for layer in model.layers]
@@ -22,35 +52,135 @@ def test_basic_cnn_is_the_originals():
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D):
             assert (layer.kernel_size, layer.padding, layer.activation.__name__) == ((3, 3), "same", "relu")
-        if isinstance(layer, keras.layers.Dropout):
-            assert layer.rate == 0.3
+    assert_the_originals_head(model)
 
 
-def test_it_takes_plain_uint8_images_and_scales_them_itself():
+@pytest.mark.parametrize(
+    ("build", "num_trainable", "frozen"),
+    [(models.vgg_frozen, 2_622_977, VGG), (models.vgg_ft, 20_321_793, VGG[: VGG.index("block4_conv1")])],
+)
+def test_the_vggs_are_the_originals(build, num_trainable, frozen):
+    model = build(125)
+    assert model.count_params() == 22_647_361
+    assert count(model.trainable_weights) == num_trainable
+    assert names(model.layers) == ["image", "center", *VGG, *HEAD]
+    counted = [layer for layer in model.layers if layer.name != "center"]
+    assert len(counted) == 28
+    assert not model.get_layer("center").weights
+    trainable = [layer.name for layer in counted if layer.trainable]
+    assert trainable == [name for name in [*VGG, *HEAD] if name not in frozen]
+    assert len(trainable) == {"vgg_frozen": 6, "vgg_ft": 16}[model.name]
+    assert_the_originals_head(model)
+
+
+def test_the_vggs_compute_what_keras_vgg19_does():
+    model = models.vgg_frozen(32)
+    peer = keras.applications.VGG19(include_top=False, weights=None, input_shape=(32, 32, 3))
+    assert names(peer.layers)[1:] == VGG
+    for name in VGG:
+        peer.get_layer(name).set_weights(model.get_layer(name).get_weights())
+        ours, theirs = model.get_layer(name).get_config(), peer.get_layer(name).get_config()
+        assert {key for key in ours if ours[key] != theirs[key]} <= {"kernel_initializer", "trainable"}
+    expected = peer.predict(keras.applications.vgg19.preprocess_input(IMAGES.astype(np.float32)), verbose=0)
+    found = models.split(model).backbone.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(found, expected.reshape(3, -1), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_the_input_of_the_vggs(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        for vgg_input, layer, expected in (
+            ("imagenet", "center", IMAGES[..., ::-1] - np.array([103.939, 116.779, 123.68])),
+            ("original", "scale", IMAGES[..., ::-1] / 255),
+        ):
+            model = models.vgg_ft(32, vgg_input=vgg_input)
+            assert model.input.dtype == "uint8"
+            seen = keras.Model(model.input, model.get_layer(layer).output)(IMAGES)
+            np.testing.assert_allclose(seen, expected, rtol=1e-5, atol=1e-4)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    with pytest.raises(ValueError, match="imagenet, original"):
+        models.vgg_ft(32, vgg_input="rgb")
+
+
+def test_basic_cnn_takes_plain_uint8_images_and_scales_them_itself():
     keras.utils.set_random_seed(0)
-    model = models.basic_cnn(16)
+    model = models.basic_cnn(32)
     assert model.input.dtype == "uint8"
-    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    scaled = keras.Model(model.input, model.get_layer("scale").output)(images)
-    np.testing.assert_allclose(scaled, images / 255, rtol=1e-6)
-    probabilities = np.asarray(model(images))
+    scaled = keras.Model(model.input, model.get_layer("scale").output)(IMAGES)
+    np.testing.assert_allclose(scaled, IMAGES / 255, rtol=1e-6)
+    probabilities = np.asarray(model(IMAGES))
     assert probabilities.shape == (3, 1)
     assert ((probabilities > 0) & (probabilities < 1)).all()
 
 
+def test_options_reach_their_layers():
+    assert models.basic_cnn(32, dropout_rate=0.1).get_layer("dropout2").rate == 0.1
+    assert models.vgg_ft(32, dropout_rate=0.5).get_layer("dropout1").rate == 0.5
+
+
+@pytest.mark.parametrize(("build", "size"), [(models.basic_cnn, 7), (models.vgg_frozen, 31), (models.vgg_ft, 31)])
+def test_an_image_that_is_too_small(build, size):
+    with pytest.raises(InputError, match=f"at least {size + 1} pixels, the data set has {size}"):
+        build(size)
+
+
+@pytest.mark.parametrize("build", BUILDERS)
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_a_confidently_wrong_cell_still_gets_gradient(policy):
+def test_a_confidently_wrong_cell_still_gets_gradient(policy, build):
     import tensorflow as tf
 
     keras.config.set_dtype_policy(policy)
     try:
-        model = models.basic_cnn(8)
+        model = build(32)
     finally:
         keras.config.set_dtype_policy("float32")
     head = model.get_layer("probability")
     assert head.compute_dtype == "float32"
     head.bias.assign([12.0])  # says parasitized, whatever it sees
-    images = np.zeros((1, 8, 8, 3), np.uint8)
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    model.get_layer("fc1").kernel.assign(np.zeros(model.get_layer("fc1").kernel.shape))
     with tf.GradientTape() as tape:
-        loss = keras.losses.BinaryCrossentropy()(np.array([[0.0]]), model(images))
+        output = model(images)
+        assert output.dtype == "float32"
+        loss = keras.losses.BinaryCrossentropy()(np.array([[0.0]]), output)
     assert abs(float(tape.gradient(loss, head.bias.value)[0])) > 0.9
+
+
+@pytest.mark.parametrize("vgg_input", models.VGG_INPUTS)
+def test_a_saved_vgg_loads_without_the_project_in_safe_mode(vgg_input, tmp_path):
+    model = models.vgg_ft(32, vgg_input=vgg_input)
+    models.split(model)  # leaves no trace in the file
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", IMAGES)
+    code = (
+        "import sys, keras, numpy as np\n"
+        "model = keras.models.load_model('model.keras', safe_mode=True)\n"
+        "assert not any(name.startswith(('trainers', 'pipeline')) for name in sys.modules)\n"
+        "assert model.get_layer('block5_conv4').output.shape == (None, 2, 2, 512)\n"
+        "np.save('found.npy', model.predict(np.load('images.npy'), verbose=0))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), model.predict(IMAGES, verbose=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_the_parts_are_the_whole_and_train_it(build):
+    keras.utils.set_random_seed(0)
+    model = build(32, dropout_rate=0.0)
+    backbone, head = models.split(model)
+    assert backbone.output.shape == head.input.shape
+    assert (head.name, head.input.dtype, head.output.dtype) == (model.name, "float16", "float32")
+    assert [weight.path for weight in head.trainable_weights] == [
+        weight.path for weight in model.trainable_weights if weight.path.startswith(("fc", "probability"))
+    ]
+    features = backbone.predict(IMAGES, verbose=0)
+    before = model.predict(IMAGES, verbose=0)
+    head.compile(keras.optimizers.SGD(0.01), "binary_crossentropy")
+    head.train_on_batch(features.astype(np.float16), np.array([[0], [1], [0]]))
+    after = model.predict(IMAGES, verbose=0)
+    assert not np.allclose(before, after, atol=1e-4), "a step on the head changes the whole"
+    np.testing.assert_allclose(head.predict(features.astype(np.float16), verbose=0), after, atol=2e-3)
+    np.testing.assert_array_equal(backbone.predict(IMAGES, verbose=0), features)

@@ -13,9 +13,12 @@ from conftest import ROOT, assert_one_line_error, run_command
 from trainers import curves
 
 # Everything that has a state: dropout, augmentation, cosine or plateau, averaged weights, running metrics.
-FLAGS = ("--epochs=3", "--batch_size=8", "--train_split=train[:60]", "--seed=7", "--checkpoint_minutes=0")
+FLAGS = ("--batch_size=8", "--seed=7", "--checkpoint_minutes=0")
+VGG = ("--epochs=2", "--train_split=train[:44]", "--validation_split=validation[:16]", "--vgg_weights=none")
 RECIPES = {
     "basic_cnn": (
+        "--epochs=3",
+        "--train_split=train[:60]",
         "--rotation_degrees=180",
         "--stain_gain=0.2",
         "--flip=both",
@@ -25,7 +28,10 @@ RECIPES = {
         "--label_smoothing=0.1",
         "--class_weight=balanced",
     ),
+    "vgg_frozen": (*VGG, "--schedule=plateau"),
+    "vgg_ft": (*VGG, "--stain_gain=0.1", "--ema_momentum=0.9"),
 }
+NUM_STEPS = {"basic_cnn": 24, "vgg_frozen": 12, "vgg_ft": 12}
 TIMES = {"seconds", "images_per_second", "waiting_share"}
 
 
@@ -80,7 +86,7 @@ def test_a_run_killed_at_random_steps_ends_with_the_same_bits(undisturbed, data_
     model, expected = undisturbed
     run_dir = tmp_path / "run"
     arguments = command(model, data_dir, run_dir)
-    steps = np.sort(np.random.default_rng().choice(np.arange(1, 24), 2, replace=False))
+    steps = np.sort(np.random.default_rng().choice(np.arange(1, NUM_STEPS[model] - 1), 2, replace=False))
     for step in steps:
         status, output = run_and_signal(arguments, run_dir, signal.SIGKILL, step)
         assert status == -signal.SIGKILL, output
@@ -96,24 +102,24 @@ def test_preemption_keeps_a_checkpoint_and_says_so(undisturbed, data_dir, tmp_pa
     model, expected = undisturbed
     run_dir = tmp_path / "run"
     arguments = command(model, data_dir, run_dir)
-    status, output = run_and_signal(arguments, run_dir, signal.SIGTERM, 10)
+    status, output = run_and_signal(arguments, run_dir, signal.SIGTERM, NUM_STEPS[model] // 2)
     assert status == 75, output
     assert "the same command continues" in output
     result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert numbers_of(run_dir) == numbers_of(expected), result.stderr
 
 
-def test_ctrl_c_keeps_a_checkpoint(undisturbed, data_dir, tmp_path):
-    model, _ = undisturbed
-    status, output = run_and_signal(command(model, data_dir, tmp_path / "run"), tmp_path / "run", signal.SIGINT, 2)
+def test_ctrl_c_keeps_a_checkpoint(data_dir, tmp_path):
+    status, output = run_and_signal(
+        command("basic_cnn", data_dir, tmp_path / "run"), tmp_path / "run", signal.SIGINT, 2
+    )
     assert status == 130, output
     assert "Traceback" not in output
     assert len(list((tmp_path / "run/checkpoint").iterdir())) == 1
 
 
-def test_a_damaged_checkpoint_is_named_and_left_alone(undisturbed, data_dir, tmp_path):
-    model, _ = undisturbed
-    run_dir = tmp_path / "run"
+def test_a_damaged_checkpoint_is_named_and_left_alone(data_dir, tmp_path):
+    model, run_dir = "basic_cnn", tmp_path / "run"
     arguments = command(model, data_dir, run_dir)
     run_and_signal(arguments, run_dir, signal.SIGTERM, 3)
     (kept,) = (run_dir / "checkpoint").iterdir()
@@ -159,9 +165,8 @@ def test_a_checkpoint_of_another_model_changes_nothing():
     assert np.asarray(one).tolist() == [5.0] * 3
 
 
-def test_other_settings_do_not_continue_a_checkpoint(undisturbed, data_dir, tmp_path):
-    model, _ = undisturbed
-    run_dir = tmp_path / "run"
+def test_other_settings_do_not_continue_a_checkpoint(data_dir, tmp_path):
+    model, run_dir = "basic_cnn", tmp_path / "run"
     run_and_signal(command(model, data_dir, run_dir), run_dir, signal.SIGTERM, 3)
     result = run_command(
         f"trainers.{model}", *command(model, data_dir, run_dir)[3:], "--dropout_rate=0.5", "--checkpoint_minutes=3"

@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, run_command
 
+from pipeline.layout import dataset_dir
 from trainers import curves
 from trainers.splits import open_split
 
@@ -39,6 +43,7 @@ def test_a_run_leaves_what_it_promises(run, data_dir):
         "model.keras",
         "history.csv",
         "curves.png",
+        "augmentation.png",
         "tensorboard",
     }
     history = curves.read_history(path / "history.csv")
@@ -261,6 +266,76 @@ def test_help_lists_every_flag():
     for flag in ("learning_rate", "seed", "precision", "input"):
         assert f"--{flag}" in result.stdout, flag
     assert "default: '64'" in result.stdout
+
+
+@pytest.mark.parametrize("model", ["basic_cnn", "vgg_frozen", "vgg_ft"])
+def test_the_defaults_are_the_original_recipe(model):
+    """A trainer without a recipe does what `<model>_original.flags` says, but for where the hardware is better used."""
+    code = (
+        "import sys, json; from absl import flags; "
+        f"import trainers.{model}; from trainers import training_flags; "
+        "flags.FLAGS(['x', '--data_dir=d', '--run_dir=r', *sys.argv[1:]]); "
+        "print(json.dumps(training_flags.read()._asdict()))"
+    )
+
+    def options(*given):
+        result = subprocess.run(
+            [sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return json.loads(result.stdout)
+
+    plain, original = options(), options(f"--flagfile={ROOT}/trainers/flagfiles/{model}_original.flags")
+    differing = {name for name in plain if plain[name] != original[name]}
+    assert differing == ({"precision"} if model == "basic_cnn" else {"precision", "vgg_input"})
+    better = options(f"--flagfile={ROOT}/trainers/flagfiles/{model}.flags")
+    text = (ROOT / f"trainers/flagfiles/{model}.flags").read_text()
+    comments = " ".join(line for line in text.splitlines() if line.startswith("#"))
+    for name in plain:
+        if better[name] != original[name]:
+            named = name in comments or (name.startswith("stain_") and "stain_…" in comments)
+            assert named or name.removesuffix("_degrees") in comments, f"{name} differs without a word"
+
+
+@pytest.mark.parametrize("model", ["vgg_frozen", "vgg_ft"])
+def test_a_vgg_trains_and_its_model_is_the_whole_one(model, data_dir, tmp_path):
+    from trainers import resident
+    from trainers.evaluate import load_model
+
+    flags = [f"--flagfile={ROOT}/trainers/flagfiles/{model}.flags", "--vgg_weights=none", "--epochs=2"]
+    flags += ["--batch_size=16", "--train_split=train[:48]", "--early_stopping_patience=1", "--export=saved_model"]
+    result = run_command(f"trainers.{model}", *flags, f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
+    assert "VGG weights: none" in result.stdout
+    assert {item.name for item in (tmp_path / "run").iterdir()} >= {"model.keras", "history.csv", "export"}
+    assert not (tmp_path / "run/features").exists()
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["input"]["mode"] == ("features" if model == "vgg_frozen" else "resident")
+    whole = load_model(str(tmp_path / "run"))
+    split = open_split(dataset_dir(str(data_dir), "by_patient"), "validation")
+    cells = resident.load(split)
+    probabilities = whole.predict(cells.images, verbose=0)[:, 0]
+    loss = -(cells.labels * np.log(probabilities) + (1 - cells.labels) * np.log(1 - probabilities)).mean()
+    best = min(row["val_loss"] for row in curves.read_history(tmp_path / "run/history.csv"))
+    assert loss == pytest.approx(best, rel=0.03), "the head's on features, to half precision"
+
+
+def test_a_frozen_vgg_recomputes_when_cells_are_augmented(data_dir, tmp_path):
+    flags = ("--vgg_weights=none", "--epochs=1", "--batch_size=16", "--train_split=train[:16]", "--flip=both")
+    result = run_command("trainers.vgg_frozen", *flags, f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
+    assert "see every cell anew in each epoch" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--vgg_weights=nowhere.npz"], ["--vgg_weights=nowhere.npz is no file", "imagenet"]),
+        (["--vgg_weights=none", "--export=onnx,pdf"], ["pdf", "saved_model"]),
+    ],
+)
+def test_vgg_mistakes(flags, expected, data_dir, tmp_path):
+    result = run_command("trainers.vgg_ft", *flags, f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
+    assert_one_line_error(result, *expected)
 
 
 def test_folds_train_when_the_splits_are_given(data_dir, tmp_path):

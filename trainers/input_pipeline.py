@@ -87,11 +87,11 @@ def training_batches(
             split = streaming.without_damage(split, damaged, Path(_folder_of_copies().name))
         batches = streaming.shuffled(split, order, epochs).skip(start_step)
         batches = batches if with_keys else batches.map(lambda image, label, *_: (image, label))
-        return _with_options(batches.prefetch(_PREFETCHED_BATCHES))
+        return with_options(batches.prefetch(_PREFETCHED_BATCHES))
     gather = _resident_gather(split, damaged) if mode == "resident" else _mapped_gather(split, damaged, with_keys)
     steps = tf.data.Dataset.range(start_step, epochs * order.steps_per_epoch)
     batches = steps.map(lambda step: gather(order.rows(step)), num_parallel_calls=_PARALLEL_BATCHES, deterministic=True)
-    return _with_options(batches.prefetch(_PREFETCHED_BATCHES))
+    return with_options(batches.prefetch(_PREFETCHED_BATCHES))
 
 
 @functools.cache
@@ -141,10 +141,11 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
     """
     batches = streaming.in_order(split, batch_size).prefetch(2)
     num_batches = -(-split.num_cells // batch_size)
-    return _with_options(batches.apply(tf.data.experimental.assert_cardinality(num_batches)))
+    return with_options(batches.apply(tf.data.experimental.assert_cardinality(num_batches)))
 
 
-def _with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
+def with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """The same batches under the options of all input here."""
     options = tf.data.Options()
     # Parallelism and buffers are fixed above: autotuning would find no more, its thread costs, and closing an iterator
     # can wait for that thread.

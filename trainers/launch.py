@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.command import reject_arguments
-from trainers import data, run_dir, training_flags
+from trainers import data, quiet, run_dir, training_flags
 
 
 def launch(model: str, arguments: Sequence[str]) -> int | None:
@@ -19,6 +19,7 @@ def launch(model: str, arguments: Sequence[str]) -> int | None:
     if run["status"] == "finished":
         print(f"{model} is trained already\n{run_dir.farewell(options.run_dir, options.data_dir)}")
         return None
+    quiet.import_tensorflow()
     from trainers import training  # seconds of imports that mistakes need not wait for
 
     return training.train(model, task, options, run)

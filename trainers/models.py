@@ -1,36 +1,152 @@
 """The models: an image size in, an uncompiled Keras model out.
 
 Every model takes plain uint8 RGB images [batch, size, size, 3] in 0…255 and gives the probability of `parasitized`
-[batch, 1], float32. Scaling is a layer of the model, so a saved model needs nothing else.
+[batch, 1], float32. Scaling and channel order are stock layers of the model, so a saved model needs nothing else.
+
+Source of all three: D. Sarkar, "Detecting Malaria with Deep Learning", 2019.
 """
+
+from typing import NamedTuple
 
 import keras
 from keras import layers
 
+from pipeline.errors import InputError
+
+VGG_INPUTS = ("imagenet", "original")
+VGG_CONVOLUTIONS = {
+    f"block{block}_conv{i}": filters
+    for block, (filters, num_convolutions) in enumerate(((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), 1)
+    for i in range(1, num_convolutions + 1)
+}
+"""Names of VGG-19's convolutions, in order, and their filters."""
+
 _HEAD_UNITS = 512
-_DROPOUT_RATE = 0.3
+_IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)  # of the images that VGG's weights were trained on, in 0…255
 
 
-def basic_cnn(image_size_px: int, *, dropout_rate: float = _DROPOUT_RATE) -> keras.Model:
-    """The original's CNN from scratch: 15,102,529 parameters at 125 pixels.
-
-    Source: D. Sarkar, "Detecting Malaria with Deep Learning", 2019, model 1.
+def basic_cnn(image_size_px: int, *, dropout_rate: float = 0.3) -> keras.Model:
+    """Model 1, from scratch: 15,102,529 parameters at 125 pixels.
 
     Args:
       image_size_px: side of the input in pixels, at least 8.
+      dropout_rate: of both dropouts of the head, in 0…1 (1 excluded).
+
+    Raises:
+      InputError: if the image is too small.
     """
-    image = keras.Input((image_size_px, image_size_px, 3), dtype="uint8", name="image")
+    image = _image(image_size_px, at_least=8, model="basic_cnn")
     x = layers.Rescaling(1 / 255, name="scale")(image)
-    for filters in (32, 64, 128):
-        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
-        x = layers.MaxPooling2D(2)(x)
+    for i, filters in enumerate((32, 64, 128), 1):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{i}")(x)
+        x = layers.MaxPooling2D(2, name=f"pool{i}")(x)
     return keras.Model(image, _head(x, dropout_rate), name="basic_cnn")
 
 
+def vgg_frozen(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate: float = 0.3) -> keras.Model:
+    """Model 2, the head alone trains: 22,647,361 parameters at 125 pixels, of which 2,622,977 trainable.
+
+    Args:
+      image_size_px: side of the input in pixels, at least 32.
+      vgg_input: see `vgg_ft`.
+      dropout_rate: of both dropouts of the head, in 0…1 (1 excluded).
+
+    Raises:
+      InputError: if the image is too small.
+    """
+    return _vgg("vgg_frozen", image_size_px, vgg_input, dropout_rate, train_from="flatten")
+
+
+def vgg_ft(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate: float = 0.3) -> keras.Model:
+    """Model 3, trainable from `block4_conv1` on: 22,647,361 parameters at 125 pixels, of which 20,321,793 trainable.
+
+    The convolutions have He initialisation until `trainers.vgg_weights` loads others.
+
+    Args:
+      image_size_px: side of the input in pixels, at least 32.
+      vgg_input: what the convolutions see: "imagenet", BGR on the scale of 0…255 with ImageNet's mean subtracted, as
+        the public weights expect; or "original", BGR in 0…1, as in the original work.
+      dropout_rate: of both dropouts of the head, in 0…1 (1 excluded).
+
+    Raises:
+      InputError: if the image is too small.
+    """
+    return _vgg("vgg_ft", image_size_px, vgg_input, dropout_rate, train_from="block4_conv1")
+
+
+class Parts(NamedTuple):
+    """A model in two, which share their layers with it: what one trains, the others have.
+
+    Attributes:
+      backbone: uint8 RGB [batch, size, size, 3] -> features [batch, num_features], in the policy's compute dtype.
+      head: features, float16 [batch, num_features] -> probability float32 [batch, 1]; under the whole model's name.
+    """
+
+    backbone: keras.Model
+    head: keras.Model
+
+
+def split(model: keras.Model) -> Parts:
+    """Splits a model behind its flattened features; the features of `vgg_frozen` never change.
+
+    Args:
+      model: one of this module's.
+    """
+    names = [layer.name for layer in model.layers]
+    flattened = model.get_layer("flatten").output
+    features = keras.Input(flattened.shape[1:], dtype="float16", name="features")
+    x = features
+    for name in names[names.index("flatten") + 1 :]:
+        x = model.get_layer(name)(x)
+    backbone = keras.Model(model.input, flattened, name=f"{model.name}_backbone")
+    return Parts(backbone, keras.Model(features, x, name=model.name))
+
+
+def _image(size: int, at_least: int, model: str) -> keras.KerasTensor:
+    if size < at_least:
+        raise InputError(
+            f"{model} needs images of at least {at_least} pixels, the data set has {size}; make one with a larger "
+            "--image_size_px"
+        )
+    return keras.Input((size, size, 3), dtype="uint8", name="image")
+
+
+def _vgg(name: str, image_size_px: int, vgg_input: str, dropout_rate: float, train_from: str) -> keras.Model:
+    """VGG-19 without its top (K. Simonyan, A. Zisserman, arXiv:1409.1556), layers named as Keras does, and our head."""
+    image = _image(image_size_px, at_least=32, model=name)
+    x = _as_vgg_expects(image, vgg_input)
+    block = "block1"
+    for convolution, filters in VGG_CONVOLUTIONS.items():
+        if not convolution.startswith(block):
+            x = layers.MaxPooling2D(2, name=f"{block}_pool")(x)
+            block = convolution.partition("_")[0]
+        x = layers.Conv2D(
+            filters, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=convolution
+        )(x)
+    x = layers.MaxPooling2D(2, name=f"{block}_pool")(x)
+    model = keras.Model(image, _head(x, dropout_rate), name=name)
+    trains = False
+    for layer in model.layers:
+        trains = trains or layer.name == train_from
+        layer.trainable = trains
+    return model
+
+
+def _as_vgg_expects(image: keras.KerasTensor, vgg_input: str) -> keras.KerasTensor:
+    bgr = image[..., ::-1]
+    # In float32 under every policy, so that it is rounded once, after the mean is subtracted.
+    if vgg_input == "imagenet":
+        offset = [-mean for mean in _IMAGENET_MEAN_BGR]
+        return layers.Rescaling(1.0, offset=offset, dtype="float32", name="center")(bgr)
+    if vgg_input == "original":
+        return layers.Rescaling(1 / 255, dtype="float32", name="scale")(bgr)
+    raise ValueError(f"vgg_input={vgg_input!r}; expected one of {', '.join(VGG_INPUTS)}")
+
+
 def _head(x: keras.KerasTensor, dropout_rate: float) -> keras.KerasTensor:
-    x = layers.Flatten()(x)
-    for _ in range(2):
-        x = layers.Dense(_HEAD_UNITS, activation="relu")(x)
-        x = layers.Dropout(dropout_rate)(x)
+    x = layers.Flatten(name="flatten")(x)
+    for i in (1, 2):
+        x = layers.Dense(_HEAD_UNITS, activation="relu", name=f"fc{i}")(x)
+        x = layers.Dropout(dropout_rate, name=f"dropout{i}")(x)
     # In half precision a confidently wrong cell would have a zero gradient: the output is float32 under every policy.
     return layers.Dense(1, activation="sigmoid", dtype="float32", name="probability")(x)

@@ -4,8 +4,11 @@ run.json        model, flags, data (fingerprint, patients), versions, timings, s
 model.keras     the model of the best epoch by validation loss
 history.csv     one line an epoch
 curves.png      loss and accuracy over the epochs
+augmentation.png   a training cell and five augmented versions of it
 tensorboard/    event files
-checkpoint/     the last epoch, while the run is unfinished
+checkpoint/     the last step kept, while the run is unfinished
+features/       what a frozen backbone gave, while the run is unfinished
+export/         the model in other forms, if asked for
 """
 
 import json
@@ -20,8 +23,10 @@ RUN = "run.json"
 MODEL = "model.keras"
 HISTORY = "history.csv"
 CURVES = "curves.png"
+AUGMENTATION = "augmentation.png"
 TENSORBOARD = "tensorboard"
 CHECKPOINT = "checkpoint"
+FEATURES = "features"
 
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
 # Where things lie, and how often a checkpoint is kept, does not decide on what comes out.

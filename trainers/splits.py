@@ -73,6 +73,24 @@ def open_split(directory: epath.Path, expression: str, flag: str = "split") -> S
     )
 
 
+def part(split: Split, start: int, stop: int) -> Split:
+    """Some rows of a split, as a split.
+
+    Args:
+      split: what they are of.
+      start, stop: 0 ≤ start < stop ≤ num_cells.
+    """
+    kept = []
+    first = 0  # row of the shard's first cell
+    for file, skip, take in zip(split.files, split.skips, split.takes, strict=True):
+        low, high = max(start - first, 0), min(stop - first, take)
+        if low < high:
+            kept.append((file, skip + low, high - low))
+        first += take
+    files, skips, takes = zip(*kept, strict=True)
+    return split._replace(files=files, skips=skips, takes=takes)
+
+
 def overlap(one: Split, other: Split) -> int:
     """Number of cells that two splits of one data set share."""
     ranges = {}

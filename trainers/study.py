@@ -1,19 +1,25 @@
 """What is trained, on what: the model that comes out, the model that `fit` sees, and the batches for both."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import InputError
-from trainers import feed, input_pipeline, models
+from trainers import features, feed, input_pipeline, models, run_dir, vgg_weights
 from trainers.augmentation import augmented
+from trainers.class_weight import class_weight
 from trainers.corruption import DamagedRecords
 from trainers.data import Task
 from trainers.hardware import Hardware
 from trainers.order import Order
 from trainers.training_flags import Options
+
+FEATURES = "features"
+"""Mode of the input of a head that is trained on what its frozen backbone gave."""
 
 
 class Study(NamedTuple):
@@ -38,6 +44,11 @@ class Study(NamedTuple):
     steps_per_epoch: int
 
 
+def trains_on_features(model: str, options: Options) -> bool:
+    """Whether a frozen backbone sees each cell only once; augmented cells are new ones each time."""
+    return model == "vgg_frozen" and options.ranges.is_nothing
+
+
 def open_study(model: str, task: Task, options: Options, mode: str, used: Hardware, damaged: DamagedRecords) -> Study:
     """Builds a model and opens its data.
 
@@ -50,14 +61,51 @@ def open_study(model: str, task: Task, options: Options, mode: str, used: Hardwa
       damaged: told of damaged records.
 
     Raises:
-      InputError: if an epoch has no whole batch for several devices.
+      InputError: if the weights cannot be read, or the cells cannot be shared by several devices.
     """
-    ranges, size = options.ranges, task.train.image_size_px
     with used.scope():
-        saved = getattr(models, model)(size, dropout_rate=options.dropout_rate)
-        trained = saved if ranges.is_nothing else augmented(saved, ranges.fill)
+        saved = _build(model, task.train.image_size_px, options)
     order = Order(task.train.num_cells, options.batch_size, options.seed)
-    num_left_out = order.num_cells % order.batch_size if used.num_replicas > 1 else 0
+    num_left_out = _count_left_out(order, options, used)
+    if trains_on_features(model, options):
+        study = _on_features(saved, task, options, order, used, damaged)
+    else:
+        if model == "vgg_frozen":
+            print("the frozen layers see every cell anew in each epoch, since it is augmented")
+        study = _on_cells(saved, task, options, order, mode, used, damaged)
+    weights = class_weight(options.class_weight, _labels(task)) if options.class_weight != "none" else None
+
+    def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
+        batches = study.open_batches(epoch, step_in_epoch)
+        if num_left_out:
+            batches = feed.whole_batches(batches, order.batch_size)
+        return feed.with_class_weights(batches, weights) if weights else batches
+
+    return study._replace(
+        open_batches=open_batches,
+        num_cells=order.num_cells - num_left_out,
+        steps_per_epoch=order.steps_per_epoch - bool(num_left_out),
+    )
+
+
+def _build(model: str, image_size_px: int, options: Options) -> keras.Model:
+    build = getattr(models, model)
+    if options.vgg_input is None:
+        return build(image_size_px, dropout_rate=options.dropout_rate)
+    built = build(image_size_px, vgg_input=options.vgg_input, dropout_rate=options.dropout_rate)
+    print("\n".join(vgg_weights.load(built, options.vgg_weights)))
+    return built
+
+
+def _count_left_out(order: Order, options: Options, used: Hardware) -> int:
+    if used.num_replicas == 1:
+        return 0
+    if options.max_corrupt_records:
+        raise InputError(
+            f"--max_corrupt_records={options.max_corrupt_records} leaves smaller batches, which several devices cannot "
+            "share; give --distribute=none, or make the data set again"
+        )
+    num_left_out = order.num_cells % order.batch_size
     if num_left_out == order.num_cells:
         raise InputError(
             f"--batch_size={order.batch_size} is more than the {order.num_cells} cells of --train_split, and several "
@@ -65,27 +113,75 @@ def open_study(model: str, task: Task, options: Options, mode: str, used: Hardwa
         )
     if num_left_out:
         print(f"each epoch's last {num_left_out} cells are left out: several devices share whole batches only")
-    class_weights = None
+    return num_left_out
+
+
+def _on_cells(
+    saved: keras.Model,
+    task: Task,
+    options: Options,
+    order: Order,
+    mode: str,
+    used: Hardware,
+    damaged: DamagedRecords,
+) -> Study:
+    ranges = options.ranges
+    with used.scope():
+        trained = saved if ranges.is_nothing else augmented(saved, ranges.fill)
 
     def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
         first = epoch * order.steps_per_epoch + step_in_epoch
         batches = input_pipeline.training_batches(
             task.train, order, options.epochs, mode, start_step=first, damaged=damaged
         )
-        if not ranges.is_nothing:
-            batches = feed.with_draws(batches, ranges, size, options.seed, first)
-        if num_left_out:
-            batches = feed.whole_batches(batches, order.batch_size)
-        return feed.with_class_weights(batches, class_weights) if class_weights else batches
+        if ranges.is_nothing:
+            return batches
+        return feed.with_draws(batches, ranges, task.train.image_size_px, options.seed, first)
 
-    # Judged outside of the scope, on one device: it takes batches of any size.
     validation = input_pipeline.evaluation_batches(task.validation, options.batch_size)
     return Study(
         saved=saved,
         trained=trained,
+        # Judged outside of the devices' scope, on one of them: it takes batches of any size.
         judged=keras.Model(saved.inputs, saved.outputs, name=saved.name),
         open_batches=open_batches,
         validation=validation.map(lambda image, label, *_: (image, label)),
-        num_cells=order.num_cells - num_left_out,
-        steps_per_epoch=order.steps_per_epoch - bool(num_left_out),
+        num_cells=order.num_cells,
+        steps_per_epoch=order.steps_per_epoch,
     )
+
+
+def _on_features(
+    saved: keras.Model, task: Task, options: Options, order: Order, used: Hardware, damaged: DamagedRecords
+) -> Study:
+    with used.scope():
+        backbone, head = models.split(saved)
+    train, validation = (
+        features.extract(
+            backbone,
+            split,
+            task.manifest,
+            Path(options.run_dir) / run_dir.FEATURES,
+            vgg_input=options.vgg_input,
+            batch_size=options.batch_size,
+            jit_compile=used.jit_compile,
+            damaged=damaged,
+        )
+        for split in (task.train, task.validation)
+    )
+    return Study(
+        saved=saved,
+        trained=head,
+        judged=keras.Model(head.inputs, head.outputs, name=head.name),
+        open_batches=lambda epoch, step_in_epoch: features.training_batches(
+            train, order, options.epochs, epoch * order.steps_per_epoch + step_in_epoch
+        ),
+        validation=features.evaluation_batches(validation, options.batch_size),
+        num_cells=order.num_cells,
+        steps_per_epoch=order.steps_per_epoch,
+    )
+
+
+def _labels(task: Task) -> np.ndarray:
+    batches = input_pipeline.evaluation_batches(task.train, 1024)
+    return np.concatenate([label.numpy() for _, label, *_ in batches])

@@ -7,12 +7,12 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from trainers import allocator, checkpoint, curves, hardware, input_pipeline, run_dir, signals
+from trainers import allocator, checkpoint, curves, formats, hardware, input_pipeline, mistakes, run_dir, signals, strip
 from trainers.callbacks import Stopped
 from trainers.corruption import DamagedRecords
 from trainers.data import Task
 from trainers.fitting import fit
-from trainers.study import open_study
+from trainers.study import FEATURES, open_study, trains_on_features
 from trainers.training_flags import Options
 
 
@@ -45,6 +45,9 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
         is_augmented=not options.ranges.is_nothing,
     )
     print("\n".join(used.lines))
+    if not options.ranges.is_nothing:
+        (image, *_), *_ = input_pipeline.evaluation_batches(task.train, 1).take(1)
+        strip.draw(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
     keras.utils.set_random_seed(options.seed)
     damaged = DamagedRecords(options.max_corrupt_records)
     _choose_input(task, options, run, used)
@@ -62,7 +65,7 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
         raise
     run["input"]["skipped_records"] = [[Path(file).name, record] for file, record in damaged.found]
     _note_time(run, options, started)
-    _finish(model, history, options, run)
+    _finish(model, history, task, options, run)
     return None
 
 
@@ -73,23 +76,32 @@ def _note_time(run: run_dir.Run, options: Options, started: float) -> None:
 
 def _choose_input(task: Task, options: Options, run: run_dir.Run, used: hardware.Hardware) -> None:
     """Decides on the input once a run: continuing keeps the order, even where `auto` would now choose otherwise."""
-    mode = run.get("input", {}).get("mode") or input_pipeline.choose_mode(options.input, [task.train])
+    mode = run.get("input", {}).get("mode")
+    if mode is None:
+        on_features = trains_on_features(run["model"], options)
+        mode = FEATURES if on_features else input_pipeline.choose_mode(options.input, [task.train])
     run["input"] = {"mode": mode, "batch_size": options.batch_size, "shard_count": 1}
     run["hardware"] = {"policy": used.policy, "jit_compile": used.jit_compile, "num_replicas": used.num_replicas}
     run_dir.write(options.run_dir, run)
 
 
-def _finish(model: str, history: list[curves.Row], options: Options, run: run_dir.Run) -> None:
+def _finish(model: str, history: list[curves.Row], task: Task, options: Options, run: run_dir.Run) -> None:
     directory = Path(options.run_dir)
     curves.draw(history, f"{model}, {options.config}", directory / run_dir.CURVES)
     best = min(history, key=lambda row: row["val_loss"])
-    run["status"] = "finished"
     run["best_epoch"] = int(best["epoch"]) + 1
     run["timings"]["seconds_per_epoch"] = round(sum(row["seconds"] for row in history) / len(history), 3)
     run["timings"]["images_per_second"] = round(sum(row["images_per_second"] for row in history) / len(history), 1)
     run["input"]["waiting_share"] = round(sum(row["waiting_share"] for row in history) / len(history), 5)
+    best_model = keras.models.load_model(directory / run_dir.MODEL, compile=False)
+    batches = input_pipeline.evaluation_batches(task.validation, options.batch_size)
+    mistakes.log(best_model, batches, directory / run_dir.TENSORBOARD / "validation", run["best_epoch"])
+    for path in formats.export(options.run_dir, options.export):
+        print(f"exported {path}")
+    run["status"] = "finished"
     run_dir.write(options.run_dir, run)
-    shutil.rmtree(directory / run_dir.CHECKPOINT, ignore_errors=True)
+    for left in (run_dir.CHECKPOINT, run_dir.FEATURES):
+        shutil.rmtree(directory / left, ignore_errors=True)
     print(
         f"{model}: best of {len(history)} epochs is {run['best_epoch']}, validation loss {best['val_loss']:.4f}, "
         f"accuracy {best['val_accuracy']:.4f}\n{run_dir.farewell(options.run_dir, options.data_dir)}"

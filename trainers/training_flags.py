@@ -11,6 +11,7 @@ from absl import flags
 
 from pipeline.errors import InputError
 from pipeline.split import CONFIGS
+from trainers import formats
 from trainers.ranges import FILLS, FLIPS, Ranges
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -20,7 +21,6 @@ SCHEDULES = ("constant", "plateau", "cosine")
 CLASS_WEIGHTS = ("none", "balanced")
 JIT_COMPILE = ("auto", "true", "false")
 DISTRIBUTE = ("auto", "none", "mirrored")
-EXPORTS = ("saved_model", "onnx", "litert")
 VGG_INPUTS = ("imagenet", "original")
 _DEFAULT_CONFIG = next(iter(CONFIGS))
 _SPLITS = (("train_split", "train"), ("validation_split", "validation"), ("test_split", "test"))
@@ -188,7 +188,7 @@ def _define_hardware() -> None:
     flags.DEFINE_float(
         "checkpoint_minutes", 10.0, "Keep a checkpoint that often, and at each epoch's end.", lower_bound=0.0
     )
-    flags.DEFINE_list("export", [], f"Also write the best model in these forms: {', '.join(EXPORTS)}.")
+    flags.DEFINE_list("export", [], f"Also write the best model in these forms: {', '.join(formats.NAMES)}.")
 
 
 def read() -> Options:
@@ -217,9 +217,7 @@ def _check(options: Options) -> None:
     for name, value in options._asdict().items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{name}={value} is no finite number")
-    for name in options.export:
-        if name not in EXPORTS:
-            raise InputError(f"--export={','.join(options.export)}: {name} is unknown; expected {', '.join(EXPORTS)}")
+    formats.check(options.export, "export")
     if options.warmup_epochs and options.schedule != "cosine":
         raise InputError(
             f"--warmup_epochs={options.warmup_epochs:g} goes with --schedule=cosine; got --schedule={options.schedule}"

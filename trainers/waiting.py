@@ -49,6 +49,5 @@ def verdict(share: float, mode: str) -> str:
     advice = {
         "streaming": "give --input=resident if the split fits into memory, or --input=mapped from a local disk",
         "mapped": "give --input=resident if the split fits into memory",
-        "resident": "give a larger --batch_size, or the process more processors",
-    }[mode]
+    }.get(mode, "give a larger --batch_size, or the process more processors")
     return f"input: {waited}: input-bound; {advice}"

@@ -1,0 +1,32 @@
+"""Writes a finished run's model in the formats of other runtimes.
+
+    python -m trainers.export --run_dir=runs/basic_cnn --format=saved_model,onnx,litert
+
+Some seconds a format. How to use what it writes: see BUILD.md, "Exporting a model".
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from pipeline.command import reject_arguments, run
+from pipeline.errors import InputError
+from trainers import formats, run_dir
+
+_RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of a run of a trainer.", required=True)
+_FORMAT = flags.DEFINE_list("format", None, f"One or more of {', '.join(formats.NAMES)}.", required=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Exports the run's best model; prints where to."""
+    reject_arguments(arguments)
+    if not _FORMAT.value:
+        raise InputError(f"--format is empty; expected some of {','.join(formats.NAMES)}")
+    formats.check(_FORMAT.value, "format")
+    run_dir.read(_RUN_DIR.value)
+    for path in formats.export(_RUN_DIR.value, _FORMAT.value):
+        print(path)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,135 @@
+"""Weights of VGG-19's convolutions: a flag's value in, a model's weights set, log lines out.
+
+imagenet                Keras's own download, cached in ~/.keras/models
+<file>.npz              arrays `<layer>/kernel` and `<layer>/bias`
+<file>.keras            a saved model, the project's own or another, with VGG-19's layer names
+<file>.h5               Keras's older format, as of the download, with VGG-19's layer names
+<file>.weights.h5       `save_weights` of Keras 3: VGG-19 with or without its top, or a model of this project
+none                    He initialisation
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from pipeline.errors import InputError
+from trainers.models import VGG_CONVOLUTIONS
+
+IMAGENET, NONE = "imagenet", "none"
+_IMAGENET_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+_REMEDY = (
+    f"expected --vgg_weights={IMAGENET}, {NONE}, or a .npz, .keras, .h5 or .weights.h5 file of VGG-19 with Keras's "
+    "layer names"
+)
+
+_Arrays = Mapping[str, Sequence[np.ndarray]]  # layer name -> kernel (height, width, in, out), bias
+
+
+def load(model: keras.Model, source: str) -> list[str]:
+    """Sets the convolutions of a VGG; what the source lacks keeps its initialisation.
+
+    Args:
+      model: `vgg_frozen` or `vgg_ft` of `trainers.models`.
+      source: "imagenet", "none", or a path.
+
+    Returns:
+      lines for people: what was loaded, and every layer that was not.
+
+    Raises:
+      InputError: if there is no such file, it cannot be read, holds no VGG-19 or arrays of other shapes, or the
+        download is neither cached nor possible.
+    """
+    if source == NONE:
+        return ["VGG weights: none, all convolutions start from He initialisation"]
+    if source == IMAGENET:
+        return [_assign(model, _imagenet(), "ImageNet, Keras's download")]
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise InputError(f"--vgg_weights={source} is no file; {_REMEDY}")
+    try:
+        arrays = _read(path)
+    except InputError:
+        raise
+    except Exception as error:  # numpy, zipfile, h5py and Keras fail each in its own way
+        reason = str(error).strip() or type(error).__name__
+        raise InputError(f"--vgg_weights={source} cannot be read ({reason.splitlines()[0]}); {_REMEDY}") from error
+    loaded = _assign(model, arrays, source)
+    missing = [name for name in VGG_CONVOLUTIONS if name not in arrays]
+    return [loaded, *(f"VGG weights: {name} is not in {source}: He initialisation" for name in missing)]
+
+
+def _imagenet() -> _Arrays:
+    try:
+        return _of_model(_vgg19(weights=IMAGENET))
+    except Exception as error:  # Keras raises a plain Exception where there is no network
+        raise InputError(
+            f"--vgg_weights={IMAGENET} cannot be downloaded ({error}); connect this machine, or copy {_IMAGENET_FILE} "
+            f"into ~/.keras/models (of KERAS_HOME, if set), or give --vgg_weights=<file> or --vgg_weights={NONE}"
+        ) from error
+
+
+def _vgg19(weights: str | None) -> keras.Model:
+    return keras.applications.VGG19(include_top=False, weights=weights, input_shape=(32, 32, 3))
+
+
+def _read(path: Path) -> _Arrays:
+    if path.suffix == ".npz":
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            names = {key.rpartition("/")[0] for key in file.files} & VGG_CONVOLUTIONS.keys()
+            return {name: [file[f"{name}/kernel"], file[f"{name}/bias"]] for name in names}
+    if path.suffix == ".keras":
+        return _of_model(keras.models.load_model(path, compile=False))
+    if path.suffix == ".h5":
+        with h5py.File(path) as file:
+            group = file.get("model_weights", file)
+            if "layer_names" in group.attrs:
+                return _of_older_format(group)
+        # The new format numbers the layers of a kind: convolutions alone are read, whatever follows them.
+        peer = _vgg19(weights=None)
+        try:
+            with warnings.catch_warnings(action="ignore"):  # one for each layer of another model
+                peer.load_weights(path)
+        except ValueError as error:
+            raise InputError(f"--vgg_weights={path} holds the weights of another model; {_REMEDY}") from error
+        return _of_model(peer)
+    raise InputError(f"--vgg_weights={path} is of no known kind; {_REMEDY}")
+
+
+def _of_older_format(group: h5py.Group) -> _Arrays:
+    names = [name.decode() if isinstance(name, bytes) else name for name in group.attrs["layer_names"]]
+    return {
+        name: [np.asarray(group[name][weight]) for weight in group[name].attrs["weight_names"]]
+        for name in names
+        if name in VGG_CONVOLUTIONS
+    }
+
+
+def _of_model(model: keras.Model) -> _Arrays:
+    """The convolutions of a model, those of a model nested in it included."""
+    arrays: dict[str, Sequence[np.ndarray]] = {}
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            arrays.update(_of_model(layer))
+        elif layer.name in VGG_CONVOLUTIONS:
+            arrays[layer.name] = layer.get_weights()
+    return arrays
+
+
+def _assign(model: keras.Model, arrays: _Arrays, source: str) -> str:
+    """Checks all arrays, then sets them."""
+    if not arrays:
+        raise InputError(f"--vgg_weights={source} has none of VGG-19's layers {', '.join(VGG_CONVOLUTIONS)}; {_REMEDY}")
+    for name, weights in arrays.items():
+        expected = [tuple(weight.shape) for weight in model.get_layer(name).weights]
+        found = [weight.shape for weight in weights]
+        if found != expected:
+            raise InputError(f"--vgg_weights={source}: {name} has the shapes {found}, expected {expected}; {_REMEDY}")
+        if not all(np.isfinite(weight).all() for weight in weights):
+            raise InputError(f"--vgg_weights={source}: {name} holds values that are no numbers; {_REMEDY}")
+    for name, weights in arrays.items():
+        model.get_layer(name).set_weights(list(weights))
+    return f"VGG weights: {len(arrays)} of {len(VGG_CONVOLUTIONS)} convolutions from {source}"
