@@ -180,7 +180,7 @@ def _compute(
     def predict(image: tf.Tensor) -> np.ndarray:
         if not len(image):  # all of them damaged
             return np.zeros((0, backbone.output_shape[-1]), np.float16)
-        values = np.asarray(backbone.predict_on_batch(image), np.float32)
+        values = np.asarray(backbone.predict_on_batch(image.numpy()), np.float32)
         if not (np.abs(values) <= _MAX_FLOAT16).all():
             raise InputError(
                 f"features reach {np.abs(values).max():.3g}, beyond float16's {_MAX_FLOAT16:.0f}; check --vgg_weights, "
