@@ -51,8 +51,8 @@ class FillShard(beam.DoFn):
 
     def process(self, file_name: str) -> None:
         """Fills one shard, or lets a local worker process begin with it; raises ShardError if that fails."""
-        if pool := workers.pool():
-            self._filling[file_name] = pool.submit(fill.fill_shard, file_name, self._target, self._num_threads)
+        if workers.are_started():
+            self._filling[file_name] = workers.submit(fill.fill_shard, file_name, self._target, self._num_threads)
         else:
             with _explained_as_shard_errors(file_name):
                 self._count(fill.fill_shard(file_name, self._target, self._num_threads))
@@ -84,20 +84,20 @@ def _explained_as_shard_errors(file_name: str) -> Iterator[None]:
         raise ShardError(f"{file_name} could not be filled: a worker process was killed, perhaps for memory") from error
 
 
-def fill_shards(file_names: Sequence[str], target: Target, pipeline_options: Sequence[str]) -> None:
+def fill_shards(
+    file_names: Sequence[str], target: Target, num_threads: int | None, pipeline_options: Sequence[str]
+) -> None:
     """Fills shards by a Beam pipeline.
 
     Args:
       file_names: of the shards; at least one.
-      target: see `fill.Target`.
+      target, num_threads: see `fill.fill_shard`.
       pipeline_options: Beam's options.
 
     Raises:
       InputError: if a shard cannot be filled or the runner fails; shards that were filled stay.
     """
     logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
-    # Local workers are processes; they need threads only where there are fewer shards than processors.
-    num_threads = max(1, workers.num_processors() // len(file_names)) if workers.pool() else None
     try:
         pipeline = beam.Pipeline(options=parse_options(pipeline_options))
         _ = (

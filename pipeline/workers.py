@@ -11,12 +11,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _pool: ProcessPoolExecutor | None = None
+_begun: dict[tuple, Future] = {}
 
 
 def num_processors() -> int:
@@ -24,9 +25,19 @@ def num_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pool() -> ProcessPoolExecutor | None:
-    """The worker processes, if they have been started."""
-    return _pool
+def are_started() -> bool:
+    """Whether there are worker processes."""
+    return _pool is not None
+
+
+def begin(function: Callable, *arguments: object) -> None:
+    """Queues a call for the worker processes, before somebody asks for it by `submit`."""
+    _begun[function, *arguments] = _pool.submit(function, *arguments)
+
+
+def submit(function: Callable, *arguments: object) -> Future:
+    """A call in a worker process: the one that was begun, if it was."""
+    return _begun.pop((function, *arguments), None) or _pool.submit(function, *arguments)
 
 
 @contextmanager
@@ -55,6 +66,7 @@ def started(module: str) -> Iterator[None]:
         for process in multiprocessing.active_children():
             process.kill()
         _pool = None
+        _begun.clear()
         signal.signal(signal.SIGINT, handler)
 
 
