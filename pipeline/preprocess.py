@@ -7,6 +7,7 @@ The same command again continues a job that was stopped, and finds a data set th
 NLM's 27,558 cells take well under a minute and 1.3 GB of disk a config.
 """
 
+import gc
 import math
 import re
 import sys
@@ -91,6 +92,7 @@ def main(arguments: Sequence[str]) -> None:
     is_local = not any(option.startswith("--runner=") for option in _PIPELINE_OPTIONS.value)
     with workers.started("pipeline.fill") if is_local else nullcontext():
         _preprocess(source, configs, class_folders, patient_regex)
+    gc.freeze()  # what ends with the process need not be searched for garbage at its end, which takes 0.2 s
 
 
 def _preprocess(
