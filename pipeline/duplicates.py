@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.fill import ShardResult
+from pipeline.shard import ShardResult
 
 _MAX_EXAMPLES = 100
 _MAX_NAMES = 10

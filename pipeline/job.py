@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 from etils import epath
 
-from pipeline import duplicates, fill, layout, manifest, results, storage, workers
+from pipeline import duplicates, layout, manifest, results, storage, workers
 from pipeline.cells import Rejected
 from pipeline.claim import claim, find_existing, job_name, tidy
 from pipeline.errors import InputError
-from pipeline.fill import ShardResult, Target
 from pipeline.listing import Listing
 from pipeline.plan import Settings, Shard, plan_shards
+from pipeline.shard import ShardResult, Target
 
 
 class Outcome(NamedTuple):
@@ -220,7 +220,7 @@ def _begin(missing: Sequence[str], target: Target) -> int:
     """Lets local worker processes begin; returns how many threads each uses."""
     num_threads = max(1, workers.num_processors() // len(missing))
     for file_name in missing:
-        workers.begin(fill.fill_shard, file_name, target, num_threads)
+        workers.begin("pipeline.fill:fill_shard", file_name, target, num_threads)
     return num_threads
 
 

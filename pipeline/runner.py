@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager, redirect_stderr
 
-from pipeline import fill, workers
+from pipeline import workers
 from pipeline.errors import InputError
-from pipeline.fill import ShardResult, Target
+from pipeline.shard import ShardResult, Target
 
 _disabled = logging.root.manager.disable
 logging.disable(logging.WARNING)  # importing Beam without Google Cloud's packages warns about those
@@ -55,8 +55,12 @@ class FillShard(beam.DoFn):
     def process(self, file_name: str) -> None:
         """Fills one shard, or lets a local worker process begin with it; raises ShardError if that fails."""
         if workers.are_started():
-            self._filling[file_name] = workers.submit(fill.fill_shard, file_name, self._target, self._num_threads)
+            self._filling[file_name] = workers.submit(
+                "pipeline.fill:fill_shard", file_name, self._target, self._num_threads
+            )
         else:
+            from pipeline import fill  # OpenCV is only for processes that decode
+
             with _explained_as_shard_errors(file_name):
                 self._count(fill.fill_shard(file_name, self._target, self._num_threads))
 

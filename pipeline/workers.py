@@ -7,11 +7,12 @@ Beam's own multi-processing mode takes many seconds to start.
 import importlib
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 
@@ -30,14 +31,23 @@ def are_started() -> bool:
     return _pool is not None
 
 
-def begin(function: Callable, *arguments: object) -> None:
-    """Queues a call for the worker processes, before somebody asks for it by `submit`."""
-    _begun[function, *arguments] = _pool.submit(function, *arguments)
+def begin(function: str, *arguments: object) -> None:
+    """Queues a call for the worker processes, before somebody asks for it by `submit`.
+
+    Args:
+      function: `<module>:<name>`, so that only workers need to import it.
+      *arguments: of the call; hashable.
+    """
+    _begun[function, *arguments] = _pool.submit(_call, function, arguments)
 
 
-def submit(function: Callable, *arguments: object) -> Future:
+def submit(function: str, *arguments: object) -> Future:
     """A call in a worker process: the one that was begun, if it was."""
-    return _begun.pop((function, *arguments), None) or _pool.submit(function, *arguments)
+    return _begun.pop((function, *arguments), None) or _pool.submit(_call, function, arguments)
+
+
+def _call(function: str, arguments: tuple) -> object:
+    return pkgutil.resolve_name(function)(*arguments)
 
 
 @contextmanager
