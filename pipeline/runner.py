@@ -54,14 +54,14 @@ class FillShard(beam.DoFn):
 
     def process(self, file_name: str) -> None:
         """Fills one shard, or lets a local worker process begin with it; raises ShardError if that fails."""
-        if workers.are_started():
-            self._filling[file_name] = workers.submit(
-                "pipeline.fill:fill_shard", file_name, self._target, self._num_threads
-            )
-        else:
-            from pipeline import fill  # OpenCV is only for processes that decode
+        with _explained_as_shard_errors(file_name):
+            if workers.are_started():
+                self._filling[file_name] = workers.submit(
+                    "pipeline.fill:fill_shard", file_name, self._target, self._num_threads
+                )
+            else:
+                from pipeline import fill  # OpenCV is only for processes that decode
 
-            with _explained_as_shard_errors(file_name):
                 self._count(fill.fill_shard(file_name, self._target, self._num_threads))
 
     def finish_bundle(self) -> None:

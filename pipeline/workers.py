@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _pool: ProcessPoolExecutor | None = None
@@ -38,11 +38,12 @@ def begin(function: str, *arguments: object) -> None:
       function: `<module>:<name>`, so that only workers need to import it.
       *arguments: of the call; hashable.
     """
-    _begun[function, *arguments] = _pool.submit(_call, function, arguments)
+    with suppress(BrokenExecutor):  # `submit` will meet it again, for whoever waits for the result
+        _begun[function, *arguments] = _pool.submit(_call, function, arguments)
 
 
 def submit(function: str, *arguments: object) -> Future:
-    """A call in a worker process: the one that was begun, if it was."""
+    """A call in a worker process: the one that was begun, if it was; raises BrokenExecutor if a worker was killed."""
     return _begun.pop((function, *arguments), None) or _pool.submit(_call, function, arguments)
 
 
