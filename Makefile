@@ -42,8 +42,10 @@ format: $(INSTALLED)
 	@$(BIN)/ruff format
 
 $(INSTALLED): requirements.txt constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $$($(PYTHON) --version) is too old; expected Python 3.11 to 3.13: make PYTHON=python3.11 …" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "error: there is no $(PYTHON); expected Python 3.11 to 3.13: make PYTHON=python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version); expected Python 3.11 to 3.13: make PYTHON=python3.11 …" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "error: $(PYTHON) has no venv; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "installing the requirements into $(VENV) (about two minutes, once)"

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from absl import flags
@@ -128,11 +129,22 @@ def _ratios(cases: dict[str, dict], ours: str) -> dict[str, float]:
     ratios = {f"whole process, ours to {peer}": rate(ours) / rate(peer) for peer in PEERS}
     ratios["without start-up, ours to floor"] = rate(ours, inner) / rate("floor", inner)
     rates = [rate(name, inner) for name in cases if name.startswith(_OURS)]
+    ratios |= _growth([row for name, row in cases.items() if name.startswith(_OURS)])
     memories = [cases[name]["peak_rss_bytes_while_filling"] for name in cases if name.startswith(_OURS)]
     ratios["without start-up, slowest size to fastest"] = min(rates) / max(rates)
     if all(memories):  # a few cells are filled between two samples
         ratios["memory while filling, largest size to smallest"] = memories[-1] / memories[0]
     return {name: round(ratio, 3) for name, ratio in ratios.items()}
+
+
+def _growth(cases: Sequence[dict]) -> dict[str, float]:
+    """How alike the cells cost that each size has more than the last: what a process costs however small cancels."""
+    steps = [
+        (after["num_images"] - before["num_images"]) / (after["seconds"] - before["seconds"])
+        for before, after in pairwise(cases)
+        if after["seconds"] > before["seconds"]
+    ]
+    return {"cells added from size to size, slowest to fastest": min(steps) / max(steps)} if len(steps) > 1 else {}
 
 
 def main(arguments: Sequence[str]) -> None:

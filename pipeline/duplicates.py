@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.fill import ShardResult
+from pipeline.shard import ShardResult
 
 _MAX_EXAMPLES = 100
 _MAX_NAMES = 10
@@ -23,7 +23,7 @@ def find_duplicates(results: Sequence[ShardResult], read_names: Callable[[ShardR
 
     Args:
       results: one a shard.
-      read_names: a shard's result -> file name of each record; called where examples lie only.
+      read_names: a shard's result -> file name of each record; called once for each shard in which examples lie.
 
     Returns:
       num_cells: cells in excess of one a content; num_label_conflicts, num_across_splits: contents with both labels,
@@ -46,22 +46,33 @@ def find_duplicates(results: Sequence[ShardResult], read_names: Callable[[ShardR
     repeated = np.flatnonzero(sizes > 1)
     first_records = order[starts[repeated]]
     ranked = repeated[np.lexsort((first_records, ~is_across[repeated], ~is_conflict[repeated]))]
-    first_of_shard = np.searchsorted(shards, np.arange(len(results)))
 
-    def describe(group: int) -> dict[str, Any]:
-        members = order[starts[group] : starts[group] + sizes[group]]
-        some = members[:_MAX_NAMES]
-        return {
-            "label_conflict": bool(is_conflict[group]),
-            "splits": [names_of_splits[split] for split in np.unique(splits[members])],
-            "filenames": sorted(
-                read_names(results[s])[i - first_of_shard[s]] for i, s in zip(some, shards[some], strict=True)
-            ),
-        }
-
+    examples = [order[starts[group] : starts[group] + sizes[group]] for group in ranked[:_MAX_EXAMPLES]]
+    names = _read_some_names([record for members in examples for record in members[:_MAX_NAMES]], results, read_names)
     return {
         "num_cells": len(hashes) - len(starts),
         "num_label_conflicts": int(is_conflict.sum()),
         "num_across_splits": int(is_across.sum()),
-        "examples": [describe(group) for group in ranked[:_MAX_EXAMPLES]],
+        "examples": [
+            {
+                "label_conflict": bool(np.ptp(labels[members])),
+                "splits": [names_of_splits[split] for split in np.unique(splits[members])],
+                "filenames": sorted(names[record] for record in members[:_MAX_NAMES]),
+            }
+            for members in examples
+        ],
     }
+
+
+def _read_some_names(
+    records: Sequence[int], results: Sequence[ShardResult], read_names: Callable[[ShardResult], list[str]]
+) -> dict[int, str]:
+    """The file names of records by their number among all, one shard's at a time."""
+    names: dict[int, str] = {}
+    first = 0
+    for result in results:
+        if here := [record for record in records if first <= record < first + result.num_records]:
+            its_names = read_names(result)
+            names.update({record: its_names[record - first] for record in here})
+        first += result.num_records
+    return names

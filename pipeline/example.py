@@ -4,6 +4,7 @@ Reading is done with TFDS's copy of TensorFlow's protocol buffers, since importi
 worker.
 """
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -48,18 +49,27 @@ def encode(image: bytes, label: int, filename: str, patient_id: str) -> EncodedE
       filename: path from the class folder on.
       patient_id: the patient, "" if unknown.
     """
-    before = _entry(FILENAME, _bytes_feature(filename.encode()))
-    behind = _entry(LABEL, _field(3, _field(1, _varint(label)))) + _entry(
-        PATIENT_ID, _bytes_feature(patient_id.encode())
-    )
+    before, tail = _entry(FILENAME, _bytes_feature(filename.encode())), _tail(label, patient_id)
+    start = _image_start(len(image))
+    head = _field_start(1, len(before) + len(start) + len(image) + len(tail)) + before + start
+    return EncodedExample(head, image, tail)
 
-    def opened(number: int, content: bytes) -> bytes:
-        """The start of a field whose content goes on with the image."""
-        return _field_start(number, len(content) + len(image)) + content
 
-    value = opened(2, opened(1, opened(1, b"")))
-    head = before + opened(1, _field(1, IMAGE.encode()) + value)
-    return EncodedExample(_field_start(1, len(head) + len(image) + len(behind)) + head, image, behind)
+@functools.lru_cache
+def _image_start(num_bytes: int) -> bytes:
+    """What stands before an image's bytes in its entry of the map: the same for all raw images of a data set."""
+    value = b""
+    for number in (1, 1, 2):  # a value of a bytes list of a feature of the entry
+        value = _field_start(number, len(value) + num_bytes) + value
+    entry = _field(1, IMAGE.encode()) + value
+    return _field_start(1, len(entry) + num_bytes) + entry
+
+
+@functools.lru_cache
+def _tail(label: int, patient_id: str) -> bytes:
+    """What stands behind an image's bytes: the same for all cells of a patient and label."""
+    patient = _entry(PATIENT_ID, _bytes_feature(patient_id.encode()))
+    return _entry(LABEL, _field(3, _field(1, _varint(label)))) + patient
 
 
 def _varint(number: int) -> bytes:

@@ -4,14 +4,12 @@ This is what a worker runs. A shard appears under its name only when it is whole
 that was killed knows which shards it still has to fill. The bytes depend on the shard's cells alone.
 """
 
-import dataclasses
 import hashlib
 import io
-import json
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +18,7 @@ from etils import epath
 from pipeline import example, image, layout, tfrecord
 from pipeline.cells import LABELS, Cell, Rejected
 from pipeline.plan import Shard
+from pipeline.shard import ShardResult, Target
 from pipeline.source import MAX_ENCODED_BYTES, Source, UnreadableImage, open_source
 from pipeline.storage import open_whole, write_whole
 from pipeline.workers import num_processors
@@ -30,70 +29,6 @@ INDEX_COLUMNS = ("record_offset", "image_offset", "image_num_bytes", "label")
 _CONTENT_DIGITS = 16
 _CELLS_A_TASK = 16
 _PIXEL_BYTES_A_TASK = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """Where a worker finds the plan and the cells and puts the shards.
-
-    Attributes:
-      source: path of the folder or archive.
-      root: path of the class folders' folder within the source, "" or ending with `/`.
-      job_dir: folder of the plan's parts and of the results.
-      shards_dir: folder of the shards.
-      image_size_px: side of the stored image.
-      image_encoding: "raw" or "png".
-    """
-
-    source: str
-    root: str
-    job_dir: str
-    shards_dir: str
-    image_size_px: int
-    image_encoding: str
-
-
-@dataclasses.dataclass
-class ShardResult:
-    """The numbers of a filled shard, kept in the job's folder until the manifest is written.
-
-    Attributes:
-      split, file_name, num_records, num_bytes, sha256: of the TFRecord file.
-      index_sha256: of the index file.
-      patients: patient -> number of cells of each label.
-      rejected: cells that are not in it, and why.
-      converted: kind of conversion -> number of cells.
-      heights, widths: size in pixels -> number of cells, of the source's images.
-      contents: hash of each record's image file, 16 hexadecimal digits each, to find duplicates by.
-      labels: label of each record, a digit each.
-    """
-
-    split: str
-    file_name: str
-    num_records: int
-    num_bytes: int
-    sha256: str
-    index_sha256: str
-    patients: dict[str, list[int]]
-    rejected: list[Rejected]
-    converted: dict[str, int]
-    heights: dict[int, int]
-    widths: dict[int, int]
-    contents: str
-    labels: str
-
-    def to_json(self) -> str:
-        """One JSON object."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "ShardResult":
-        """Reads what `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        fields["rejected"] = [Rejected(*item) for item in fields["rejected"]]
-        for name in ("heights", "widths"):
-            fields[name] = {int(size): count for size, count in fields[name].items()}
-        return cls(**fields)
 
 
 class _Record(NamedTuple):

@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 from etils import epath
 
-from pipeline import duplicates, layout, manifest, results, runner, storage
+from pipeline import duplicates, layout, manifest, results, storage, workers
 from pipeline.cells import Rejected
 from pipeline.claim import claim, find_existing, job_name, tidy
 from pipeline.errors import InputError
-from pipeline.fill import ShardResult, Target
 from pipeline.listing import Listing
 from pipeline.plan import Settings, Shard, plan_shards
+from pipeline.shard import ShardResult, Target
 
 
 class Outcome(NamedTuple):
@@ -208,8 +208,20 @@ def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
     missing = [file_name for file_name in job.num_cells if file_name not in done]
     if missing:
         with results.watch(job.job_dir, job.num_cells):
-            runner.fill_shards(missing, job.target, pipeline_options)
+            num_threads = _begin(missing, job.target) if workers.are_started() else None
+
+            from pipeline import runner  # Beam takes a second to import, and local workers are busy by now
+
+            runner.fill_shards(missing, job.target, num_threads, pipeline_options)
     return sum(job.num_cells[file_name] for file_name in missing)
+
+
+def _begin(missing: Sequence[str], target: Target) -> int:
+    """Lets local worker processes begin; returns how many threads each uses."""
+    num_threads = max(1, workers.num_processors() // len(missing))
+    for file_name in missing:
+        workers.begin("pipeline.fill:fill_shard", file_name, target, num_threads)
+    return num_threads
 
 
 def _check_results(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float) -> None:

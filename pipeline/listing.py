@@ -15,6 +15,7 @@ from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
 from pipeline.source import File, Source, is_hidden
 
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 _MAX_NAME_CHARACTERS = 1024
 _FILES_WITH_CHECKSUM = 1024
 
@@ -58,9 +59,7 @@ def _find_root(files: Sequence[File], folders: set[str], class_folders: Sequence
     wanted = " and ".join(f"{name}/" for name in class_folders)
     if not roots:
         found = [name for name, places in parents.items() if places]
-        what = f"has a folder {found[0]}/ only" if found else "has no class folders"
-        if links := sorted(file.path for file in files if file.fault and "link" in file.fault):
-            what += f" (links to folders, such as {links[0]}, are not followed)"
+        what = f"has a folder {found[0]}/ only" if found else f"has no class folders ({_found_instead(files, folders)})"
         raise InputError(f"{source_name} {what}; expected {wanted} beside each other; name others by --class_folders")
     if len(roots) > 1 and roots[1].count("/") == roots[0].count("/"):
         raise InputError(
@@ -68,6 +67,17 @@ def _find_root(files: Sequence[File], folders: set[str], class_folders: Sequence
             "point --source at one of them"
         )
     return roots[0]
+
+
+def _found_instead(files: Sequence[File], folders: set[str]) -> str:
+    """What a source without class folders has: what most likely explains why there are none."""
+    if refused := sorted(file for file in files if file.fault):
+        return f"{len(refused)} files are refused, such as {_printable(refused[0].path)}: {refused[0].fault}"
+    if archives := sorted(file.path for file in files if file.path.lower().endswith(_ARCHIVE_SUFFIXES)):
+        return f"it holds {_printable(archives[0])}: unpack that first"
+    if folders:
+        return f"its folders are {', '.join(map(_printable, sorted(folders)[:3]))}{', …' if len(folders) > 3 else ''}"
+    return f"it has no folders, and {len(files)} files"
 
 
 def list_cells(
@@ -115,7 +125,7 @@ def list_cells(
     for label, folder in enumerate(class_folders):
         if not any(cell.label == label for cell in cells.values()):
             raise InputError(
-                f"{source_name} has no image in {root}{folder}/; expected files ending in "
+                f"{source_name} has no image in {root}{folder}/{_first_reason(rejected)}; expected files ending in "
                 f"{', '.join(IMAGE_SUFFIXES)}; add some or name the folder by --class_folders"
             )
     try:
@@ -132,6 +142,10 @@ def list_cells(
         _same_names(cells.values()),
         fingerprint,
     )
+
+
+def _first_reason(rejected: Sequence[Rejected]) -> str:
+    return f" ({len(rejected)} files are refused: {rejected[0].reason})" if rejected else ""
 
 
 def _fingerprint(cells: Sequence[Cell], root: str, source: Source) -> str:

@@ -32,9 +32,9 @@ from etils import epath
 from pipeline import layout
 from pipeline.cells import DATASET_NAME, LABELS, Rejected
 from pipeline.errors import InputError
-from pipeline.fill import ShardResult
 from pipeline.listing import Listing
 from pipeline.plan import Settings
+from pipeline.shard import ShardResult
 from pipeline.split import CONFIGS
 
 FORMAT = 1

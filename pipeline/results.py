@@ -12,8 +12,8 @@ from etils import epath
 
 from pipeline import layout
 from pipeline.errors import InputError
-from pipeline.fill import ShardResult
 from pipeline.progress import progress_bar
+from pipeline.shard import ShardResult
 from pipeline.storage import is_remote
 
 _SECONDS_BETWEEN_LOOKS = 0.2

@@ -4,22 +4,25 @@ An element is a shard's name: no pixel and no cell crosses a shuffle, and the by
 the number of workers.
 """
 
+import gc
 import io
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager, redirect_stderr
 
-from pipeline import fill, workers
+from pipeline import workers
 from pipeline.errors import InputError
-from pipeline.fill import ShardResult, Target
+from pipeline.shard import ShardResult, Target
 
 _disabled = logging.root.manager.disable
 logging.disable(logging.WARNING)  # importing Beam without Google Cloud's packages warns about those
+gc.disable()  # all that an import makes stays: looking for garbage takes a fifth of its time
 import apache_beam as beam  # noqa: E402
 from apache_beam.metrics import Metrics  # noqa: E402
 from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402
 
+gc.enable()
 logging.disable(_disabled)
 
 _DASK = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"  # the only name by which Beam knows it
@@ -51,10 +54,14 @@ class FillShard(beam.DoFn):
 
     def process(self, file_name: str) -> None:
         """Fills one shard, or lets a local worker process begin with it; raises ShardError if that fails."""
-        if pool := workers.pool():
-            self._filling[file_name] = pool.submit(fill.fill_shard, file_name, self._target, self._num_threads)
-        else:
-            with _explained_as_shard_errors(file_name):
+        with _explained_as_shard_errors(file_name):
+            if workers.are_started():
+                self._filling[file_name] = workers.submit(
+                    "pipeline.fill:fill_shard", file_name, self._target, self._num_threads
+                )
+            else:
+                from pipeline import fill  # OpenCV is only for processes that decode
+
                 self._count(fill.fill_shard(file_name, self._target, self._num_threads))
 
     def finish_bundle(self) -> None:
@@ -84,20 +91,20 @@ def _explained_as_shard_errors(file_name: str) -> Iterator[None]:
         raise ShardError(f"{file_name} could not be filled: a worker process was killed, perhaps for memory") from error
 
 
-def fill_shards(file_names: Sequence[str], target: Target, pipeline_options: Sequence[str]) -> None:
+def fill_shards(
+    file_names: Sequence[str], target: Target, num_threads: int | None, pipeline_options: Sequence[str]
+) -> None:
     """Fills shards by a Beam pipeline.
 
     Args:
       file_names: of the shards; at least one.
-      target: see `fill.Target`.
+      target, num_threads: see `fill.fill_shard`.
       pipeline_options: Beam's options.
 
     Raises:
       InputError: if a shard cannot be filled or the runner fails; shards that were filled stay.
     """
     logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
-    # Local workers are processes; they need threads only where there are fewer shards than processors.
-    num_threads = max(1, workers.num_processors() // len(file_names)) if workers.pool() else None
     try:
         pipeline = beam.Pipeline(options=parse_options(pipeline_options))
         _ = (

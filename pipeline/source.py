@@ -67,8 +67,9 @@ class Source(ABC):
 
 def is_hidden(path: str) -> bool:
     """Whether a path is not meant for people: a dot file, or what macOS adds to archives."""
-    parts = path.split("/")
-    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
+    if "/." not in f"/{path}" and "__MACOSX" not in path:  # as nearly all are
+        return False
+    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in path.split("/"))
 
 
 class FolderSource(Source):
@@ -76,15 +77,15 @@ class FolderSource(Source):
 
     def __init__(self, folder: str) -> None:
         self._folder = epath.Path(folder)
+        self._local_prefix = None if is_remote(folder) else f"{folder}/"
 
     def walk(self) -> tuple[list[File], set[str]]:
-        is_local = not is_remote(self._folder)
         files: list[File] = []
         folders: set[str] = set()
         pending = [""]
         while pending:
             prefix = pending.pop()
-            entries = self._scan(prefix) if is_local else self._scan_remote(prefix)
+            entries = self._scan(prefix) if self._local_prefix else self._scan_remote(prefix)
             for name, is_folder, num_bytes, fault in entries:
                 path = prefix + name
                 if is_hidden(name):
@@ -123,10 +124,10 @@ class FolderSource(Source):
 
     def read(self, path: str, place: tuple[int, ...]) -> bytes:
         del place  # the path is enough
-        if is_remote(self._folder):
+        if self._local_prefix is None:
             return (self._folder / path).read_bytes()
         # Joining paths as objects takes as long as reading the file.
-        with open(f"{os.fspath(self._folder)}/{path}", "rb", buffering=0) as file:  # noqa: PTH123
+        with open(self._local_prefix + path, "rb", buffering=0) as file:  # noqa: PTH123
             return file.read()
 
     def checksum(self, path: str, place: tuple[int, ...]) -> int:

@@ -23,6 +23,7 @@ for _protocol in ("s3", "gcs", "az"):
 
 _SECONDS_FOR_A_LOCK = 1.0
 _PARTIAL = ".partial"
+_BUFFER_BYTES = 1 << 20
 
 
 def open_place(path: str, flag: str) -> epath.Path:
@@ -61,7 +62,7 @@ def open_whole(path: epath.Path) -> Iterator[BinaryIO]:
         return
     partial = path.parent / f"{path.name}.{uuid.uuid4().hex}{_PARTIAL}"
     try:
-        with partial.open("wb") as file:
+        with open(partial, "wb", buffering=_BUFFER_BYTES) as file:  # noqa: PTH123 - epath's has no such option
             yield file
         partial.replace(path)
     except BaseException:

@@ -7,16 +7,18 @@ Beam's own multi-processing mode takes many seconds to start.
 import importlib
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _pool: ProcessPoolExecutor | None = None
+_begun: dict[tuple, Future] = {}
 
 
 def num_processors() -> int:
@@ -24,9 +26,29 @@ def num_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pool() -> ProcessPoolExecutor | None:
-    """The worker processes, if they have been started."""
-    return _pool
+def are_started() -> bool:
+    """Whether there are worker processes."""
+    return _pool is not None
+
+
+def begin(function: str, *arguments: object) -> None:
+    """Queues a call for the worker processes, before somebody asks for it by `submit`.
+
+    Args:
+      function: `<module>:<name>`, so that only workers need to import it.
+      *arguments: of the call; hashable.
+    """
+    with suppress(BrokenExecutor):  # `submit` will meet it again, for whoever waits for the result
+        _begun[function, *arguments] = _pool.submit(_call, function, arguments)
+
+
+def submit(function: str, *arguments: object) -> Future:
+    """A call in a worker process: the one that was begun, if it was; raises BrokenExecutor if a worker was killed."""
+    return _begun.pop((function, *arguments), None) or _pool.submit(_call, function, arguments)
+
+
+def _call(function: str, arguments: tuple) -> object:
+    return pkgutil.resolve_name(function)(*arguments)
 
 
 @contextmanager
@@ -55,6 +77,7 @@ def started(module: str) -> Iterator[None]:
         for process in multiprocessing.active_children():
             process.kill()
         _pool = None
+        _begun.clear()
         signal.signal(signal.SIGINT, handler)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import BrokenExecutor
 
 import psutil
 import pytest
@@ -27,7 +29,7 @@ from conftest import (
     zip_folder,
 )
 
-from pipeline import MAX_PIXELS, job, layout, plan, storage
+from pipeline import MAX_PIXELS, job, layout, plan, storage, workers
 from pipeline.cells import Cell
 from pipeline.errors import InputError
 from pipeline.listing import Listing
@@ -95,9 +97,35 @@ def kill_at_random_moments(source, data_dir, seconds, *flags):
 
 def test_killed_at_random_moments_it_continues(synthetic_zip, tmp_path):
     flags = ("--cells_per_shard=4",)
-    kill_at_random_moments(synthetic_zip, tmp_path / "data", [random.uniform(1, 3) for _ in range(3)], *flags)
+    kill_at_random_moments(synthetic_zip, tmp_path / "data", [random.uniform(0.4, 2.5) for _ in range(3)], *flags)
     continued = finish(synthetic_zip, tmp_path / "data", *flags)
     assert continued == finish(synthetic_zip, tmp_path / "undisturbed", *flags)
+
+
+def test_a_worker_that_was_killed_is_one_line_and_the_same_call_continues(synthetic_zip, tmp_path):
+    flags = ("--cells_per_shard=1",)
+    process = start(synthetic_zip, tmp_path / "data", *flags)
+    while not list((tmp_path / "data/tfds_malaria/by_patient/1.0.0.incomplete").glob("*/*.done.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    for child in psutil.Process(process.pid).children():
+        if "spawn_main" in " ".join(child.cmdline()):
+            child.kill()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1, error
+    assert "Traceback" not in error
+    assert "a worker process was killed, perhaps for memory; mend that, then the same command continues" in error
+    assert finish(synthetic_zip, tmp_path / "data", *flags) == finish(synthetic_zip, tmp_path / "undisturbed", *flags)
+
+
+def test_no_worker_that_was_killed_before_the_job_began_is_missed():
+    with workers.started("pipeline.fill"):
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        workers.begin("os:getpid")
+        with pytest.raises(BrokenExecutor):
+            workers.submit("os:getpid").result()
 
 
 def test_workers_end_with_a_main_process_that_was_killed(synthetic_zip, tmp_path):

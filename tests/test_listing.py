@@ -115,8 +115,27 @@ def test_links_to_class_folders_are_named(source, tmp_path):
     (tmp_path / "links").mkdir()
     for name in ("Uninfected", "Parasitized"):
         (tmp_path / "links" / name).symlink_to(source / name)
-    with pytest.raises(InputError, match=r"links to folders, such as Parasitized, are not followed"):
+    with pytest.raises(InputError, match="such as Parasitized: symbolic link out of the source's folder"):
         listing_of(tmp_path / "links")
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda source, out: out.write(zip_folder(source, source.parent / "in.zip"), "in.zip"), "holds in.zip: unpack"),
+        (lambda _, out: out.writestr("C1_a.png", png()), "it has no folders, and 1 files"),
+        (lambda _, out: out.writestr("good/C1_a.png", png()), "its folders are good"),
+        (
+            lambda _, out: out.writestr("Uninfected/C1_a.png", png(), zipfile.ZIP_BZIP2),
+            "1 files are refused, such as Uninfected/C1_a.png: compressed by method 12; expected stored or deflated",
+        ),
+    ],
+)
+def test_what_is_there_instead_of_class_folders_is_named(make, expected, source, tmp_path):
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as out:
+        make(source, out)
+    with pytest.raises(InputError, match=expected):
+        listing_of(tmp_path / "cells.zip")
 
 
 def test_an_archive_that_lost_its_beginning(source, tmp_path):
