@@ -39,7 +39,15 @@ from pipeline.split import CONFIGS
 
 FORMAT = 1
 _MAX_EXAMPLES = 100
-_PACKAGES = ("apache-beam", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "tensorflow-datasets")
+_PACKAGES = (
+    "apache-beam",
+    "kornia-rs",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "scikit-learn",
+    "tensorflow-datasets",
+)
 
 Manifest = dict[str, Any]
 

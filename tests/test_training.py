@@ -79,9 +79,10 @@ def test_the_best_epoch_is_kept(run, data_dir):
     path, _ = run
     cells = resident.load(open_split(dataset_dir(str(data_dir), "by_patient"), "validation"))
     model = keras.models.load_model(path / "model.keras")
+    model.compile(loss="binary_crossentropy", metrics=["accuracy"])
     loss, _ = model.evaluate(cells.images, cells.labels, verbose=0)
     best = min(row["val_loss"] for row in curves.read_history(path / "history.csv"))
-    assert loss == pytest.approx(best, rel=1e-4)
+    assert loss == pytest.approx(best, rel=1e-4), "of the averaged weights"
 
 
 def test_a_damaged_record_stops_training_and_may_be_skipped(data_dir, tmp_path):
@@ -180,37 +181,6 @@ def test_one_class_only_is_refused(run, tmp_path, data_dir):
     path, _ = run
     result = evaluate(data_dir, [path], tmp_path / "r", "--split=test[:1]")
     assert_one_line_error(result, "cells of one class only")
-
-
-def test_a_killed_run_continues_after_its_last_whole_epoch(data_dir, tmp_path):
-    import os
-    import signal
-    import subprocess
-    import sys
-    import time
-
-    command = [
-        sys.executable,
-        "-m",
-        "trainers.basic_cnn",
-        *SMALL,
-        f"--data_dir={data_dir}",
-        f"--run_dir={tmp_path / 'r'}",
-    ]
-    command += ["--epochs=12", "--train_split=train[:32]"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        history = tmp_path / "r" / "history.csv"
-        deadline = time.monotonic() + 120
-        while not (history.exists() and len(history.read_text().splitlines()) > 3):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.1)
-        os.kill(process.pid, signal.SIGKILL)
-    assert json.loads((tmp_path / "r/run.json").read_text())["status"] == "unfinished"
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert [row["epoch"] for row in curves.read_history(history)] == list(range(12))
-    assert "epoch 1/12" not in result.stderr
 
 
 @pytest.mark.parametrize(
