@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from pipeline import manifest
-from trainers import feature_file, features, models
+from trainers import feature_file, features, models, parts
 from trainers.splits import open_split
 
 BLOCK_CELLS, BATCH_SIZE = 16, 8
@@ -34,7 +34,7 @@ def build():
 def extract(directory, expression, cache, model, **options):
     directory = epath.Path(directory)
     return features.extract(
-        models.split(model).backbone,
+        parts.split(model).backbone,
         open_split(directory, expression),
         manifest.read(directory),
         cache,

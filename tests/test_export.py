@@ -116,6 +116,8 @@ def test_a_missing_package_is_named(monkeypatch):
     ):
         formats.check(["saved_model", "onnx"], "export")
     formats.check(["saved_model", "litert"], "export")
+    with pytest.raises(InputError, match="--export=pdf is no known format"):
+        formats.check(["onnx", "pdf"], "export")
 
 
 def test_other_backends_are_sent_to_tensorflow(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from extraction import BLOCK_CELLS, build, extract
 
 from pipeline import layout, manifest
 from pipeline.errors import InputError
-from trainers import features, input_pipeline, models, resident
+from trainers import features, input_pipeline, parts, resident
 from trainers.corruption import DamagedRecords
 from trainers.order import Order
 from trainers.splits import open_split, part
@@ -66,7 +66,7 @@ def test_the_head_on_features_predicts_what_the_whole_does_on_images(directory, 
     found = undisturbed[1]
     assert (found.values.dtype, found.values.shape) == (np.float16, (len(cells.labels), 512))
     np.testing.assert_array_equal(found.labels, cells.labels)
-    head = models.split(model).head
+    head = parts.split(model).head
     on_features = head.predict(features.evaluation_batches(found, 16), verbose=0)
     on_images = model.predict(cells.images, verbose=0)
     assert on_images.std() > 0.01, f"predictions differ from cell to cell by {on_images.std()}"
@@ -76,7 +76,7 @@ def test_the_head_on_features_predicts_what_the_whole_does_on_images(directory, 
 def test_batches_are_the_input_pipelines(directory, model, undisturbed):
     split = open_split(directory, "train")
     order = Order(split.num_cells, 16, seed=7)
-    backbone = models.split(model).backbone
+    backbone = parts.split(model).backbone
     for start_step in (0, 5):
         of_images = input_pipeline.training_batches(split, order, 2, "resident", start_step)
         of_features = features.training_batches(undisturbed[1], order, 2, start_step)
@@ -164,7 +164,7 @@ def test_files_that_are_damaged_are_made_again(directory, model, undisturbed, na
 
 def test_what_decides_on_features_decides_on_their_folder(directory, model, tmp_path):
     split, its_manifest = open_split(directory, "train[:8]"), manifest.read(directory)
-    backbone = models.split(model).backbone
+    backbone = parts.split(model).backbone
     none = np.zeros(8, bool)
     found = [features.fingerprint(backbone, split, its_manifest, "imagenet", none)]
     found.append(features.fingerprint(backbone, split, its_manifest, "original", none))
@@ -178,11 +178,11 @@ def test_what_decides_on_features_decides_on_their_folder(directory, model, tmp_
         low = build()
     finally:
         keras.config.set_dtype_policy("float32")
-    found.append(features.fingerprint(models.split(low).backbone, split, its_manifest, "imagenet", none))
+    found.append(features.fingerprint(parts.split(low).backbone, split, its_manifest, "imagenet", none))
     assert found[0]["backbone"] == found[-1]["backbone"]
     bias = low.get_layer("block3_conv2").bias
     bias.assign(np.full(bias.shape, 1e-3))
-    found.append(features.fingerprint(models.split(low).backbone, split, its_manifest, "imagenet", none))
+    found.append(features.fingerprint(parts.split(low).backbone, split, its_manifest, "imagenet", none))
     texts = [json.dumps(item, sort_keys=True) for item in found]
     assert len(set(texts)) == len(texts)
     assert features.fingerprint(backbone, split, its_manifest, "imagenet", none) == found[0]
@@ -200,7 +200,7 @@ def test_half_precision(directory, tmp_path, model):
     found = extract(directory, "validation", tmp_path, low)
     assert found.values.dtype == np.float16
     whole = low.predict(resident.load(open_split(directory, "validation")).images, batch_size=8, verbose=0)
-    on_features = models.split(low).head.predict(features.evaluation_batches(found, 8), verbose=0)
+    on_features = parts.split(low).head.predict(features.evaluation_batches(found, 8), verbose=0)
     np.testing.assert_allclose(on_features, whole, atol=2e-2)
 
 

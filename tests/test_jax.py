@@ -22,7 +22,7 @@ LABELS = np.arange(8) % 2
 TRAIN = """
 import sys
 import keras, numpy as np
-from trainers import models
+from trainers import models, parts
 assert keras.backend.backend() == "jax"
 assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules), "models import no TensorFlow"
 keras.utils.set_random_seed(0)
@@ -49,19 +49,19 @@ from pathlib import Path
 import keras, numpy as np
 from etils import epath
 from pipeline import manifest
-from trainers import features, mistakes, models, input_pipeline
+from trainers import features, input_pipeline, mistakes, parts
 from trainers.splits import open_split
 assert keras.backend.backend() == "jax"
 directory, folder = epath.Path(sys.argv[1]), Path(sys.argv[2])
 model = keras.models.load_model(folder / "model.keras", compile=False)
-parts, split = models.split(model), open_split(directory, "validation")
-found = features.extract(parts.backbone, split, manifest.read(directory), folder / "cache", vgg_input="imagenet")
+halves, split = parts.split(model), open_split(directory, "validation")
+found = features.extract(halves.backbone, split, manifest.read(directory), folder / "cache", vgg_input="imagenet")
 whole = model.predict(input_pipeline.evaluation_batches(split, 64).map(lambda image, *_: image), verbose=0)
 batches = features.evaluation_batches(found, 16)
-np.testing.assert_allclose(parts.head.predict(batches, verbose=0), whole, atol=2e-3)
-parts.head.compile("sgd", "binary_crossentropy")
+np.testing.assert_allclose(halves.head.predict(batches, verbose=0), whole, atol=2e-3)
+halves.head.compile("sgd", "binary_crossentropy")
 callbacks = [mistakes.Mistakes(input_pipeline.evaluation_batches(split, 64), folder / "tensorboard", model)]
-parts.head.fit(batches, callbacks=callbacks, shuffle=False, verbose=0)
+halves.head.fit(batches, callbacks=callbacks, shuffle=False, verbose=0)
 assert list((folder / "tensorboard").iterdir())
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import InputError
-from trainers import features, feed, input_pipeline, models, run_dir, vgg_weights
+from trainers import features, feed, input_pipeline, models, parts, run_dir, vgg_weights
 from trainers.augmentation import augmented
 from trainers.class_weight import class_weight
 from trainers.corruption import DamagedRecords
@@ -155,7 +155,7 @@ def _on_features(
     saved: keras.Model, task: Task, options: Options, order: Order, used: Hardware, damaged: DamagedRecords
 ) -> Study:
     with used.scope():
-        backbone, head = models.split(saved)
+        backbone, head = parts.split(saved)
     train, validation = (
         features.extract(
             backbone,
