@@ -1,5 +1,6 @@
 """The training loop that the trainers share: a model's name and a task in, a finished run folder out."""
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -46,8 +47,9 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
     )
     print("\n".join(used.lines))
     if not options.ranges.is_nothing:
-        (image, *_), *_ = input_pipeline.evaluation_batches(task.train, 1).take(1)
-        strip.draw(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
+        with contextlib.suppress(tf.errors.OpError):  # of a damaged shard, which training names or skips
+            (image, *_), *_ = input_pipeline.evaluation_batches(task.train, 1).take(1)
+            strip.draw(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
     keras.utils.set_random_seed(options.seed)
     damaged = DamagedRecords(options.max_corrupt_records)
     _choose_input(task, options, run, used)
