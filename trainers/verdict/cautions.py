@@ -1,5 +1,6 @@
 """What a reader of the report must know before reading its numbers. Pure."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +15,14 @@ FEW_PATIENTS = 30
 FEW_VALIDATION_PATIENTS = 10
 
 
+SEVERITIES = ("leak", "caution", "note")
+
+
 class Caution(NamedTuple):
     """A sentence above the numbers.
 
     Attributes:
-      severity: "leak", "caution" or "note".
+      severity: one of `SEVERITIES`.
       text: for people.
     """
 
@@ -59,6 +63,12 @@ def find(judged: Judged, config: str) -> list[Caution]:
     if any(member.run["status"] != "finished" for member in judged.candidate.members):
         found.append(Caution("caution", f"{judged.name} is not trained to its end: this is its best epoch so far."))
     return found
+
+
+def find_all(judged: Sequence[Judged], config: str) -> list[Caution]:
+    """Those of several models, each sentence once, the gravest first."""
+    found = dict.fromkeys(caution for item in judged for caution in find(item, config))
+    return sorted(found, key=lambda caution: SEVERITIES.index(caution.severity))
 
 
 def _of_patients(labels: np.ndarray, patient_ids: np.ndarray) -> list[Caution]:

@@ -10,6 +10,9 @@ NAMES = (DEFAULT, "youden", "specificity_95", "sensitivity_95")
 """The threshold 0.5; the largest Youden index; the most sensitivity at a specificity of 95 %; the most specificity at a
 sensitivity of 95 %."""
 
+TITLES = dict(zip(NAMES, ("0.5", "best Youden index", "95 % specificity", "95 % sensitivity"), strict=True))
+"""For people."""
+
 AIM = 0.95
 
 
