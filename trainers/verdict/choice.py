@@ -6,12 +6,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import InputError
 from trainers import run_dir
 from trainers.verdict import calibration, operating_points
-from trainers.verdict.predictions import Predictions
+
+if TYPE_CHECKING:
+    from trainers.verdict.predictions import Predictions
 
 FILE = "operating_points.json"
 _WITHOUT_FLIPS, _WITH_FLIPS = "without_test_time_flips", "with_test_time_flips"
@@ -38,7 +40,7 @@ UNCHOSEN = Choice("", 0, 0, {operating_points.DEFAULT: operating_points.THRESHOL
 """Without a validation split at hand: the default threshold alone."""
 
 
-def choose(split: str, predictions: Predictions) -> Choice:
+def choose(split: str, predictions: "Predictions") -> Choice:
     """Chooses on a validation split with both classes."""
     labels, probabilities, _, patient_ids = predictions
     return Choice(

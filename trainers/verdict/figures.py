@@ -1,16 +1,9 @@
-"""The pictures of the report: numbers in, matplotlib figures out, as PNG and as SVG for light and dark pages."""
+"""The pictures of the report: numbers in, matplotlib figures out."""
 
-import io
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")  # no display needed
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -19,64 +12,14 @@ from sklearn import metrics
 from pipeline.cells import LABELS
 from trainers.curves import Row
 from trainers.verdict import calibration, operating_points
+from trainers.verdict.drawing import COLOURS, INK, STYLE, plt
 from trainers.verdict.judged import Judged
 
-COLOURS = ("#3d7fc4", "#d9822b", "#3f9b5f", "#a35fb5", "#c44e52", "#7f7f7f")
-"""Of middle lightness, so that they show on white and on black."""
-
 SHOWN = ("sensitivity", "specificity", "accuracy", "auc")
-_INK = "#1b1f24"  # becomes the page's own text colour in the SVG
-_ENLARGED = 1.25  # points of the figure to pixels of the page
 _MARKERS = {"default": "o", "youden": "D", "specificity_95": "s", "sensitivity_95": "^"}
-_STYLE = {
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 11,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "grid.alpha": 0.3,
-    "grid.color": "#808080",
-    "legend.frameon": False,
-    "savefig.transparent": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG on white."""
-    figure.savefig(path, dpi=120, facecolor="white")
-
-
-def to_svg(figure: Figure, label: str) -> str:
-    """A figure as an SVG element for a page, in the page's text colour and font; the figure is closed.
-
-    Args:
-      figure: from one of the functions here.
-      label: what it shows, for those who cannot see it.
-    """
-    buffer = io.StringIO()
-    with plt.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    plt.close(figure)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"(font: [\d.]+px) [^\";]+", r"\1 var(--font)", svg)
-    width, height = (float(value) for value in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
-    opening = (
-        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width * 1.25:.0f}px" role="img" aria-label="{label}"'
-    )
-    return re.sub(r"<svg [^>]*?viewBox=\"[^\"]*\"", opening, svg, count=1)
-
-
-@plt.rc_context(_STYLE)
+@plt.rc_context(STYLE)
 def forest(entries: dict[str, dict[str, Any]]) -> Figure:
     """The main metrics of all models: value, interval over patients (bold), interval over cells (thin).
 
@@ -107,7 +50,7 @@ def forest(entries: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-@plt.rc_context(_STYLE)
+@plt.rc_context(STYLE)
 def roc_and_precision_recall(judged: Sequence[Judged], entries: dict[str, dict[str, Any]]) -> Figure:
     """ROC and precision-recall curves with the operating points that were chosen on validation."""
     figure, (roc, recall) = plt.subplots(1, 2, figsize=(10, 4.6))
@@ -126,7 +69,7 @@ def roc_and_precision_recall(judged: Sequence[Judged], entries: dict[str, dict[s
                 "marker": _MARKERS[name],
                 "linestyle": "",
                 "markersize": 7,
-                "markeredgecolor": _INK,
+                "markeredgecolor": INK,
             }
             roc.plot(1 - specificity, sensitivity, label=label, **style)
             recall.plot(sensitivity, ppv, **style)
@@ -140,7 +83,7 @@ def roc_and_precision_recall(judged: Sequence[Judged], entries: dict[str, dict[s
     return figure
 
 
-@plt.rc_context(_STYLE)
+@plt.rc_context(STYLE)
 def reliability(item: Judged) -> Figure:
     """Probability said against share found, before and after temperature scaling, with the number of cells a bin."""
     labels, probabilities = item.predictions[:2]
@@ -161,7 +104,7 @@ def reliability(item: Judged) -> Figure:
     return figure
 
 
-@plt.rc_context(_STYLE)
+@plt.rc_context(STYLE)
 def confusion(counts: dict[str, int], title: str) -> Figure:
     """Confusion matrix with counts and shares of each true class."""
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
@@ -182,7 +125,7 @@ def confusion(counts: dict[str, int], title: str) -> Figure:
     return figure
 
 
-@plt.rc_context(_STYLE)
+@plt.rc_context(STYLE)
 def patient_strip(patients: Sequence[dict[str, Any]]) -> Figure:
     """Each patient as a dot of the size of its cells: sensitivity, and false positives of 1,000 uninfected cells.
 
@@ -209,7 +152,7 @@ def patient_strip(patients: Sequence[dict[str, Any]]) -> Figure:
             sizes = np.array([item[size] for item in items], float)
             colour = COLOURS[1] if name == "infected" else COLOURS[0]
             heights = row + rng.uniform(-0.22, 0.22, len(items))
-            axis.scatter(values, heights, s=8 + sizes * 0.8, color=colour, alpha=0.55, edgecolor=_INK, linewidth=0.5)
+            axis.scatter(values, heights, s=8 + sizes * 0.8, color=colour, alpha=0.55, edgecolor=INK, linewidth=0.5)
             _name_extremes(axis, items, values, heights, column)
         axis.set_yticks(range(len(members)), [f"{name}\npatients" for name, _ in members])
         axis.set_ylim(-0.6, len(members) - 0.4)
@@ -232,7 +175,7 @@ def _name_extremes(axis: Axes, items: Sequence[dict], values: np.ndarray, height
         )
 
 
-@plt.rc_context(_STYLE)
+@plt.rc_context(STYLE)
 def learning_curves(histories: Sequence[tuple[str, list[Row]]]) -> Figure:
     """Loss and accuracy over the epochs of one or several runs, best epochs marked.
 
@@ -250,7 +193,7 @@ def learning_curves(histories: Sequence[tuple[str, list[Row]]]) -> Figure:
             axis.plot(epochs, [row[metric] for row in history], "--", color=training, label=f"{prefix}training")
             checked = [row[f"val_{metric}"] for row in history]
             axis.plot(epochs, checked, "-", color=validation, label=f"{prefix}validation")
-            axis.plot(epochs[best], checked[best], "o", color=validation, markeredgecolor=_INK)
+            axis.plot(epochs[best], checked[best], "o", color=validation, markeredgecolor=INK)
         axis.set(xlabel="epoch (dot: the one that is kept)", ylabel=metric)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid()

@@ -60,13 +60,14 @@ def worst_mistakes(judged: Judged) -> np.ndarray:
     return wrong[np.lexsort((filenames[wrong], -distance))][:NUM_SHOWN]
 
 
-def show(judged: Judged, rows: np.ndarray, splits: Sequence[Split]) -> list[Shown]:
-    """Fetches cells and draws Grad-CAM over each with the model that predicted it.
+def show(judged: Judged, rows: np.ndarray, splits: Sequence[Split], with_heatmaps: bool) -> list[Shown]:
+    """Fetches cells and, if asked to, draws Grad-CAM over each with the model that predicted it.
 
     Args:
       judged: what the model said.
       rows: int64 [n], rows of its predictions.
       splits: one a member.
+      with_heatmaps: whether to draw Grad-CAM.
     """
     labels, probabilities, filenames, patient_ids = judged.predictions
     found: dict[int, Shown] = {}
@@ -76,7 +77,7 @@ def show(judged: Judged, rows: np.ndarray, splits: Sequence[Split]) -> list[Show
             continue
         images = predictions.fetch_images([split], [str(filenames[row]) for row in of_member])
         pixels = np.stack([images[str(filenames[row])] for row in of_member])
-        maps = gradcam.heatmaps(predictions.load_model(member.path), pixels)
+        maps = gradcam.heatmaps(predictions.load_model(member.path), pixels) if with_heatmaps else None
         drawn = [None] * len(pixels) if maps is None else list(gradcam.overlay(pixels, maps))
         for row, image, heatmap in zip(of_member, pixels, drawn, strict=True):
             key = str(filenames[row]), str(patient_ids[row]), LABELS[labels[row]], float(probabilities[row])

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from trainers import run_dir
 from trainers.curves import read_history
 from trainers.evaluation_flags import Options
-from trainers.verdict import cautions, figures, gallery, report
+from trainers.verdict import cautions, drawing, figures, gallery, report
 from trainers.verdict.candidates import Member
 from trainers.verdict.data_set import DataSet
 from trainers.verdict.judged import Judged
@@ -85,7 +85,8 @@ def write(
 def _model(folder: Path, item: Judged, entry: dict[str, Any], data_set: DataSet) -> dict[str, Any]:
     """What the report shows of one model."""
     slug = _slug(item.name)
-    mistakes = gallery.show(item, gallery.worst_mistakes(item), data_set.open(item.candidate.members))
+    splits = data_set.open(item.candidate.members)
+    mistakes = gallery.show(item, gallery.worst_mistakes(item), splits, with_heatmaps=True)
     if mistakes:
         _save(folder / f"{slug}_mistakes.png", gallery.draw(mistakes, f"{item.name}: worst mistakes, with Grad-CAM"))
     histories = [
@@ -116,7 +117,7 @@ def _model(folder: Path, item: Judged, entry: dict[str, Any], data_set: DataSet)
 def _doubted(folder: Path, item: Judged, suspects: Sequence[Suspect], data_set: DataSet) -> list[gallery.Shown]:
     row_of = {name: row for row, name in enumerate(item.predictions.filenames.tolist())}
     rows = np.array([row_of[suspect.filename] for suspect in suspects[: gallery.NUM_SHOWN]], np.int64)
-    shown = gallery.show(item, rows, data_set.open(item.candidate.members))
+    shown = gallery.show(item, rows, data_set.open(item.candidate.members), with_heatmaps=False)
     shown = [cell._replace(probability=suspect.probability) for cell, suspect in zip(shown, suspects, strict=False)]
     if shown:
         _save(folder / "suspected_label_errors.png", gallery.draw(shown, "Suspected label errors, worst first"))
@@ -125,12 +126,12 @@ def _doubted(folder: Path, item: Judged, suspects: Sequence[Suspect], data_set: 
 
 def _keep(folder: Path, name: str, figure: Figure, label: str) -> str:
     """Writes a figure as PNG, and returns it as SVG for the page."""
-    figures.save(figure, folder / f"{name}.png")
-    return figures.to_svg(figure, label)
+    drawing.save(figure, folder / f"{name}.png")
+    return drawing.to_svg(figure, label)
 
 
 def _save(path: Path, figure: Figure) -> None:
-    figures.save(figure, path)
+    drawing.save(figure, path)
     plt.close(figure)
 
 

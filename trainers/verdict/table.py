@@ -6,7 +6,7 @@ from trainers.verdict.metrics import NAMES
 
 
 def render(entries: dict[str, dict[str, Any]]) -> str:
-    """A line a metric with its 95 % interval over patients, a column a model.
+    """A line a metric with its 95 % interval over patients, a column a model; then means over folds, if there are.
 
     Args:
       entries: the models of `metrics.json`.
@@ -20,6 +20,13 @@ def render(entries: dict[str, dict[str, Any]]) -> str:
         lines.append(f"{name:<18}" + "".join(f"{_with_interval(item[name]):>{width}}" for item in entries.values()))
     for name in ("tn", "fp", "fn", "tp"):
         lines.append(f"{name:<18}" + "".join(f"{item['confusion'][name]:>{width},}" for item in entries.values()))
+    for name, item in entries.items():
+        if item["folds"]:
+            lines += ["", f"{name}: mean ± standard deviation over {len(item['folds']['accuracy']['values'])} folds"]
+            lines += [
+                f"{metric:<18}{item['folds'][metric]['mean']:.4f} ± {item['folds'][metric]['sd']:.4f}"
+                for metric in NAMES
+            ]
     return "\n".join(lines)
 
 
