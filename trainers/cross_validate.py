@@ -18,19 +18,15 @@ from absl import flags
 from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.split import CONFIGS, NUM_FOLDS
-from trainers import evaluation_flags, run_dir
+from trainers import evaluation_flags, folds, run_dir
 from trainers.verdict import candidates
 from trainers.verdict.candidates import FOLDS
 from trainers.verdict.data_set import DataSet
 
-MODELS = tuple(sorted(path.stem for path in (Path(__file__).parent / "flagfiles").glob("*.flags")))
-"""Each trainer has a flagfile of its name."""
-
 REPORT = "report"
-_OURS = ("train_split", "validation_split", "test_split", "run_dir")
 _BATCH_SIZE = 256  # of predictions; --batch_size is the trainer's
 
-_MODEL = flags.DEFINE_enum("model", None, MODELS, "Which trainer.", required=True)
+_MODEL = flags.DEFINE_enum("model", None, folds.MODELS, "Which trainer.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the runs and the report.", required=True)
 evaluation_flags.define()
@@ -39,13 +35,13 @@ flags.adopt_module_key_flags(evaluation_flags)
 
 def main(arguments: Sequence[str]) -> None:
     """Trains fold after fold, then judges all of them together."""
-    trainer_flags = check_trainer_flags(arguments)
+    trainer_flags = folds.check_trainer_flags(arguments)
     data_set = DataSet(_DATA_DIR.value, FOLDS)
     folders = [Path(_OUTPUT_DIR.value) / name for name in CONFIGS[FOLDS].splits]
     for fold, folder in enumerate(folders):
         print(f"fold {fold + 1} of {NUM_FOLDS}: {folder}", flush=True)
         command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, f"--data_dir={_DATA_DIR.value}"]
-        status = subprocess.run([*command, *fold_flags(fold), f"--run_dir={folder}"], check=False).returncode
+        status = subprocess.run([*command, *folds.trainer_flags(fold), f"--run_dir={folder}"], check=False).returncode
         if status or run_dir.read(str(folder))["status"] != "finished":
             raise InputError(
                 f"the trainer of fold {fold} ended with status {status}, see above; the same command continues with it"
@@ -58,37 +54,6 @@ def main(arguments: Sequence[str]) -> None:
     from trainers.verdict import evaluation  # seconds of imports that mistakes need not wait for
 
     print(evaluation.evaluate(planned, data_set, options, str(Path(_OUTPUT_DIR.value) / REPORT)))
-
-
-def fold_flags(fold: int) -> list[str]:
-    """The trainer's flags that say which folds it may see, for the run that is judged on one of them.
-
-    Args:
-      fold: the one that is judged, from 0 on; the next one chooses the epoch, the others train.
-    """
-    names = CONFIGS[FOLDS].splits
-    test, validation, *train = (names[(fold + i) % NUM_FOLDS] for i in range(NUM_FOLDS))
-    return [
-        f"--config={FOLDS}",
-        f"--train_split={'+'.join(sorted(train))}",
-        f"--validation_split={validation}",
-        f"--test_split={test}",
-    ]
-
-
-def check_trainer_flags(arguments: Sequence[str]) -> list[str]:
-    """The flags that go to the trainer; `--config`, which its flagfile may hold, is overridden.
-
-    Raises:
-      InputError: for anything else, and for flags that are decided here.
-    """
-    for argument in arguments:
-        name = argument.lstrip("-").partition("=")[0]
-        if not argument.startswith("--"):
-            raise InputError(f"got the argument {argument!r}; expected flags in the form --flag=value")
-        if name in _OURS:
-            raise InputError(f"--{name} is decided by the fold; leave it out")
-    return [argument for argument in arguments if not argument.startswith("--config=")]
 
 
 if __name__ == "__main__":

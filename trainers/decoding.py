@@ -18,6 +18,9 @@ from pipeline import image
 from pipeline.cells import IMAGE_SUFFIXES
 from pipeline.source import MAX_ENCODED_BYTES, UnreadableImage
 
+Files = Iterator[tuple[str, str]]
+"""Path of each file, and why it cannot be used, "" if nothing speaks against it yet."""
+
 _FILES_A_TASK = 32
 _TASKS_AHEAD_OF_EACH_THREAD = 4
 
@@ -36,7 +39,7 @@ class Decoded(NamedTuple):
     error: str
 
 
-def image_files(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+def image_files(paths: Iterable[str]) -> Files:
     """Yields (file, error) for the files that are named, and for images by name in folders, sorted, and below them.
 
     The error is "" but for a path that does not exist and a folder without images.

@@ -12,8 +12,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
@@ -22,10 +21,6 @@ from pipeline.command import run
 from pipeline.errors import InputError
 from trainers import run_dir
 from trainers.verdict import choice, operating_points
-
-if TYPE_CHECKING:
-    from trainers.decoding import Decoded
-    from trainers.verdict.predictions import Predictor
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of the run whose model predicts.", required=True)
 _THRESHOLD = flags.DEFINE_string(
@@ -47,7 +42,7 @@ def main(paths: Sequence[str]) -> int:
     if not paths:
         raise InputError("got no images; expected paths of image files or folders behind the flags")
     run_dir.read(_RUN_DIR.value)
-    threshold = find_threshold(_THRESHOLD.value, _RUN_DIR.value, _FLIPS.value)
+    threshold = choice.find_threshold(_THRESHOLD.value, _RUN_DIR.value, _FLIPS.value)
 
     from pipeline.progress import progress_bar  # and seconds of imports that mistakes need not wait for
     from trainers import decoding
@@ -65,7 +60,7 @@ def main(paths: Sequence[str]) -> int:
     num_failed = 0
     with progress_bar(total, "predicting", "images") as bar:
         decoded = decoding.decode_files(decoding.image_files(paths), size)
-        for batch in predict_files(predict, decoded, _BATCH_SIZE.value):
+        for batch in predictions.predict_files(predict, decoded, _BATCH_SIZE.value):
             for cell, probability in batch:
                 if probability is None:
                     num_failed += 1
@@ -81,65 +76,6 @@ def main(paths: Sequence[str]) -> int:
     if num_failed:
         print(f"error: {num_failed:,} of {total:,} could not be predicted, see above", file=sys.stderr)
     return 1 if num_failed else 0
-
-
-def find_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
-    """Reads `--threshold`.
-
-    Args:
-      value: a number in 0…1 or one of `operating_points.NAMES`.
-      run_folder: whose operating points they are.
-      test_time_flips: whether probabilities will be means over flips, which has operating points of its own.
-
-    Raises:
-      InputError: if it is neither, or has not been chosen yet.
-    """
-    if value == operating_points.DEFAULT:
-        return operating_points.THRESHOLD
-    if value in operating_points.NAMES:
-        flips = " --test_time_flips" if test_time_flips else ""
-        if kept := choice.read(run_folder, test_time_flips):
-            return kept.thresholds[value]
-        raise InputError(
-            f"{run_folder} has no operating point {value} for its model; choose it with: python -m trainers.evaluate "
-            f"--data_dir=… --run_dirs={run_folder} --output_dir=…{flips}"
-        )
-    try:
-        threshold = float(value)
-    except ValueError:
-        threshold = -1.0
-    if not 0 <= threshold <= 1:
-        raise InputError(
-            f"--threshold={value} is neither a number in 0…1 nor one of {', '.join(operating_points.NAMES)}"
-        )
-    return threshold
-
-
-def predict_files(
-    predict: "Predictor", decoded: "Iterable[Decoded]", batch_size: int
-) -> "Iterator[list[tuple[Decoded, float | None]]]":
-    """Predicts decoded files in batches; those that could not be decoded keep their place, with None.
-
-    Args:
-      predict: see `predictions.predictor`.
-      decoded: see `decoding.decode_files`.
-      batch_size: cells a step.
-    """
-    import numpy as np
-
-    def predicted(batch: "list[Decoded]") -> "list[tuple[Decoded, float | None]]":
-        pixels = [cell.pixels for cell in batch if cell.pixels is not None]
-        found = iter(predict(np.stack(pixels)).tolist() if pixels else [])
-        return [(cell, None if cell.pixels is None else next(found)) for cell in batch]
-
-    batch = []
-    for cell in decoded:
-        batch.append(cell)
-        if len(batch) == batch_size:
-            yield predicted(batch)
-            batch = []
-    if batch:
-        yield predicted(batch)
 
 
 def _writer(form: str) -> Callable[[str, float, str], object]:

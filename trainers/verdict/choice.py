@@ -69,6 +69,38 @@ def read(run_folder: str, test_time_flips: bool) -> Choice | None:
         raise InputError(f"{path} cannot be read ({error}); remove it and run trainers.evaluate again") from error
 
 
+def find_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
+    """Reads `--threshold`.
+
+    Args:
+      value: a number in 0…1 or one of `operating_points.NAMES`.
+      run_folder: whose operating points they are.
+      test_time_flips: whether probabilities will be means over flips, which has operating points of its own.
+
+    Raises:
+      InputError: if it is neither, or has not been chosen yet.
+    """
+    if value == operating_points.DEFAULT:
+        return operating_points.THRESHOLD
+    if value in operating_points.NAMES:
+        flips = " --test_time_flips" if test_time_flips else ""
+        if kept := read(run_folder, test_time_flips):
+            return kept.thresholds[value]
+        raise InputError(
+            f"{run_folder} has no operating point {value} for its model; choose it with: python -m trainers.evaluate "
+            f"--data_dir=… --run_dirs={run_folder} --output_dir=…{flips}"
+        )
+    try:
+        threshold = float(value)
+    except ValueError:
+        threshold = -1.0
+    if not 0 <= threshold <= 1:
+        raise InputError(
+            f"--threshold={value} is neither a number in 0…1 nor one of {', '.join(operating_points.NAMES)}"
+        )
+    return threshold
+
+
 def write(run_folder: str, test_time_flips: bool, choice: Choice) -> None:
     """Keeps a choice in a run's folder, beside that with (or without) flips; the file appears whole or not at all.
 

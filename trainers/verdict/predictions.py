@@ -1,6 +1,6 @@
 """What a model says about cells: a run folder and a split in, probabilities out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers import input_pipeline, run_dir
+from trainers.decoding import Decoded
 from trainers.splits import Split
 
 Predictor = Callable[[np.ndarray], np.ndarray]
@@ -107,6 +108,32 @@ def predict_split(predict: Predictor, split: Split, batch_size: int, description
                 column.append(values)
             bar.update(len(label))
     return Predictions(*(np.concatenate(column) for column in columns))
+
+
+def predict_files(
+    predict: Predictor, decoded: Iterable[Decoded], batch_size: int
+) -> Iterator[list[tuple[Decoded, float | None]]]:
+    """Predicts decoded files in batches; those that could not be decoded keep their place, with None.
+
+    Args:
+      predict: see `predictor`.
+      decoded: see `decoding.decode_files`.
+      batch_size: cells a step.
+    """
+
+    def predicted(batch: list[Decoded]) -> list[tuple[Decoded, float | None]]:
+        pixels = [cell.pixels for cell in batch if cell.pixels is not None]
+        found = iter(predict(np.stack(pixels)).tolist() if pixels else [])
+        return [(cell, None if cell.pixels is None else next(found)) for cell in batch]
+
+    batch = []
+    for cell in decoded:
+        batch.append(cell)
+        if len(batch) == batch_size:
+            yield predicted(batch)
+            batch = []
+    if batch:
+        yield predicted(batch)
 
 
 def _text(values: np.ndarray) -> np.ndarray:
