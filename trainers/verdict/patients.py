@@ -84,7 +84,7 @@ def smear(counts: list[PatientCounts], prevalence: float, num_cells: int = SMEAR
       true_positives, false_positives: expected numbers of cells; positive_predictive_value and
       negative_predictive_value of one cell, None where nothing is called so; uninfected_patients: false positives of
       each one's smear, None if there is no uninfected patient; hidden_below: the prevalence under which an infected
-      patient's true positives are fewer than the most false positives of an uninfected patient.
+      patient's true positives are fewer than the most false positives of an uninfected patient; 1 if they always are.
     """
     totals = np.sum([item[1:] for item in counts], axis=0)
     sensitivity, false_positive_rate = totals[3] / totals[1], totals[2] / totals[0]
@@ -107,8 +107,12 @@ def smear(counts: list[PatientCounts], prevalence: float, num_cells: int = SMEAR
         }
         if rates
         else None,
-        "hidden_below": _share(max(rates), sensitivity) if rates else None,
+        "hidden_below": _hidden_below(max(rates), sensitivity) if rates else None,
     }
+
+
+def _hidden_below(false_positive_rate: float, sensitivity: float) -> float:
+    return min(1.0, false_positive_rate / sensitivity) if sensitivity else 1.0
 
 
 def _share(part: float, whole: float) -> float | None:
