@@ -39,6 +39,14 @@ _FIELDS = ("file", "probability", "label")
 
 def main(paths: Sequence[str]) -> int:
     """Predicts the images; the exit status is 1 if some could not be."""
+    try:
+        return _predict(paths)
+    except BrokenPipeError:  # whoever read this has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _predict(paths: Sequence[str]) -> int:
     if not paths:
         raise InputError("got no images; expected paths of image files or folders behind the flags")
     run_dir.read(_RUN_DIR.value)
@@ -67,11 +75,7 @@ def main(paths: Sequence[str]) -> int:
                     print(f"error: {cell.file}: {cell.error}", file=sys.stderr)
                 else:
                     write(cell.file, round(probability, 6), LABELS[probability >= threshold])
-            try:
-                sys.stdout.flush()
-            except BrokenPipeError:  # whoever read this has seen enough
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                return 1
+            sys.stdout.flush()
             bar.update(len(batch))
     if num_failed:
         print(f"error: {num_failed:,} of {total:,} could not be predicted, see above", file=sys.stderr)
