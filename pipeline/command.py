@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 _STORES = ("s3fs", "gcsfs", "adlfs", "botocore", "aiobotocore", "aiohttp", "google")
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+def run(main: Callable[[Sequence[str]], int | None], *, keep_unknown_flags: bool = False) -> None:
     """Runs `main(positional_arguments)` as a command and exits the process.
 
     Flags are parsed first, in absl's own form. The exit status is what `main` returns (0 for None),
@@ -19,6 +19,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     Args:
       main: receives the arguments that are not flags, without the program's name.
+      keep_unknown_flags: whether flags that this command does not define are passed to `main` like arguments, for a
+        command that hands them on; otherwise they are an error.
     """
 
     def guarded(argv: Sequence[str]) -> int | None:
@@ -39,7 +41,18 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             sys.stdout.flush()
             os._exit(130)  # at once: Beam's and TensorFlow's threads may still be at work, and hear Ctrl-C again
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse_known if keep_unknown_flags else app.parse_flags_with_usage)
+
+
+def _parse_known(argv: Sequence[str]) -> list[str]:
+    """What absl's own parser does, but for flags that are not defined."""
+    try:
+        return flags.FLAGS(argv, known_only=True)
+    except flags.Error as error:
+        print(
+            f"FATAL Flags parsing error: {error}\nPass --helpshort or --helpfull to see help on flags.", file=sys.stderr
+        )
+        sys.exit(1)
 
 
 def _is_of_a_store(error: Exception) -> bool:

@@ -128,6 +128,20 @@ def parse(record: bytes) -> ParsedExample:
         raise ValueError(f"is no record of a cell: {error}") from error
 
 
+def parse_behind_image(tail: bytes) -> tuple[int, str] | None:
+    """Label and patient from the bytes of a record behind its image, see `encode`; None if they are damaged."""
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_generated_pb2
+
+    try:
+        features = tf_example_generated_pb2.Example().features
+        features.ParseFromString(tail)  # whole entries of the map
+        feature = features.feature
+        return feature[LABEL].int64_list.value[0], feature[PATIENT_ID].bytes_list.value[0].decode()
+    except (DecodeError, IndexError, UnicodeDecodeError):
+        return None
+
+
 def find_image(record: bytes, image: bytes) -> int:
     """The offset of an image's bytes in its record; `bytes.find` takes longer for it than resizing the image."""
     offset = record.find(image[:_SEARCHED_BYTES])

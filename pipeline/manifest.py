@@ -10,7 +10,8 @@ In: the listing, the settings and the shards' results. Out: `manifest.json`, a p
                        shards (file, num_records, num_bytes, sha256, index_file, index_sha256)
     rejected           filename, reason
     converted          kind -> number of cells
-    image_size         training split -> height, width -> min, mean, median, max of the source's images, in pixels
+    image_size         training split -> height, width -> min, mean, median, max of the source's images, in pixels,
+                       and histogram (lower end of each bin of SIZE_BIN_PX -> number; empty bins left out)
     duplicates         of content, see pipeline.duplicates
     same_names         num, examples: base names that are in both class folders
     files              TFDS's own files -> sha256
@@ -39,6 +40,7 @@ from pipeline.split import CONFIGS
 
 FORMAT = 1
 _MAX_EXAMPLES = 100
+SIZE_BIN_PX = 10
 _PACKAGES = (
     "apache-beam",
     "kornia-rs",
@@ -152,14 +154,16 @@ def shard_entry(result: ShardResult) -> dict[str, Any]:
     }
 
 
-def _size_statistics(histograms: Sequence[dict[int, int]]) -> dict[str, float]:
+def _size_statistics(histograms: Sequence[dict[int, int]]) -> dict[str, Any]:
     histogram = sum((Counter(part) for part in histograms), Counter())
     sizes = np.repeat(*np.array(sorted(histogram.items())).T)
+    bins = np.unique(sizes // SIZE_BIN_PX * SIZE_BIN_PX, return_counts=True)
     return {
         "min": int(sizes.min()),
         "mean": round(float(sizes.mean()), 4),
         "median": float(np.median(sizes)),
         "max": int(sizes.max()),
+        "histogram": {str(start): int(number) for start, number in zip(*bins, strict=True)},
     }
 
 

@@ -92,6 +92,55 @@ def assert_one_line_error(result, *expected):
         assert text in errors[0]
 
 
+def write_run(folder, data_dir, model, config="by_patient", splits=("train", "validation", "test")):
+    """A run's folder as a trainer leaves it, with any Keras model in it: for tests of what comes after training."""
+    from pipeline import manifest
+    from trainers import data, run_dir
+    from trainers.splits import open_split
+
+    folder.mkdir(parents=True)
+    model.save(folder / run_dir.MODEL)
+    directory, its_manifest = manifest.read_dataset(str(data_dir), config)
+    train, validation, _ = (open_split(directory, split) for split in splits)
+    flags = dict(zip(("train_split", "validation_split", "test_split"), splits, strict=True))
+    run = {
+        "model": model.name,
+        "status": "finished",
+        "best_epoch": 1,
+        "flags": {"config": config, "epochs": 2, "learning_rate": 0.001, "batch_size": 16, **flags},
+        "seed": 0,
+        "data": {
+            "dataset": f"tfds_malaria/{config}/1.0.0",
+            "source": "cell_images.zip",
+            "fingerprint": its_manifest["source"]["fingerprint"],
+            "num_train_cells": train.num_cells,
+            "num_validation_cells": validation.num_cells,
+            "train_patients": data.patients_of(train, its_manifest),
+            "validation_patients": data.patients_of(validation, its_manifest),
+        },
+        "versions": run_dir.versions(),
+        "timings": {"seconds": 1.0},
+    }
+    run_dir.write(str(folder), run)
+    (folder / run_dir.HISTORY).write_text(
+        "epoch,loss,accuracy,val_loss,val_accuracy\n0,0.6,0.7,0.5,0.8\n1,0.5,0.8,0.6,0.7\n"
+    )
+    return folder
+
+
+def small_model(name="basic_cnn", size=32, seed=0):
+    """A convolutional model of some hundred weights that takes what every model takes."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((size, size, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 255)(image)
+    x = layers.Conv2D(4, 3, activation="relu")(x)
+    x = layers.Flatten()(layers.MaxPooling2D(4)(x))
+    return keras.Model(image, layers.Dense(1, activation="sigmoid", name="probability")(x), name=name)
+
+
 @pytest.fixture
 def source(tmp_path):
     return write_source(tmp_path / "cell_images")

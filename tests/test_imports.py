@@ -60,8 +60,8 @@ def test_only_the_runner_imports_beam():
         ("pipeline.verify", ["apache_beam", "tensorflow", "sklearn"]),
         ("tfds_malaria", ["apache_beam", "tensorflow", "keras"]),
         ("trainers.basic_cnn", ["tensorflow", "keras"]),
-        ("trainers.evaluate", ["tensorflow", "keras"]),
         ("trainers.export", ["tensorflow", "keras"]),
+        ("trainers.evaluate", ["tensorflow", "keras", "sklearn", "matplotlib"]),
     ],
 )
 def test_start_up_stays_light(module, unwanted):

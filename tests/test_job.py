@@ -115,10 +115,11 @@ def test_the_manifest_vouches_for_the_shards(source, tmp_path):
             assert found[shard["index_file"]] == shard["index_sha256"]
             assert (outcome.directory / shard["file"]).stat().length == shard["num_bytes"]
             assert len(counts[shard["file"]]) == shard["num_records"]
+    num_trained = manifest["splits"]["train"]["num_cells"]
     assert manifest["image_size"] == {
         "train": {
-            "height": {"min": 20, "mean": 20.0, "median": 20.0, "max": 20},
-            "width": {"min": 24, "mean": 24.0, "median": 24.0, "max": 24},
+            "height": {"min": 20, "mean": 20.0, "median": 20.0, "max": 20, "histogram": {"20": num_trained}},
+            "width": {"min": 24, "mean": 24.0, "median": 24.0, "max": 24, "histogram": {"20": num_trained}},
         }
     }
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainers import metrics
+from trainers.verdict import metrics
 
 
 @pytest.fixture
@@ -53,19 +53,18 @@ def test_calibration_error_by_hand():
     assert metrics.expected_calibration_error(np.zeros(3), np.zeros(3)) == 0
 
 
-def test_entry_has_the_contracts_form(verdict):
-    entry = metrics.entry("test", *verdict, np.array([b"C1", b"C2"] * 250))
-    assert (entry["split"], entry["num_cells"], entry["num_patients"]) == ("test", 500, 2)
-    assert set(entry["confusion"]) == {"tn", "fp", "fn", "tp"}
-    for name in metrics.NAMES:
-        assert set(entry[name]) == {"value", "ci95"}
-        assert isinstance(entry[name]["value"], float)
-        assert entry[name]["ci95"] is None
+def test_every_metric_agrees_with_scikit_learn(verdict):
+    from sklearn import metrics as reference
 
-
-def test_the_table_shows_every_model(verdict):
-    entry = metrics.entry("test", *verdict, np.array([b"C1"] * 500))
-    text = metrics.table({"basic_cnn": entry, "vgg_ft": entry})
-    assert "basic_cnn" in text
-    assert text.count(f"{entry['auc']['value']:.4f}") == 2
-    assert "500 cells of 1 patients" in text
+    labels, probabilities = verdict
+    calls = probabilities >= 0.5
+    report = reference.classification_report(labels, calls, output_dict=True)
+    found = metrics.compute(labels, probabilities)
+    assert found["sensitivity"] == pytest.approx(report["1"]["recall"])
+    assert found["specificity"] == pytest.approx(report["0"]["recall"])
+    assert found["precision"] == pytest.approx(report["1"]["precision"])
+    assert found["f1"] == pytest.approx(report["1"]["f1-score"])
+    weighted = metrics.class_weighted(labels, calls.astype(int))
+    assert weighted["recall"] == pytest.approx(found["accuracy"])
+    for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+        assert weighted[ours] == pytest.approx(report["weighted avg"][theirs])

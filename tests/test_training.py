@@ -133,7 +133,7 @@ def test_evaluation(run, data_dir, tmp_path):
 
     from pipeline.layout import dataset_dir
     from trainers import input_pipeline, resident
-    from trainers.evaluate import load_model
+    from trainers.verdict.predictions import load_model
 
     path, _ = run
     result = evaluate(data_dir, [path], tmp_path / "report")

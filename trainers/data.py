@@ -1,10 +1,11 @@
 """What a run works on: the data set and its splits, checked before anything slow begins."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from pipeline import layout, manifest
+from pipeline import keys, layout, manifest
 from pipeline.errors import InputError
 from trainers import run_dir
 from trainers.splits import Split, open_split, overlap
@@ -58,7 +59,36 @@ def describe(model: str, task: Task, options: Options) -> run_dir.Run:
             "fingerprint": task.manifest["source"]["fingerprint"],
             "num_train_cells": task.train.num_cells,
             "num_validation_cells": task.validation.num_cells,
+            "train_patients": patients_of(task.train, task.manifest),
+            "validation_patients": patients_of(task.validation, task.manifest),
         },
         "versions": run_dir.versions(),
         "timings": {"seconds": 0.0},
     }
+
+
+def patients_of(split: Split, its_manifest: manifest.Manifest) -> list[str]:
+    """The patients of the cells that a split expression names, sorted; "" among them for cells without a patient.
+
+    The manifest knows them for whole splits; of a part such as `train[:10%]` the records' keys are read.
+
+    Raises:
+      InputError: if a shard cannot be read.
+    """
+    num_records = {
+        shard["file"]: shard["num_records"] for entry in its_manifest["splits"].values() for shard in entry["shards"]
+    }
+    parts = {
+        Path(file).name: (file, skip, take)
+        for file, skip, take in zip(split.files, split.skips, split.takes, strict=True)
+    }
+    whole = {name for name, (_, _, take) in parts.items() if take == num_records.get(name)}
+    patients: set[str] = set()
+    for entry in its_manifest["splits"].values():
+        shards = {shard["file"] for shard in entry["shards"]}
+        if shards <= whole:
+            patients |= set(entry["patients"])
+            parts = {name: part for name, part in parts.items() if name not in shards}
+    for part in parts.values():
+        patients |= set(keys.read(*part).patient_ids.tolist())
+    return sorted(patients)

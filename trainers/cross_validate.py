@@ -1,0 +1,60 @@
+"""Trains a model on five folds of patients and judges each cell by the run that has not seen its patient.
+
+    python -m trainers.cross_validate --model=basic_cnn --data_dir=data --output_dir=runs/cv --epochs=12 --seed=1
+
+Flags that are not listed here go to the trainer (`python -m trainers.basic_cnn --help`), in the form `--flag=value`; a
+trainer's flagfile can be given too. The config is `folds`: three folds train, the next chooses the epoch, the last is
+predicted. Runs lie in `<output_dir>/fold_0` … `fold_4`, the pooled verdict in `<output_dir>/report`. Takes five times
+as long as one run; the same command again continues where it was stopped.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from pipeline.command import run
+from pipeline.errors import InputError
+from pipeline.split import CONFIGS, NUM_FOLDS
+from trainers import evaluation_flags, folds, run_dir
+from trainers.verdict import candidates
+from trainers.verdict.candidates import FOLDS
+from trainers.verdict.data_set import DataSet
+
+REPORT = "report"
+_BATCH_SIZE = 256  # of predictions; --batch_size is the trainer's
+
+_MODEL = flags.DEFINE_enum("model", None, folds.MODELS, "Which trainer.", required=True)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the runs and the report.", required=True)
+evaluation_flags.define()
+flags.adopt_module_key_flags(evaluation_flags)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Trains fold after fold, then judges all of them together."""
+    trainer_flags = folds.check_trainer_flags(arguments)
+    data_set = DataSet(_DATA_DIR.value, FOLDS)
+    folders = [Path(_OUTPUT_DIR.value) / name for name in CONFIGS[FOLDS].splits]
+    for fold, folder in enumerate(folders):
+        print(f"fold {fold + 1} of {NUM_FOLDS}: {folder}", flush=True)
+        command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, f"--data_dir={_DATA_DIR.value}"]
+        status = subprocess.run([*command, *folds.trainer_flags(fold), f"--run_dir={folder}"], check=False).returncode
+        if status or run_dir.read(str(folder))["status"] != "finished":
+            raise InputError(
+                f"the trainer of fold {fold} ended with status {status}, see above; the same command continues with it"
+            )
+    _, planned = candidates.plan([str(folder) for folder in folders], FOLDS, None)
+    for candidate in planned:
+        data_set.open(candidate.members)
+    options = evaluation_flags.read(_BATCH_SIZE)
+
+    from trainers.verdict import evaluation  # seconds of imports that mistakes need not wait for
+
+    print(evaluation.evaluate(planned, data_set, options, str(Path(_OUTPUT_DIR.value) / REPORT)))
+
+
+if __name__ == "__main__":
+    run(main, keep_unknown_flags=True)

@@ -1,0 +1,63 @@
+"""Grad-CAM: which parts of a cell speak for the call that a convolutional model made.
+
+Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
+"""
+
+import cv2
+import keras
+import matplotlib
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+_OPACITY = 0.45
+
+
+def last_convolution(model: keras.Model) -> layers.Layer | None:
+    """The last convolution of a flat functional model; None if it has none."""
+    found = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    return found[-1] if found else None
+
+
+def heatmaps(model: keras.Model, images: np.ndarray) -> np.ndarray | None:
+    """How much each place speaks for the model's call, for parasitized from 0.5 on and for uninfected below.
+
+    The gradient is that of the logit: that of a probability near 0 or 1 vanishes.
+
+    Args:
+      model: ends in a dense layer with a sigmoid.
+      images: uint8 RGB [n, size, size, 3].
+
+    Returns:
+      float32 [n, size, size] in 0…1, each with a maximum of 1 unless it is 0 everywhere; None for a model without
+      convolutions, or with another end.
+    """
+    convolution, head = last_convolution(model), model.layers[-1]
+    if convolution is None or not isinstance(head, layers.Dense):
+        return None
+    inner = keras.Model(model.inputs, [convolution.output, head.input])
+    kernel, bias = (tf.cast(tf.convert_to_tensor(weight), tf.float32) for weight in head.weights)
+    with tf.GradientTape() as tape:
+        activations, features = inner(tf.constant(images), training=False)
+        logit = tf.cast(features, tf.float32) @ kernel + bias
+        # Every cell's logit depends on its own activations alone, so the sum gives each its own gradient.
+        for_call = tf.reduce_sum(tf.where(logit >= 0, logit, -logit))
+    gradient = tf.cast(tape.gradient(for_call, activations), tf.float32)
+    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
+    maps = tf.nn.relu(tf.reduce_sum(weights * tf.cast(activations, tf.float32), axis=-1)).numpy()
+    peaks = maps.max(axis=(1, 2), keepdims=True)
+    maps = np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
+    size = (images.shape[2], images.shape[1])
+    return np.stack([np.clip(cv2.resize(item, size, interpolation=cv2.INTER_LINEAR), 0, 1) for item in maps])
+
+
+def overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Lays heatmaps over cells: uint8 RGB [n, size, size, 3].
+
+    Args:
+      images: uint8 RGB [n, size, size, 3].
+      maps: float [n, size, size] in 0…1; where they are 0 the cell stays as it is.
+    """
+    colours = matplotlib.colormaps["plasma"](maps)[..., :3] * 255
+    opacity = (_OPACITY * np.sqrt(maps))[..., None]
+    return np.rint(images * (1 - opacity) + colours * opacity).astype(np.uint8)
