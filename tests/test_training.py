@@ -269,7 +269,7 @@ def test_the_defaults_are_the_original_recipe(model):
 @pytest.mark.parametrize("model", ["vgg_frozen", "vgg_ft"])
 def test_a_vgg_trains_and_its_model_is_the_whole_one(model, data_dir, tmp_path):
     from trainers import resident
-    from trainers.evaluate import load_model
+    from trainers.verdict.predictions import load_model
 
     flags = [f"--flagfile={ROOT}/trainers/flagfiles/{model}.flags", "--vgg_weights=none", "--epochs=2"]
     flags += ["--batch_size=16", "--train_split=train[:48]", "--early_stopping_patience=1", "--export=saved_model"]

@@ -18,7 +18,7 @@ from absl import flags
 from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.split import CONFIGS, NUM_FOLDS
-from trainers import evaluation_flags, folds, run_dir
+from trainers import evaluation_flags, folds, quiet, run_dir
 from trainers.verdict import candidates
 from trainers.verdict.candidates import FOLDS
 from trainers.verdict.data_set import DataSet
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         data_set.open(candidate.members)
     options = evaluation_flags.read(_BATCH_SIZE)
 
+    quiet.import_tensorflow()
     from trainers.verdict import evaluation  # seconds of imports that mistakes need not wait for
 
     print(evaluation.evaluate(planned, data_set, options, str(Path(_OUTPUT_DIR.value) / REPORT)))

@@ -14,7 +14,7 @@ from absl import flags
 
 from pipeline.command import reject_arguments, run
 from pipeline.split import CONFIGS
-from trainers import evaluation_flags
+from trainers import evaluation_flags, quiet
 from trainers.verdict import candidates
 from trainers.verdict.data_set import DataSet
 
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> None:
         data_set.open(candidate.members)
     options = evaluation_flags.read(_BATCH_SIZE.value)
 
+    quiet.import_tensorflow()
     from trainers.verdict import evaluation  # seconds of imports that mistakes need not wait for
 
     print(evaluation.evaluate(planned, data_set, options, _OUTPUT_DIR.value))

@@ -11,7 +11,7 @@ from absl import flags
 
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
-from trainers import formats, run_dir
+from trainers import formats, quiet, run_dir
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of a run of a trainer.", required=True)
 _FORMAT = flags.DEFINE_list("format", None, f"One or more of {', '.join(formats.NAMES)}.", required=True)
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"--format is empty; expected some of {','.join(formats.NAMES)}")
     formats.check(_FORMAT.value, "format")
     run_dir.read(_RUN_DIR.value)
+    quiet.import_tensorflow()
     for path in formats.export(_RUN_DIR.value, _FORMAT.value):
         print(path)
 

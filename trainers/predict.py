@@ -19,7 +19,7 @@ from absl import flags
 from pipeline.cells import LABELS
 from pipeline.command import run
 from pipeline.errors import InputError
-from trainers import run_dir
+from trainers import quiet, run_dir
 from trainers.verdict import choice, operating_points
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of the run whose model predicts.", required=True)
@@ -52,6 +52,7 @@ def _predict(paths: Sequence[str]) -> int:
     run_dir.read(_RUN_DIR.value)
     threshold = choice.find_threshold(_THRESHOLD.value, _RUN_DIR.value, _FLIPS.value)
 
+    quiet.import_tensorflow()
     from pipeline.progress import progress_bar  # and seconds of imports that mistakes need not wait for
     from trainers import decoding
     from trainers.verdict import predictions
