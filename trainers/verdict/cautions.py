@@ -48,8 +48,8 @@ def find(judged: Judged, config: str) -> list[Caution]:
         found.append(
             Caution(
                 "caution",
-                f"Thresholds and temperature of {judged.name} were chosen on {min(item.num_patients for item in few)} "
-                "validation patients only: what they promise there need not hold here.",
+                f"Thresholds and temperature of {judged.name} were chosen on few validation patients "
+                f"({min(item.num_patients for item in few)}): what they promise there need not hold here.",
             )
         )
     if not all(choice.split for choice in judged.choices):

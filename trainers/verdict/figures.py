@@ -46,7 +46,7 @@ def forest(entries: dict[str, dict[str, Any]]) -> Figure:
     axis.set_xlim(right=1.0)
     axis.set_xlabel("value; bold: 95 % interval over patients, thin: over cells (too narrow)")
     if len(entries) > 1:
-        axis.legend(loc="upper left")
+        figure.legend(loc="outside upper center", ncols=len(entries))
     return figure
 
 
