@@ -19,6 +19,8 @@ from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.split import CONFIGS, NUM_FOLDS
 from trainers import evaluation_flags, folds, quiet, run_dir
+from trainers.signals import INTERRUPTED, PREEMPTED
+from trainers.training_flags import MODELS
 from trainers.verdict import candidates
 from trainers.verdict.candidates import FOLDS
 from trainers.verdict.data_set import DataSet
@@ -26,14 +28,14 @@ from trainers.verdict.data_set import DataSet
 REPORT = "report"
 _BATCH_SIZE = 256  # of predictions; --batch_size is the trainer's
 
-_MODEL = flags.DEFINE_enum("model", None, folds.MODELS, "Which trainer.", required=True)
+_MODEL = flags.DEFINE_enum("model", None, MODELS, "Which trainer.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the runs and the report.", required=True)
 evaluation_flags.define()
 flags.adopt_module_key_flags(evaluation_flags)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int | None:
     """Trains fold after fold, then judges all of them together."""
     trainer_flags = folds.check_trainer_flags(arguments)
     data_set = DataSet(_DATA_DIR.value, FOLDS)
@@ -42,6 +44,8 @@ def main(arguments: Sequence[str]) -> None:
         print(f"fold {fold + 1} of {NUM_FOLDS}: {folder}", flush=True)
         command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, f"--data_dir={_DATA_DIR.value}"]
         status = subprocess.run([*command, *folds.trainer_flags(fold), f"--run_dir={folder}"], check=False).returncode
+        if status in (PREEMPTED, INTERRUPTED):
+            return status
         if status or run_dir.read(str(folder))["status"] != "finished":
             raise InputError(
                 f"the trainer of fold {fold} ended with status {status}, see above; the same command continues with it"
@@ -55,6 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     from trainers.verdict import evaluation  # seconds of imports that mistakes need not wait for
 
     print(evaluation.evaluate(planned, data_set, options, str(Path(_OUTPUT_DIR.value) / REPORT)))
+    return None
 
 
 if __name__ == "__main__":

@@ -1,14 +1,10 @@
 """Cross-validation over the config `folds`: which of them a run may see. No TensorFlow needed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.split import CONFIGS, NUM_FOLDS
 from trainers.verdict.candidates import FOLDS
-
-MODELS = tuple(sorted(path.stem for path in (Path(__file__).parent / "flagfiles").glob("*.flags")))
-"""Each trainer has a flagfile of its name."""
 
 _OURS = ("train_split", "validation_split", "test_split", "run_dir")
 

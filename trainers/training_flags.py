@@ -14,6 +14,7 @@ from pipeline.split import CONFIGS
 from trainers import formats
 from trainers.ranges import FILLS, FLIPS, Ranges
 
+MODELS = ("basic_cnn", "vgg_frozen", "vgg_ft")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 INPUT_MODES = ("auto", "resident", "mapped", "streaming")
 OPTIMIZERS = ("adam", "rmsprop")
