@@ -1,0 +1,95 @@
+"""What it gains to compute a frozen backbone's features once: both ways of training `vgg_frozen`, on the same cells."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import psutil
+
+from benchmarks import measurement
+from trainers import features, input_pipeline, models, parts
+from trainers.order import Order
+from trainers.splits import Split
+
+EPOCHS = 25  # as the original trains
+_RECOMPUTED, _ONCE = f"{EPOCHS} epochs, recomputed", f"{EPOCHS} epochs, features computed once"
+
+
+def compare(
+    split: Split, manifest: dict[str, Any], batch_size: int, seed: int, jit_compile: bool, repeats: int
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Times both ways, in turn; of the recomputing one, 1 of the 25 equal epochs.
+
+    Extraction and the head's 25 epochs are timed whole, the tracing of their steps included; so is that of the
+    recomputed epoch, once for all.
+
+    Args:
+      split: cells to train on.
+      manifest: of the split's data set.
+      batch_size: cells a step.
+      seed: of the order.
+      jit_compile: whether XLA compiles.
+      repeats: of each way.
+
+    Returns:
+      cases and ratios, see `measurement.write`.
+    """
+    order = Order(split.num_cells, batch_size, seed)
+
+    def recompute() -> float:
+        model = models.vgg_frozen(split.image_size_px)
+        model.compile("rmsprop", "binary_crossentropy", jit_compile=jit_compile)
+        batches = input_pipeline.training_batches(split, order, 2, "resident")
+        ends: list[float] = []
+        clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
+        started = time.perf_counter()
+        model.fit(batches, steps_per_epoch=order.steps_per_epoch, epochs=2, verbose=0, callbacks=[clock], shuffle=False)
+        first, second = ends[0] - started, ends[1] - ends[0]
+        return first + (EPOCHS - 1) * second
+
+    def compute_once() -> float:
+        backbone, head = parts.split(models.vgg_frozen(split.image_size_px))
+        head.compile("rmsprop", "binary_crossentropy", jit_compile=jit_compile)
+        with tempfile.TemporaryDirectory() as cache:
+            started = time.perf_counter()
+            computed = features.extract(
+                backbone,
+                split,
+                manifest,
+                Path(cache),
+                vgg_input="imagenet",
+                batch_size=batch_size,
+                jit_compile=jit_compile,
+            )
+            batches = features.training_batches(computed, order, EPOCHS)
+            head.fit(batches, steps_per_epoch=order.steps_per_epoch, epochs=EPOCHS, verbose=0, shuffle=False)
+            return time.perf_counter() - started
+
+    works: dict[str, Callable[[], float]] = {_RECOMPUTED: recompute, _ONCE: compute_once}
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            before = psutil.Process().cpu_times()
+            seconds[name].append(work())
+            after = psutil.Process().cpu_times()
+            cpu_seconds[name].append(after.user + after.system - before.user - before.system)
+    num_images = EPOCHS * split.num_cells
+    cases = [
+        {
+            "name": name,
+            "num_images": num_images,
+            "images_per_second": measurement.rates_entry([num_images / value for value in seconds[name]]),
+            "first_epoch": None,
+            "seconds": round(statistics.median(seconds[name]), 3),
+            "cpu_seconds": round(statistics.median(cpu_seconds[name]), 3),
+            "peak_rss_bytes": psutil.Process().memory_info().rss,
+        }
+        for name in works
+    ]
+    pairs = zip(seconds[_RECOMPUTED], seconds[_ONCE], strict=True)
+    return cases, {"recomputed to computed once": round(statistics.median(a / b for a, b in pairs), 2)}
