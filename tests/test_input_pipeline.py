@@ -136,7 +136,7 @@ def test_hosts_share_each_batch(train, numbers, mode, count):
     assert max(len(part) for host in hosts for part in host) <= -(-15 // count)
 
 
-@pytest.mark.parametrize("mode", ["mapped", "streaming"])
+@pytest.mark.parametrize("mode", MODES)
 def test_file_names_and_patients_on_request(train, mode):
     for images, labels, names, patients in batches_of(train, mode, epochs=1, with_keys=True):
         assert len(images) == len(labels) == len(names) == len(patients)

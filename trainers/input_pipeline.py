@@ -73,7 +73,7 @@ def training_batches(
       mode: "resident", "mapped" or "streaming".
       start_step: batches to leave out at the start; free when resident or mapped, read and thrown away when streaming.
       damaged: how many damaged records to skip; by default the first one stops the run. A batch is smaller by those.
-      with_keys: also file names and patients; not when resident.
+      with_keys: also file names and patients.
 
     Returns:
       a data set of (uint8 [n, size, size, 3], int64 [n]), with keys also (filename string [n], patient_id string [n]).
@@ -88,7 +88,7 @@ def training_batches(
         batches = streaming.shuffled(split, order, epochs).skip(start_step)
         batches = batches if with_keys else batches.map(lambda image, label, *_: (image, label))
         return _with_options(batches.prefetch(_PREFETCHED_BATCHES))
-    gather = _resident_gather(split, damaged) if mode == "resident" else _mapped_gather(split, damaged, with_keys)
+    gather = (_resident_gather if mode == "resident" else _mapped_gather)(split, damaged, with_keys)
     steps = tf.data.Dataset.range(start_step, epochs * order.steps_per_epoch)
     batches = steps.map(lambda step: gather(order.rows(step)), num_parallel_calls=_PARALLEL_BATCHES, deterministic=True)
     return _with_options(batches.prefetch(_PREFETCHED_BATCHES))
@@ -100,17 +100,20 @@ def _folder_of_copies() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="tfds_malaria-")
 
 
-def _resident_gather(split: Split, damaged: DamagedRecords) -> "tf.types.experimental.Callable":
-    cells = resident.load(split, damaged)
+def _resident_gather(split: Split, damaged: DamagedRecords, with_keys: bool) -> "tf.types.experimental.Callable":
+    cells = resident.load(split, damaged, with_keys)
+    images = tf.experimental.dlpack.from_dlpack(cells.images.__dlpack__())  # tf.constant would copy the whole split
     with tf.device("cpu"):  # the whole split would not fit beside the model on every device
-        images, labels = tf.constant(cells.images), tf.constant(cells.labels)
+        columns = [images, tf.constant(cells.labels)]
+        if with_keys:
+            columns += [tf.constant(cells.filenames, tf.string), tf.constant(cells.patient_ids, tf.string)]
         is_whole = tf.constant(~cells.is_damaged)
     some_are_damaged = bool(cells.is_damaged.any())
 
-    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if some_are_damaged:
             rows = tf.boolean_mask(rows, tf.gather(is_whole, rows))
-        return tf.gather(images, rows), tf.gather(labels, rows)
+        return tuple(tf.gather(column, rows) for column in columns)
 
     return gather
 
