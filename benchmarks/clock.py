@@ -10,12 +10,14 @@ whatever the order. Needs NumPy and psutil, nothing else, since peers run in an 
 """
 
 import dataclasses
+import itertools
 import json
 import os
+import shutil
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +25,6 @@ import numpy as np
 import psutil
 
 _BYTES_BETWEEN_TOUCHES = 4096
-_CHECKED_ROWS = 1024
 
 Batch = tuple[np.ndarray, np.ndarray]
 """(uint8 RGB [n, size, size, 3], or floats of the same values; integers [n])."""
@@ -107,10 +108,8 @@ def summed(batch: Batch, is_whole: bool = False) -> Content:
     return Content(len(images), touched, int(labels.sum()), multiset)
 
 
-def content_of(images: np.ndarray, labels: np.ndarray) -> Content:
-    """What an epoch over these cells holds; all of it."""
-    starts = range(0, len(images), _CHECKED_ROWS)
-    parts = [summed((images[i : i + _CHECKED_ROWS], labels[i : i + _CHECKED_ROWS]), is_whole=True) for i in starts]
+def total_of(parts: Iterable[Content]) -> Content:
+    """What whole batches are together."""
     return Content(*(sum(column) for column in zip(*parts, strict=True)))
 
 
@@ -123,6 +122,7 @@ def run(readers: Mapping[str, Reader]) -> None:
     prepared = own.with_name(f"{own.name}.prepared")
     seconds = 0.0
     if not prepared.exists():
+        shutil.rmtree(own, ignore_errors=True)  # of a run that was stopped
         own.mkdir(parents=True)
         started = time.perf_counter()
         reader.prepare(work)
@@ -139,7 +139,7 @@ def check(reader: Reader, work: Work) -> dict[str, int]:
       ValueError: if the epoch holds something else than expected.
     """
     parts = [summed(batch, is_whole=True) for batch in reader.read(dataclasses.replace(work, epochs=1))]
-    found = Content(*(sum(column) for column in zip(*parts, strict=True)))
+    found = total_of(parts)
     if found != work.expected:
         raise ValueError(f"{work.reader} read {found}, expected {work.expected}")
     return {"num_checked": found.num_cells}
@@ -175,7 +175,7 @@ def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
     if num_cells or len(ends) != work.epochs + 1:
         raise ValueError(f"{work.reader} read {len(ends) - 1} epochs and {num_cells} cells, expected {work.epochs}")
     return {
-        "epoch_seconds": [after - before for before, after in zip(ends, ends[1:], strict=False)],
+        "epoch_seconds": [after - before for before, after in itertools.pairwise(ends)],
         "closing_seconds": closed - closing,
         "cpu_seconds": max(cpu_open, _cpu_seconds()) - cpu_before,
     }

@@ -8,9 +8,9 @@ workers are as many as processors.
 
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -164,7 +164,21 @@ def _read_grain(work: Work) -> Iterator[Batch]:
         yield from cells.shuffle(_SEED + epoch).batch(work.batch_size).to_iter_dataset()
 
 
+def _make_torchvision_importable() -> None:
+    """MosaicML Streaming imports torchvision, whose wheel cannot be imported beside a CPU build of PyTorch."""
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+
+
 def _write_mds(work: Work) -> None:
+    _make_torchvision_importable()
     from streaming import MDSWriter
 
     columns = {"image": f"ndarray:uint8:{','.join(map(str, work.images.shape[1:]))}", "label": "int"}
@@ -174,6 +188,7 @@ def _write_mds(work: Work) -> None:
 
 
 def _read_mosaicml(work: Work) -> Iterator[Batch]:
+    _make_torchvision_importable()
     from streaming import StreamingDataset
     from torch.utils.data import DataLoader
 
@@ -186,20 +201,15 @@ def _read_mosaicml(work: Work) -> Iterator[Batch]:
 
 def _write_arrow(work: Work) -> None:
     import datasets
+    import pyarrow
 
-    features = datasets.Features(
-        {
-            "image": datasets.Sequence(datasets.Value("uint8"), length=int(np.prod(work.images.shape[1:]))),
-            "label": datasets.Value("int64"),
-        }
-    )
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for image, label in zip(work.images, work.labels, strict=True):
-            yield {"image": image.reshape(-1), "label": label}
-
-    cache = Path(work.own).parent / "huggingface_cache"
-    datasets.Dataset.from_generator(rows, features=features, cache_dir=str(cache)).save_to_disk(work.own)
+    tables = []
+    for first in range(0, len(work.labels), _CELLS_PER_SHARD):
+        rows = slice(first, first + _CELLS_PER_SHARD)
+        pixels = np.array(work.images[rows])
+        images = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(pixels.reshape(-1)), pixels[0].size)
+        tables.append(pyarrow.table({"image": images, "label": work.labels[rows]}))
+    datasets.Dataset(pyarrow.concat_tables(tables)).save_to_disk(work.own)
 
 
 def _read_huggingface(work: Work) -> Iterator[Batch]:

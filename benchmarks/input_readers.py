@@ -1,6 +1,6 @@
 """Readers of the cells in this environment: the project's three input modes, and what people write without it.
 
-    python -m benchmarks.input_readers '<work as JSON>'    (see benchmarks.clock; benchmarks.input_throughput runs it)
+python -m benchmarks.input_readers '<work as JSON>'    (see benchmarks.clock; benchmarks.input_throughput runs it)
 """
 
 import os
@@ -76,7 +76,6 @@ def _tfds_load(work: Work) -> Iterator[Batch]:
         "/".join(version_dir.parts[-3:]).replace("/1.", ":1."),
         data_dir=str(version_dir.parents[2]),
         split=work.expression,
-        shuffle_files=True,
     )
     batches = cells.shuffle(_SHUFFLED_RECORDS).batch(work.batch_size).prefetch(tf.data.AUTOTUNE)
     for _ in range(work.epochs):
