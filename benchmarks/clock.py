@@ -10,6 +10,7 @@ whatever the order. Needs NumPy and psutil, nothing else, since peers run in an 
 """
 
 import dataclasses
+import importlib
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,10 +91,12 @@ class Reader(NamedTuple):
 
     Attributes:
       read: work -> batches of all epochs.
+      modules: what it imports, outside the clock.
       prepare: writes the reader's own form into `work.own`, outside the clock.
     """
 
     read: Callable[[Work], Iterator[Batch]]
+    modules: Sequence[str] = ()
     prepare: Callable[[Work], None] = lambda work: None
 
 
@@ -118,6 +121,8 @@ def run(readers: Mapping[str, Reader]) -> None:
     given = json.loads(sys.argv[1])
     work = Work(**{**given, "shards": tuple(given["shards"]), "expected": Content(*given["expected"])})
     reader = readers[work.reader]
+    for module in reader.modules:
+        importlib.import_module(module)
     own = Path(work.own)
     prepared = own.with_name(f"{own.name}.prepared")
     seconds = 0.0

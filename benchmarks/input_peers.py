@@ -240,16 +240,16 @@ def _torch(num_workers: int) -> Reader:
             for images, labels in loader:
                 yield images.numpy(), labels.numpy()
 
-    return Reader(read)
+    return Reader(read, ("torch.utils.data",))
 
 
 READERS = {
-    "ffcv": Reader(_read_ffcv, _write_ffcv),
-    "dali": Reader(_read_dali, _index_for_dali),
-    "webdataset": Reader(_read_webdataset, _write_tars),
-    "grain": Reader(_read_grain, _write_array_records),
-    "mosaicml_streaming": Reader(_read_mosaicml, _write_mds),
-    "huggingface": Reader(_read_huggingface, _write_arrow),
+    "ffcv": Reader(_read_ffcv, ("ffcv.loader", "ffcv.transforms"), _write_ffcv),
+    "dali": Reader(_read_dali, ("nvidia.dali.fn", "nvidia.dali.tfrecord"), _index_for_dali),
+    "webdataset": Reader(_read_webdataset, ("webdataset",), _write_tars),
+    "grain": Reader(_read_grain, ("grain",), _write_array_records),
+    "mosaicml_streaming": Reader(_read_mosaicml, ("torch.utils.data",), _write_mds),
+    "huggingface": Reader(_read_huggingface, ("datasets",), _write_arrow),
     "torch": _torch(0),
     "torch_workers": _torch(_WORKERS),
 }

@@ -40,7 +40,7 @@ def _ours(mode: str) -> Reader:
         order = Order(split.num_cells, work.batch_size, _SEED)
         yield from _numpy(input_pipeline.training_batches(split, order, work.epochs, mode))
 
-    return Reader(read)
+    return Reader(read, ("trainers.input_pipeline",))
 
 
 def _parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -117,8 +117,8 @@ READERS = {
     "numpy_in_memory": Reader(_numpy_in_memory),
     "tf_data": Reader(_tf_data),
     "tf_data_autotuned": Reader(_tf_data_autotuned),
-    "tfds_load": Reader(_tfds_load),
-    "keras_directory": Reader(_keras_directory, _write_pngs),
+    "tfds_load": Reader(_tfds_load, ("tensorflow_datasets", "tfds_malaria")),
+    "keras_directory": Reader(_keras_directory, ("keras",), _write_pngs),
 }
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def _run(work: Work) -> tuple[dict[str, Any], int]:
         raise InputError("no peers are installed: make peers")
     python = str(_PEERS_PYTHON) if is_peer else sys.executable
     module = "benchmarks.input_peers" if is_peer else "benchmarks.input_readers"
-    command = [python, "-m", module, json.dumps(dataclasses.asdict(work))]
+    command = [*flags.FLAGS.launcher.split(), python, "-m", module, json.dumps(dataclasses.asdict(work))]
     try:
         done = measurement.measure(command, measurement.tree_bytes, _SECONDS_BETWEEN_SAMPLES)
     except InputError as error:
@@ -312,5 +312,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("batch_sizes", ["64", "256"], "Cells a batch.")
     flags.DEFINE_integer("epochs", 6, "Epochs a run; the first one is told apart.", lower_bound=2)
     flags.DEFINE_integer("repeats", 3, "Runs of each case.", lower_bound=1)
+    flags.DEFINE_string("launcher", "", "Command that starts each run, such as 'taskset --cpu-list 0-3'.")
     flags.DEFINE_string("work_dir", None, "Where to lay out cells and the peers' forms.")
     run(main)
