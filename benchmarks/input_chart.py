@@ -30,7 +30,10 @@ def draw(rows: Sequence[Mapping[str, Any]], num_cells: int, path: Path) -> None:
     figure, axes = plt.subplots(
         1, len(sizes), figsize=(7 * len(sizes), 1.4 + 0.42 * num_bars), layout="constrained", squeeze=False
     )
-    figure.suptitle(f"Reading {num_cells:,} shuffled cells (uint8, 125×125×3 at the default size), warm page cache")
+    figure.suptitle(
+        f"Reading {num_cells:,} shuffled cells (uint8, 125×125×3 at the default size), warm page cache\n"
+        "dark: steady; light: first epoch, with the reader's start-up; red: this project"
+    )
     for axis, size in zip(axes[0], sizes, strict=True):
         mine = sorted(
             (row for row in shown if row["batch_size"] == size), key=lambda row: row["images_per_second"]["median"]
@@ -44,7 +47,7 @@ def draw(rows: Sequence[Mapping[str, Any]], num_cells: int, path: Path) -> None:
             axis.annotate(f" {first:,.0f}", (first, position - 0.2), va="center", fontsize=8)
         axis.set(
             xscale="log",
-            xlabel="images per second (dark: steady, light: first epoch with start-up; red: this project)",
+            xlabel="images per second",
             title=f"batch {size}",
             yticks=range(len(mine)),
             yticklabels=[row["reader"] for row in mine],

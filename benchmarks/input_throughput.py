@@ -11,6 +11,7 @@ of 27,000 of them 12 GB in --work_dir. See benchmarks/README.md for what is in e
 
 import dataclasses
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -177,19 +178,26 @@ def lay_out(directory: Path, num_cells: int, folder: Path | None) -> Work:
 
 
 def plan(folders: Sequence[Work], main: Work, readers: Sequence[str], batch_sizes: Sequence[int]) -> list[Case]:
-    """All readers on the main cells at all batch sizes; the three modes on the other sizes too."""
+    """All readers on the main cells at all batch sizes; the three modes on the other sizes too.
+
+    Fewer cells are read for more epochs, so that as many images are timed.
+    """
     main_cases = [
         Case(dataclasses.replace(main, reader=reader, batch_size=batch_size))
         for reader in readers
         for batch_size in batch_sizes
     ]
     return main_cases + [
-        Case(dataclasses.replace(work, reader=mode, batch_size=min(batch_sizes)))
+        Case(dataclasses.replace(work, reader=mode, batch_size=min(batch_sizes), epochs=_epochs(main, work)))
         for work in folders
-        if work is not main
+        if work.expected != main.expected
         for mode in MODES
         if mode in readers
     ]
+
+
+def _epochs(main: Work, work: Work) -> int:
+    return 1 + math.ceil((main.epochs - 1) * max(1, main.expected.num_cells / work.expected.num_cells))
 
 
 def ratios(rows: Sequence[Mapping[str, Any]], main_size: int) -> dict[str, float]:
@@ -285,6 +293,7 @@ def prepare(
         if total not in works:
             works[total] = lay_out(directory, size, work_dir / "cells" if total == main_size else None)
     main_work = works[main_size]
+    main_work = dataclasses.replace(main_work, epochs=flags.FLAGS.epochs)
     cases = plan(list(works.values()), main_work, readers, batch_sizes)
     with progress_bar(len(readers), "checking", "readers") as bar:
         for reader in readers:
