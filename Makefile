@@ -3,6 +3,7 @@
 #   make demo SOURCE=path/to/cell_images.zip    the same on real cells
 #   make test                              the whole test suite
 #   make test-slow                         the long tests of kills and corruptions
+#   make peers                             the loaders that benchmarks.input_throughput compares with
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ EPOCHS ?= 4
 DEMO := demo/$(if $(SOURCE),$(basename $(notdir $(patsubst %/,%,$(SOURCE)))),synthetic)
 CELLS := $(if $(SOURCE),$(SOURCE),$(DEMO)/cell_images.zip)
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow lint format peers clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(DEMO)
@@ -52,6 +53,18 @@ $(INSTALLED): requirements.txt constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
+
+# Each peer by itself: one that cannot be installed is named, and the benchmark reports it as such.
+PEERS := .venv-peers
+peers:
+	@pkg-config --exists opencv4 libturbojpeg 2>/dev/null || \
+	  echo "FFCV needs system packages that are missing: apt-get install libopencv-dev libturbojpeg0-dev pkg-config" >&2
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@sed -e 's/ *#.*//' -e '/^$$/d' benchmarks/requirements-peers.txt | while read -r peer; do \
+	  echo "installing $$peer"; \
+	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check "$$peer" </dev/null || \
+	    echo "not installed: $$peer" >&2; \
+	done
 
 clean:
 	rm -rf demo

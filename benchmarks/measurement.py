@@ -4,6 +4,7 @@ In: commands. Out: the file form that all benchmarks share, with medians of repe
 since machines are shared and noisy.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -33,19 +34,28 @@ class Measurement:
       seconds: from start to end, start-up included.
       cpu_seconds: user and system time, of the process and its own children.
       peak_rss_bytes: most memory that the process, or its largest child, held at a time.
-      sampled_rss_bytes: the same for the process alone while `is_sampled` was true, 0 if it never was.
+      sampled_bytes: the most that `sample` gave; 0 if it was never called.
       output: standard output.
     """
 
     seconds: float
     cpu_seconds: float
     peak_rss_bytes: int
-    sampled_rss_bytes: int
+    sampled_bytes: int
     output: str
 
 
-def measure(command: Sequence[str], is_sampled: Callable[[], bool] = lambda: False) -> Measurement:
+def measure(
+    command: Sequence[str],
+    sample: Callable[[psutil.Process], int] = lambda _: 0,
+    seconds_between_samples: float = _SECONDS_BETWEEN_SAMPLES,
+) -> Measurement:
     """Runs a command in the project's folder and measures it.
+
+    Args:
+      command: what to run.
+      sample: looks at the running process now and then, and gives bytes.
+      seconds_between_samples: how often.
 
     Raises:
       InputError: if it fails; the message ends with what it said last.
@@ -54,7 +64,7 @@ def measure(command: Sequence[str], is_sampled: Callable[[], bool] = lambda: Fal
     with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         samples = [0]
         ended = threading.Event()
-        sampler = threading.Thread(target=_sample, args=(process.pid, is_sampled, samples, ended))
+        sampler = threading.Thread(target=_sample, args=(process.pid, sample, seconds_between_samples, samples, ended))
         sampler.start()
         errors: list[str] = []
         reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
@@ -73,14 +83,29 @@ def measure(command: Sequence[str], is_sampled: Callable[[], bool] = lambda: Fal
     return Measurement(seconds, usage.ru_utime + usage.ru_stime, peak, max(samples), output)
 
 
-def _sample(pid: int, is_sampled: Callable[[], bool], samples: list[int], ended: threading.Event) -> None:
+def _sample(
+    pid: int,
+    sample: Callable[[psutil.Process], int],
+    seconds_between_samples: float,
+    samples: list[int],
+    ended: threading.Event,
+) -> None:
     process = psutil.Process(pid)
-    while not ended.wait(_SECONDS_BETWEEN_SAMPLES):
+    while not ended.wait(seconds_between_samples):
         try:
-            if is_sampled():
-                samples.append(process.memory_info().rss)
+            samples.append(sample(process))
         except psutil.NoSuchProcess:
             return
+
+
+def tree_bytes(process: psutil.Process) -> int:
+    """Memory of a process and all its descendants now; what several of them share counts once, where Linux tells."""
+    total = 0
+    for member in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            info = member.memory_full_info()
+            total += getattr(info, "pss", info.rss)
+    return total
 
 
 def case(name: str, num_images: int, runs: Sequence[Measurement], **more: Any) -> dict[str, Any]:

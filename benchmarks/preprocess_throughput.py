@@ -6,7 +6,6 @@ The source's cells are laid into a folder, repeated under new names until there 
 read the same files from a warm cache. Each repeat runs every case once; the table holds medians.
 """
 
-import os
 import re
 import shutil
 import statistics
@@ -17,60 +16,32 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 from absl import flags
 
 from benchmarks import measurement
 from benchmarks.measurement import Measurement, measure
 from benchmarks.preprocess_peers import PEERS
-from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
+from benchmarks.repeated_cells import lay_out
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
-from pipeline.listing import list_cells
 from pipeline.progress import progress_bar
-from pipeline.source import open_source
 
 _OURS = "pipeline.preprocess"
 _LISTED = re.compile(r"listed in ([\d.]+) s, planned in ([\d.]+) s")
 _FILLED = re.compile(r"filled [\d,]+ cells in ([\d.]+) s")
 
 
-def lay_out(source: str, folder: Path, num_cells: int) -> int:
-    """Writes a source's cells into a folder and repeats them, as links, under the names of new patients.
-
-    Args:
-      source: a folder or zip of the NLM's cells.
-      folder: a new folder.
-      num_cells: about how many cells to have.
-
-    Returns:
-      how many there are: a multiple of the source's number.
-    """
-    with open_source(source) as opened:
-        listing = list_cells(
-            opened, f"--source={source}", DEFAULT_CLASS_FOLDERS, compile_patient_regex(DEFAULT_PATIENT_REGEX)
-        )
-        for name in DEFAULT_CLASS_FOLDERS:
-            (folder / name).mkdir(parents=True)
-        copies = max(1, round(num_cells / len(listing.cells)))
-        for cell in listing.cells:
-            path = folder / cell.filename
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(opened.read(listing.root + cell.filename, cell.place))
-            for copy in range(1, copies):
-                patient = f"{cell.patient_id}{copy:03d}"
-                os.link(path, path.with_name(path.name.replace(cell.patient_id, patient, 1)))
-    return copies * len(listing.cells)
-
-
 def run_ours(source: Path, output_dir: Path) -> tuple[Measurement, float]:
     """One run of `pipeline.preprocess`: whole, and the seconds without start-up."""
     version_dir = output_dir / "tfds_malaria" / "by_patient"
 
-    def is_filling() -> bool:
-        return any((version_dir / "1.0.0.incomplete").glob("*/*.done.json"))
+    def bytes_while_filling(process: psutil.Process) -> int:
+        is_filling = any((version_dir / "1.0.0.incomplete").glob("*/*.done.json"))
+        return process.memory_info().rss if is_filling else 0
 
     flags_given = [f"--source={source}", f"--data_dir={output_dir}"]
-    result = measure([sys.executable, "-m", _OURS, *flags_given], is_filling)
+    result = measure([sys.executable, "-m", _OURS, *flags_given], bytes_while_filling)
     seconds = [float(value) for pattern in (_LISTED, _FILLED) for value in pattern.search(result.output).groups()]
     return result, sum(seconds)
 
@@ -115,7 +86,7 @@ def compare(folders: dict[int, Path], main_size: int, repeats: int, work_dir: Pa
                 size,
                 runs,
                 images_per_second_without_start_up=measurement.rates_entry([size / seconds for seconds in inner]),
-                peak_rss_bytes_while_filling=int(statistics.median(run.sampled_rss_bytes for run in runs)),
+                peak_rss_bytes_while_filling=int(statistics.median(run.sampled_bytes for run in runs)),
             )
         )
     return cases, _ratios({row["name"]: row for row in cases}, f"{_OURS} ({main_size:,} cells)")

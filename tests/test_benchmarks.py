@@ -9,7 +9,7 @@ from conftest import assert_one_line_error, run_command
 
 from benchmarks.measurement import measure
 from benchmarks.preprocess_peers import PEERS
-from benchmarks.preprocess_throughput import lay_out
+from benchmarks.repeated_cells import lay_out
 from pipeline.errors import InputError
 
 

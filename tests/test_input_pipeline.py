@@ -136,13 +136,28 @@ def test_hosts_share_each_batch(train, numbers, mode, count):
     assert max(len(part) for host in hosts for part in host) <= -(-15 // count)
 
 
-@pytest.mark.parametrize("mode", ["mapped", "streaming"])
+@pytest.mark.parametrize("mode", MODES)
 def test_file_names_and_patients_on_request(train, mode):
     for images, labels, names, patients in batches_of(train, mode, epochs=1, with_keys=True):
         assert len(images) == len(labels) == len(names) == len(patients)
         for label, name, patient in zip(labels, names.tolist(), patients.tolist(), strict=True):
             assert name.split(b"/")[1].startswith(patient)
             assert label == name.startswith(b"Parasitized/")
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_keys_stay_with_their_cells_where_records_are_skipped(small, has_index):
+    split, path = small
+    whole = {bytes(batch[0][i]): batch[2][i] for batch in batches_of(split, "mapped", with_keys=True) for i in range(2)}
+    damage(path, 1, 6)
+    if not has_index:
+        storage.epath.Path(layout.index_name(str(path))).unlink()
+    batches = batches_of(split, "resident", 4, epochs=1, damaged=DamagedRecords(2), with_keys=True)
+    seen = {bytes(image): name for batch in batches for image, name in zip(batch[0], batch[2], strict=True)}
+    assert len(seen) == split.num_cells - 2
+    shared = whole.keys() & seen.keys()
+    assert shared
+    assert all(whole[image] == seen[image] for image in shared)
 
 
 RESUME = """

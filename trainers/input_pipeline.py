@@ -13,7 +13,7 @@ exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
 import functools
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,7 @@ def training_batches(
       mode: "resident", "mapped" or "streaming".
       start_step: batches to leave out at the start; free when resident or mapped, read and thrown away when streaming.
       damaged: how many damaged records to skip; by default the first one stops the run. A batch is smaller by those.
-      with_keys: also file names and patients; not when resident.
+      with_keys: also file names and patients.
 
     Returns:
       a data set of (uint8 [n, size, size, 3], int64 [n]), with keys also (filename string [n], patient_id string [n]).
@@ -81,17 +81,36 @@ def training_batches(
     Raises:
       InputError: if a shard is missing or is not what the data set says; while reading, see `explain`.
     """
+    return open_training(split, order, epochs, mode, damaged, with_keys)(start_step)
+
+
+def open_training(
+    split: Split,
+    order: Order,
+    epochs: int,
+    mode: str,
+    damaged: DamagedRecords | None = None,
+    with_keys: bool = False,
+) -> Callable[[int], tf.data.Dataset]:
+    """Opens a split once, for batches from any number of steps on: start_step -> what `training_batches` gives."""
     damaged = damaged or DamagedRecords()
     if mode == "streaming":
         if damaged.at_most:
             split = streaming.without_damage(split, damaged, Path(_folder_of_copies().name))
-        batches = streaming.shuffled(split, order, epochs).skip(start_step)
-        batches = batches if with_keys else batches.map(lambda image, label, *_: (image, label))
+        shuffled = streaming.shuffled(split, order, epochs)
+        if not with_keys:
+            shuffled = shuffled.map(lambda image, label, *_: (image, label))
+        return lambda start_step: with_options(shuffled.skip(start_step).prefetch(_PREFETCHED_BATCHES))
+    gather = (_resident_gather if mode == "resident" else _mapped_gather)(split, damaged, with_keys)
+
+    def batches_from(start_step: int) -> tf.data.Dataset:
+        steps = tf.data.Dataset.range(start_step, epochs * order.steps_per_epoch)
+        batches = steps.map(
+            lambda step: gather(order.rows(step)), num_parallel_calls=_PARALLEL_BATCHES, deterministic=True
+        )
         return with_options(batches.prefetch(_PREFETCHED_BATCHES))
-    gather = _resident_gather(split, damaged) if mode == "resident" else _mapped_gather(split, damaged, with_keys)
-    steps = tf.data.Dataset.range(start_step, epochs * order.steps_per_epoch)
-    batches = steps.map(lambda step: gather(order.rows(step)), num_parallel_calls=_PARALLEL_BATCHES, deterministic=True)
-    return with_options(batches.prefetch(_PREFETCHED_BATCHES))
+
+    return batches_from
 
 
 @functools.cache
@@ -100,17 +119,20 @@ def _folder_of_copies() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="tfds_malaria-")
 
 
-def _resident_gather(split: Split, damaged: DamagedRecords) -> "tf.types.experimental.Callable":
-    cells = resident.load(split, damaged)
+def _resident_gather(split: Split, damaged: DamagedRecords, with_keys: bool) -> "tf.types.experimental.Callable":
+    cells = resident.load(split, damaged, with_keys)
+    images = tf.experimental.dlpack.from_dlpack(cells.images.__dlpack__())  # tf.constant would copy the whole split
     with tf.device("cpu"):  # the whole split would not fit beside the model on every device
-        images, labels = tf.constant(cells.images), tf.constant(cells.labels)
+        columns = [images, tf.constant(cells.labels)]
+        if with_keys:
+            columns += [tf.constant(cells.filenames, tf.string), tf.constant(cells.patient_ids, tf.string)]
         is_whole = tf.constant(~cells.is_damaged)
     some_are_damaged = bool(cells.is_damaged.any())
 
-    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if some_are_damaged:
             rows = tf.boolean_mask(rows, tf.gather(is_whole, rows))
-        return tf.gather(images, rows), tf.gather(labels, rows)
+        return tuple(tf.gather(column, rows) for column in columns)
 
     return gather
 
@@ -151,6 +173,7 @@ def with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
     # can wait for that thread.
     options.autotune.enabled = False
     options.deterministic = True  # the order is part of what a run is
+    # No private threads: a pool of two or three was no faster than the shared one, and would idle between epochs.
     # Nothing is kept twice: resident holds the cells itself, the others rely on the page cache.
     options.experimental_optimization.apply_default_optimizations = False
     return batches.with_options(options)

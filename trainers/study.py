@@ -129,11 +129,11 @@ def _on_cells(
     with used.scope():
         trained = saved if ranges.is_nothing else augmented(saved, ranges.fill)
 
+    batches_from = input_pipeline.open_training(task.train, order, options.epochs, mode, damaged)
+
     def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
         first = epoch * order.steps_per_epoch + step_in_epoch
-        batches = input_pipeline.training_batches(
-            task.train, order, options.epochs, mode, start_step=first, damaged=damaged
-        )
+        batches = batches_from(first)
         if ranges.is_nothing:
             return batches
         return feed.with_draws(batches, ranges, task.train.image_size_px, options.seed, first)

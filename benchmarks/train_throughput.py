@@ -1,0 +1,205 @@
+"""What input costs in training: one model's steps on real data, on one fixed synthetic batch, and the input alone.
+
+    python -m benchmarks.train_throughput --data_dir=data --output=train.json --model=basic_cnn
+
+All three run in one process, in turn, so that they share the compiled step and the machine's mood: some two minutes
+for `basic_cnn` on two CPU cores. Batches, allocator, precision and compilation are those of the trainers; callbacks,
+validation and augmentation are left out.
+"""
+
+import inspect
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from absl import flags
+
+from benchmarks import measurement
+from pipeline import manifest
+from pipeline.command import reject_arguments, run
+from pipeline.errors import InputError
+from pipeline.progress import progress_bar
+from trainers.splits import open_split
+from trainers.training_flags import INPUT_MODES, PRECISIONS
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from trainers.waiting import Waiting
+
+_WARM_UP_STEPS = 5
+REAL, SYNTHETIC, INPUT = "fit on real data", "fit on one synthetic batch", "input alone"
+
+
+def build(name: str, image_size_px: int) -> "keras.Model":
+    """The model of that name in `trainers.models`, compiled as for training.
+
+    Raises:
+      InputError: if there is none.
+    """
+    import keras
+
+    from trainers import models, precision
+
+    known = {
+        function: found
+        for function, found in inspect.getmembers(models, inspect.isfunction)
+        if not function.startswith("_") and found.__module__ == models.__name__
+    }
+    if name not in known:
+        raise InputError(f"--model={name} is unknown; expected {', '.join(known)}")
+    model = known[name](image_size_px)
+    model.compile(
+        optimizer=keras.optimizers.Adam(),
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+        jit_compile="auto" if precision.has_gpu() else False,
+    )
+    return model
+
+
+def fit(model: "keras.Model", batches: "tf.data.Dataset", num_steps: int, waiting: "Waiting") -> tuple[float, float]:
+    """Trains for some steps after a few to warm up.
+
+    Returns:
+      seconds of the steps, and how many of them were spent waiting for data.
+    """
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        """Starts when warm, and looks at each step's end, since an epoch's end is not a step's."""
+
+        steps = 0
+        started = seconds = waited = 0.0
+
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            self.steps += 1
+            now = time.perf_counter()
+            if self.steps == _WARM_UP_STEPS:
+                self.started = now
+                waiting.reset()
+            self.seconds, self.waited = now - self.started, waiting.seconds
+
+    clock = Clock()
+    model.fit(batches, steps_per_epoch=_WARM_UP_STEPS + num_steps, shuffle=False, verbose=0, callbacks=[clock])
+    return clock.seconds, clock.waited
+
+
+def read(batches: "tf.data.Dataset", num_steps: int) -> tuple[float, float]:
+    """Takes batches and does nothing with them; returns seconds, and again, since all of them are waiting."""
+    iterator = iter(batches)
+    for _ in range(_WARM_UP_STEPS):
+        next(iterator)
+    started = time.perf_counter()
+    for _ in range(num_steps):
+        next(iterator)
+    seconds = time.perf_counter() - started
+    return seconds, seconds
+
+
+def compare(
+    works: dict[str, Callable[[], tuple[float, float]]], num_images: int, repeats: int
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Runs all works in turn.
+
+    Returns:
+      cases and ratios, see `measurement.write`.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    waited: dict[str, list[float]] = {name: [] for name in works}
+    cpu: dict[str, list[float]] = {name: [] for name in works}
+    peak = dict.fromkeys(works, 0)
+    with progress_bar(repeats * len(works), "measuring", "runs") as bar:
+        for _ in range(repeats):
+            for name, work in works.items():
+                before = os.times()
+                its_seconds, its_waited = work()
+                after = os.times()
+                seconds[name].append(its_seconds)
+                waited[name].append(its_waited)
+                cpu[name].append(after.user + after.system - before.user - before.system)
+                peak[name] = max(peak[name], psutil.Process().memory_info().rss)
+                bar.update()
+    cases = [
+        {
+            "name": name,
+            "num_images": num_images,
+            "images_per_second": measurement.rates_entry([num_images / value for value in seconds[name]]),
+            "first_epoch": None,
+            "seconds": round(statistics.median(seconds[name]), 3),
+            "cpu_seconds": round(statistics.median(cpu[name]), 3),
+            "peak_rss_bytes": peak[name],
+        }
+        for name in works
+    ]
+    pairs = zip(seconds[SYNTHETIC], seconds[REAL], strict=True)
+    shares = [its_waited / its_seconds for its_waited, its_seconds in zip(waited[REAL], seconds[REAL], strict=True)]
+    return cases, {
+        "fit on real data to fit on one synthetic batch": round(statistics.median(a / b for a, b in pairs), 4),
+        "share of the step time spent waiting for data": round(statistics.median(shares), 5),
+        "input alone to fit on real data": round(
+            statistics.median(seconds[REAL]) / statistics.median(seconds[INPUT]), 1
+        ),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measures, writes the file, prints the table."""
+    reject_arguments(arguments)
+    values = flags.FLAGS
+    directory, _ = manifest.read_dataset(values.data_dir, values.config)
+    split = open_split(directory, values.split)
+    import keras
+    import tensorflow as tf
+
+    from trainers import allocator, input_pipeline, precision
+    from trainers.order import Order
+    from trainers.waiting import Waiting, measured
+
+    allocator.keep_freed_memory()
+    print(precision.apply(values.precision))
+    keras.utils.set_random_seed(values.seed)
+    model = build(values.model, split.image_size_px)
+    num_cells = split.num_cells // values.batch_size * values.batch_size  # every step has a whole batch
+    if not num_cells:
+        raise InputError(f"--batch_size={values.batch_size} is more than the {split.num_cells} cells of {values.split}")
+    order = Order(num_cells, values.batch_size, values.seed)
+    mode = input_pipeline.choose_mode(values.input, [split])
+    epochs = 1 + (_WARM_UP_STEPS + values.steps) // order.steps_per_epoch
+    waiting = Waiting()
+    real = measured(input_pipeline.training_batches(split, order, epochs, mode), waiting)
+    random = tf.random.Generator.from_seed(values.seed)
+    shape = (values.batch_size, split.image_size_px, split.image_size_px, 3)
+    images = tf.cast(random.uniform(shape, maxval=256, dtype=tf.int32), tf.uint8)
+    synthetic = tf.data.Dataset.from_tensors((images, tf.range(values.batch_size, dtype=tf.int64) % 2)).repeat()
+    cases, ratios = compare(
+        {
+            REAL: lambda: fit(model, real, values.steps, waiting),
+            SYNTHETIC: lambda: fit(model, synthetic, values.steps, Waiting()),
+            INPUT: lambda: read(real, values.steps),
+        },
+        values.steps * values.batch_size,
+        values.repeats,
+    )
+    measurement.write(Path(values.output), cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
+    print(f"{measurement.table(cases, ratios)}\n{values.output}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
+    flags.DEFINE_string("output", None, "JSON file to write.", required=True)
+    flags.DEFINE_string("config", "by_patient", "Config of the data set.")
+    flags.DEFINE_string("split", "train", "TFDS split expression to train on.")
+    flags.DEFINE_string("model", "basic_cnn", "Function of trainers.models that builds the model.")
+    flags.DEFINE_integer("batch_size", 64, "Cells a step.", lower_bound=1)
+    flags.DEFINE_integer("steps", 20, "Timed steps a run.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 5, "Runs of each case.", lower_bound=1)
+    flags.DEFINE_integer("seed", 42, "Decides on weights and order.", lower_bound=0, upper_bound=2**31 - 1)
+    flags.DEFINE_enum("input", "auto", INPUT_MODES, "See the trainers.")
+    flags.DEFINE_enum("precision", "auto", PRECISIONS, "See the trainers.")
+    run(main)
