@@ -2,12 +2,13 @@
 
     python -m benchmarks.train_throughput --data_dir=data --output=train.json --model=basic_cnn
 
+For `vgg_frozen` also what it gains to compute the frozen layers' features once (`benchmarks.frozen_features`).
+
 All three run in one process, in turn, so that they share the compiled step and the machine's mood: some two minutes
 for `basic_cnn` on two CPU cores. Batches, allocator, precision and compilation are those of the trainers; callbacks,
 validation and augmentation are left out.
 """
 
-import inspect
 import os
 import statistics
 import time
@@ -23,8 +24,9 @@ from pipeline import manifest
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
+from trainers import quiet
 from trainers.splits import open_split
-from trainers.training_flags import INPUT_MODES, PRECISIONS
+from trainers.training_flags import INPUT_MODES, MODELS, PRECISIONS
 
 if TYPE_CHECKING:
     import keras
@@ -36,29 +38,15 @@ _WARM_UP_STEPS = 5
 REAL, SYNTHETIC, INPUT = "fit on real data", "fit on one synthetic batch", "input alone"
 
 
-def build(name: str, image_size_px: int) -> "keras.Model":
-    """The model of that name in `trainers.models`, compiled as for training.
-
-    Raises:
-      InputError: if there is none.
-    """
+def build(name: str, image_size_px: int, jit_compile: bool) -> "keras.Model":
+    """The model of that name in `trainers.models`, with random weights, compiled as for training."""
     import keras
 
-    from trainers import models, precision
+    from trainers import models
 
-    known = {
-        function: found
-        for function, found in inspect.getmembers(models, inspect.isfunction)
-        if not function.startswith("_") and found.__module__ == models.__name__
-    }
-    if name not in known:
-        raise InputError(f"--model={name} is unknown; expected {', '.join(known)}")
-    model = known[name](image_size_px)
+    model = getattr(models, name)(image_size_px)
     model.compile(
-        optimizer=keras.optimizers.Adam(),
-        loss="binary_crossentropy",
-        metrics=["accuracy"],
-        jit_compile="auto" if precision.has_gpu() else False,
+        optimizer=keras.optimizers.Adam(), loss="binary_crossentropy", metrics=["accuracy"], jit_compile=jit_compile
     )
     return model
 
@@ -152,19 +140,28 @@ def main(arguments: Sequence[str]) -> None:
     """Measures, writes the file, prints the table."""
     reject_arguments(arguments)
     values = flags.FLAGS
-    directory, _ = manifest.read_dataset(values.data_dir, values.config)
+    directory, its_manifest = manifest.read_dataset(values.data_dir, values.config)
     split = open_split(directory, values.split)
+    quiet.import_tensorflow()
     import keras
     import tensorflow as tf
 
-    from trainers import allocator, input_pipeline, precision
+    from trainers import allocator, hardware, input_pipeline
     from trainers.order import Order
     from trainers.waiting import Waiting, measured
 
     allocator.keep_freed_memory()
-    print(precision.apply(values.precision))
+    used = hardware.prepare(
+        values.model,
+        precision=values.precision,
+        jit_compile="auto",
+        distribute="none",
+        batch_size=values.batch_size,
+        is_augmented=False,
+    )
+    print("\n".join(used.lines))
     keras.utils.set_random_seed(values.seed)
-    model = build(values.model, split.image_size_px)
+    model = build(values.model, split.image_size_px, used.jit_compile)
     num_cells = split.num_cells // values.batch_size * values.batch_size  # every step has a whole batch
     if not num_cells:
         raise InputError(f"--batch_size={values.batch_size} is more than the {split.num_cells} cells of {values.split}")
@@ -186,6 +183,13 @@ def main(arguments: Sequence[str]) -> None:
         values.steps * values.batch_size,
         values.repeats,
     )
+    if values.model == "vgg_frozen":
+        from benchmarks import frozen_features
+
+        more_cases, more_ratios = frozen_features.compare(
+            split, its_manifest, values.batch_size, values.seed, used.jit_compile, values.repeats
+        )
+        cases, ratios = [*cases, *more_cases], ratios | more_ratios
     measurement.write(Path(values.output), cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
     print(f"{measurement.table(cases, ratios)}\n{values.output}")
 
@@ -195,7 +199,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("output", None, "JSON file to write.", required=True)
     flags.DEFINE_string("config", "by_patient", "Config of the data set.")
     flags.DEFINE_string("split", "train", "TFDS split expression to train on.")
-    flags.DEFINE_string("model", "basic_cnn", "Function of trainers.models that builds the model.")
+    flags.DEFINE_enum("model", "basic_cnn", MODELS, "Which model.")
     flags.DEFINE_integer("batch_size", 64, "Cells a step.", lower_bound=1)
     flags.DEFINE_integer("steps", 20, "Timed steps a run.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Runs of each case.", lower_bound=1)
