@@ -39,7 +39,7 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
     kept = checkpoint.find(Path(options.run_dir) / run_dir.CHECKPOINT)
     used = hardware.prepare(
         model,
-        precision=options.precision,
+        precision=_precision(options, run),
         jit_compile=options.jit_compile,
         distribute=options.distribute,
         batch_size=options.batch_size,
@@ -61,6 +61,10 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
         _note_time(run, options, started)
         print(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
         return asked_to_stop.status
+    except OSError as error:
+        raise InputError(
+            f"{options.run_dir} cannot be written ({error}); mend that, then the same command continues"
+        ) from error
     except tf.errors.OpError as error:
         if explained := input_pipeline.explain(error, (task.train, task.validation)):
             raise explained from error
@@ -74,6 +78,12 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
 def _note_time(run: run_dir.Run, options: Options, started: float) -> None:
     run["timings"]["seconds"] = round(run["timings"]["seconds"] + time.perf_counter() - started, 3)
     run_dir.write(options.run_dir, run)
+
+
+def _precision(options: Options, run: run_dir.Run) -> str:
+    """That of a run which is continued, even where `auto` would now choose otherwise."""
+    policy = run.get("hardware", {}).get("policy")
+    return policy.removeprefix("mixed_") if policy else options.precision
 
 
 def _choose_input(task: Task, options: Options, run: run_dir.Run, used: hardware.Hardware) -> None:
