@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from pipeline.errors import InputError
 from trainers import allocator, checkpoint, curves, formats, hardware, input_pipeline, mistakes, run_dir, signals, strip
 from trainers.callbacks import Stopped
 from trainers.corruption import DamagedRecords
