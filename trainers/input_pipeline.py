@@ -173,7 +173,7 @@ def with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
     # can wait for that thread.
     options.autotune.enabled = False
     options.deterministic = True  # the order is part of what a run is
-    # No private threads: a pool of two or three was no faster than the shared one, and would idle between epochs.
+    # No private threads: a pool of its own was no faster than the shared one, within the noise.
     # Nothing is kept twice: resident holds the cells itself, the others rely on the page cache.
     options.experimental_optimization.apply_default_optimizations = False
     return batches.with_options(options)
