@@ -192,7 +192,7 @@ def test_a_loss_that_is_no_number_stops_with_its_step(data_dir, tmp_path):
 
 
 def test_early_stopping_needs_the_history_alone():
-    from trainers.callbacks import has_stood_still
+    from trainers.epoch_end import has_stood_still
 
     def history(*losses):
         return [{"val_loss": loss} for loss in losses]

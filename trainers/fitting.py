@@ -8,18 +8,9 @@ import keras
 
 from trainers import checkpoint, recipe, run_dir
 from trainers.averaging import WeightAverage
-from trainers.callbacks import (
-    Counter,
-    EarlyStop,
-    Judge,
-    Keeper,
-    Progress,
-    Resumed,
-    ResumedPlateau,
-    StopAtNoNumber,
-    has_stood_still,
-)
+from trainers.callbacks import Counter, Progress, Resumed, StopAtNoNumber
 from trainers.curves import Row
+from trainers.epoch_end import EarlyStop, Judge, Keeper, ResumedPlateau, has_stood_still
 from trainers.hardware import Hardware
 from trainers.position import Position
 from trainers.signals import StopRequest
@@ -46,7 +37,7 @@ def fit(
 
     Raises:
       InputError: if the loss became no number, or the checkpoint does not fit.
-      callbacks.Stopped: if the process was told to end; a checkpoint has been kept.
+      epoch_end.Stopped: if the process was told to end; a checkpoint has been kept.
     """
     directory = Path(options.run_dir)
     epoch, step_in_epoch = (kept.epoch, kept.step_in_epoch) if kept else (0, 0)

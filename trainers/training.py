@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from pipeline.errors import InputError
 from trainers import allocator, checkpoint, curves, formats, hardware, input_pipeline, mistakes, run_dir, signals, strip
-from trainers.callbacks import Stopped
 from trainers.corruption import DamagedRecords
 from trainers.data import Task
+from trainers.epoch_end import Stopped
 from trainers.fitting import fit
 from trainers.study import FEATURES, open_study, trains_on_features
 from trainers.training_flags import Options
