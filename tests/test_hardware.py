@@ -59,6 +59,19 @@ def test_the_vggs_use_bfloat16_where_the_processor_has_it(monkeypatch):
     assert hardware.choose_precision("auto", "vgg_ft")[0] == "float32"
 
 
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_trains(precision, data_dir, tmp_path):
+    from trainers import curves
+
+    flags = (f"--precision={precision}", "--train_split=train[:32]", "--epochs=1", "--batch_size=16", "--flip=both")
+    result = run_command("trainers.basic_cnn", *flags, f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
+    assert f"precision: mixed_{precision} (asked for)" in result.stdout
+    (row,) = curves.read_history(tmp_path / "run/history.csv")
+    assert np.isfinite(row["loss"])
+    assert np.isfinite(row["val_loss"])
+
+
 def test_compilation_and_its_reason():
     from trainers import hardware
 
