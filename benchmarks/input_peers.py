@@ -74,7 +74,7 @@ def _read_webdataset(work: Work) -> Iterator[Batch]:
     shape = work.images.shape[1:]
     tars = sorted(map(str, Path(work.own).glob("*.tar")))
     cells = (
-        webdataset.WebDataset(tars, shardshuffle=len(tars), seed=_SEED)
+        webdataset.WebDataset(tars, shardshuffle=len(tars), seed=_SEED, empty_check=False)
         .shuffle(_SHUFFLED_RECORDS)
         .to_tuple("image", "cls")
         .map_tuple(lambda image: np.frombuffer(image, np.uint8).reshape(shape), int)
