@@ -187,8 +187,7 @@ def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
 
 
 def _cpu_seconds() -> float:
-    own = os.times()
-    total = own.user + own.system + own.children_user + own.children_system
+    total = time.process_time() + os.times().children_user + os.times().children_system
     for process in psutil.Process().children(recursive=True):
         try:
             times = process.cpu_times()

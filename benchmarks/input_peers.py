@@ -7,43 +7,17 @@ workers are as many as processors.
 """
 
 import os
-import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import clock
+from benchmarks import clock, input_forms
 from benchmarks.clock import Batch, Reader, Work
 
 _WORKERS = os.cpu_count() or 1
 _SHUFFLED_RECORDS = 2048
-_CELLS_PER_SHARD = 1024
 _SEED = 42
-_TFRECORD_FRAME_BYTES = 16
-
-
-class _Cells:
-    """The cells as an indexed collection of (image, label)."""
-
-    def __init__(self, work: Work) -> None:
-        self._images, self._labels = work.images, work.labels
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
-        return np.array(self._images[row]), int(self._labels[row])
-
-
-def _write_ffcv(work: Work) -> None:
-    from ffcv.fields import IntField, NDArrayField
-    from ffcv.writer import DatasetWriter
-
-    fields = {"image": NDArrayField(np.dtype(np.uint8), work.images.shape[1:]), "label": IntField()}
-    writer = DatasetWriter(str(Path(work.own) / "cells.beton"), fields, num_workers=_WORKERS)
-    writer.from_indexed_dataset(_Cells(work))
 
 
 def _read_ffcv(work: Work) -> Iterator[Batch]:
@@ -66,23 +40,6 @@ def _read_ffcv(work: Work) -> Iterator[Batch]:
             yield images.numpy(), labels.numpy()[:, 0]
 
 
-def _dali_index(work: Work, shard: str) -> Path:
-    return Path(work.own) / f"{Path(shard).name}.idx"
-
-
-def _index_for_dali(work: Work) -> None:
-    """What DALI's own `tfrecord2idx` writes: offset and size of every record."""
-    for shard in work.shards:
-        lines, offset, num_bytes = [], 0, Path(shard).stat().st_size
-        with Path(shard).open("rb") as file:
-            while offset < num_bytes:
-                file.seek(offset)
-                size = struct.unpack("<Q", file.read(8))[0] + _TFRECORD_FRAME_BYTES
-                lines.append(f"{offset} {size}\n")
-                offset += size
-        _dali_index(work, shard).write_text("".join(lines))
-
-
 def _read_dali(work: Work) -> Iterator[Batch]:
     from nvidia.dali import fn, tfrecord
     from nvidia.dali.pipeline import Pipeline
@@ -95,7 +52,7 @@ def _read_dali(work: Work) -> Iterator[Batch]:
         }
         cell = fn.readers.tfrecord(
             path=list(work.shards),
-            index_path=[str(_dali_index(work, shard)) for shard in work.shards],
+            index_path=[str(input_forms.dali_index(work, shard)) for shard in work.shards],
             features=features,
             random_shuffle=True,
             initial_fill=_SHUFFLED_RECORDS,
@@ -111,21 +68,13 @@ def _read_dali(work: Work) -> Iterator[Batch]:
             yield images.as_array()[:size], labels.as_array()[:size, 0]
 
 
-def _write_tars(work: Work) -> None:
-    import webdataset
-
-    with webdataset.ShardWriter(f"{work.own}/cells-%05d.tar", maxcount=_CELLS_PER_SHARD, verbose=0) as writer:
-        for row, (image, label) in enumerate(zip(work.images, work.labels, strict=True)):
-            writer.write({"__key__": f"{row:06d}", "image": image.tobytes(), "cls": int(label)})
-
-
 def _read_webdataset(work: Work) -> Iterator[Batch]:
     import webdataset
 
     shape = work.images.shape[1:]
     tars = sorted(map(str, Path(work.own).glob("*.tar")))
     cells = (
-        webdataset.WebDataset(tars, shardshuffle=len(tars), seed=_SEED)
+        webdataset.WebDataset(tars, shardshuffle=len(tars), seed=_SEED, empty_check=False)
         .shuffle(_SHUFFLED_RECORDS)
         .to_tuple("image", "cls")
         .map_tuple(lambda image: np.frombuffer(image, np.uint8).reshape(shape), int)
@@ -135,19 +84,6 @@ def _read_webdataset(work: Work) -> Iterator[Batch]:
     for _ in range(work.epochs):
         for images, labels in loader:
             yield np.asarray(images), np.asarray(labels)
-
-
-def _write_array_records(work: Work) -> None:
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    starts = range(0, len(work.labels), _CELLS_PER_SHARD)
-    for first in starts:
-        path = Path(work.own) / f"cells-{first // _CELLS_PER_SHARD:05d}.array_record"
-        writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-        rows = slice(first, first + _CELLS_PER_SHARD)
-        for image, label in zip(work.images[rows], work.labels[rows], strict=True):
-            writer.write(image.tobytes() + bytes([label]))
-        writer.close()
 
 
 def _read_grain(work: Work) -> Iterator[Batch]:
@@ -164,31 +100,8 @@ def _read_grain(work: Work) -> Iterator[Batch]:
         yield from cells.shuffle(_SEED + epoch).batch(work.batch_size).to_iter_dataset()
 
 
-def _make_torchvision_importable() -> None:
-    """MosaicML Streaming imports torchvision, whose wheel cannot be imported beside a CPU build of PyTorch."""
-    import torch
-
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
-
-
-def _write_mds(work: Work) -> None:
-    _make_torchvision_importable()
-    from streaming import MDSWriter
-
-    columns = {"image": f"ndarray:uint8:{','.join(map(str, work.images.shape[1:]))}", "label": "int"}
-    with MDSWriter(out=work.own, columns=columns) as writer:
-        for image, label in zip(work.images, work.labels, strict=True):
-            writer.write({"image": np.array(image), "label": int(label)})
-
-
 def _read_mosaicml(work: Work) -> Iterator[Batch]:
-    _make_torchvision_importable()
+    input_forms.make_torchvision_importable()
     from streaming import StreamingDataset
     from torch.utils.data import DataLoader
 
@@ -197,19 +110,6 @@ def _read_mosaicml(work: Work) -> Iterator[Batch]:
     for _ in range(work.epochs):
         for batch in loader:
             yield batch["image"].numpy(), batch["label"].numpy()
-
-
-def _write_arrow(work: Work) -> None:
-    import datasets
-    import pyarrow
-
-    tables = []
-    for first in range(0, len(work.labels), _CELLS_PER_SHARD):
-        rows = slice(first, first + _CELLS_PER_SHARD)
-        pixels = np.array(work.images[rows])
-        images = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(pixels.reshape(-1)), pixels[0].size)
-        tables.append(pyarrow.table({"image": images, "label": work.labels[rows]}))
-    datasets.Dataset(pyarrow.concat_tables(tables)).save_to_disk(work.own)
 
 
 def _read_huggingface(work: Work) -> Iterator[Batch]:
@@ -229,7 +129,7 @@ def _torch(num_workers: int) -> Reader:
 
         generator = torch.Generator().manual_seed(_SEED)
         loader = DataLoader(
-            _Cells(work),
+            input_forms.Cells(work),
             work.batch_size,
             shuffle=True,
             generator=generator,
@@ -244,12 +144,12 @@ def _torch(num_workers: int) -> Reader:
 
 
 READERS = {
-    "ffcv": Reader(_read_ffcv, ("ffcv.loader", "ffcv.transforms"), _write_ffcv),
-    "dali": Reader(_read_dali, ("nvidia.dali.fn", "nvidia.dali.tfrecord"), _index_for_dali),
-    "webdataset": Reader(_read_webdataset, ("webdataset",), _write_tars),
-    "grain": Reader(_read_grain, ("grain",), _write_array_records),
-    "mosaicml_streaming": Reader(_read_mosaicml, ("torch.utils.data",), _write_mds),
-    "huggingface": Reader(_read_huggingface, ("datasets",), _write_arrow),
+    "ffcv": Reader(_read_ffcv, ("ffcv.loader", "ffcv.transforms"), input_forms.write_ffcv),
+    "dali": Reader(_read_dali, ("nvidia.dali.fn", "nvidia.dali.tfrecord"), input_forms.index_for_dali),
+    "webdataset": Reader(_read_webdataset, ("webdataset",), input_forms.write_tars),
+    "grain": Reader(_read_grain, ("grain",), input_forms.write_array_records),
+    "mosaicml_streaming": Reader(_read_mosaicml, ("torch.utils.data",), input_forms.write_mds),
+    "huggingface": Reader(_read_huggingface, ("datasets",), input_forms.write_arrow),
     "torch": _torch(0),
     "torch_workers": _torch(_WORKERS),
 }

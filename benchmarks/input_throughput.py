@@ -10,10 +10,6 @@ of 27,000 of them 12 GB in --work_dir. See benchmarks/README.md for what is in e
 """
 
 import dataclasses
-import json
-import math
-import statistics
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,17 +21,12 @@ from etils import epath
 
 from benchmarks import input_chart, measurement
 from benchmarks.clock import Work, summed, total_of
+from benchmarks.input_cases import HERE, MODES, PEERS, Case, plan, run_once
 from pipeline import manifest
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 
-MODES = ("resident", "mapped", "streaming")
-HERE = ("numpy_in_memory", "tf_data", "tf_data_autotuned", "tfds_load", "keras_directory")
-PEERS = ("ffcv", "dali", "huggingface", "torch", "torch_workers", "grain", "webdataset", "mosaicml_streaming")
-_PEERS_PYTHON = Path(__file__).parent.parent / ".venv-peers" / "bin" / "python"
-_SECONDS_BETWEEN_SAMPLES = 0.25  # looking at a process's memory stops it for some ms
-_REPEATED_SECONDS = 60  # what takes longer is run once
 _CELLS_AT_A_TIME = 1024
 _RATIOS = (  # name, then (reader, figure) over (reader, figure), at the smallest batch size
     ("resident to FFCV, steady", ("resident", "steady"), ("ffcv", "steady")),
@@ -48,82 +39,6 @@ _RATIOS = (  # name, then (reader, figure) over (reader, figure), at the smalles
     ("mapped to DALI, first epoch", ("mapped", "first"), ("dali", "first")),
     ("streaming to TFRecordDataset → map → batch, steady", ("streaming", "steady"), ("tf_data", "steady")),
 )
-
-
-class Case:
-    """One reader at one batch size on one number of cells, and its runs so far."""
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.name = f"{work.reader}, batch {work.batch_size}, {work.expected.num_cells:,} cells"
-        self.results: list[dict[str, Any]] = []
-        self.peaks: list[int] = []
-        self.error: str | None = None
-
-    def run(self) -> None:
-        """Runs it once more; a failure is kept, and ends it."""
-        if self.error is None and not (self.results and sum(self.results[0]["epoch_seconds"]) > _REPEATED_SECONDS):
-            try:
-                result, peak = _run(self.work)
-            except InputError as error:
-                self.error = str(error)
-                return
-            self.results.append(result)
-            self.peaks.append(peak)
-
-    def row(self) -> dict[str, Any]:
-        """The case's row, see `measurement.write`."""
-        size, epochs = self.work.expected.num_cells, self.work.epochs
-        row = {
-            "name": self.name,
-            "reader": self.work.reader,
-            "batch_size": self.work.batch_size,
-            "num_images": size,
-            "epochs": epochs,
-        }
-        if not self.results:
-            nothing = {"median": None, "runs": []}
-            return {
-                **row,
-                "images_per_second": nothing,
-                "first_epoch": nothing,
-                "cpu_seconds": None,
-                "peak_rss_bytes": None,
-                "error": self.error,
-            }
-        steady = [
-            size * (epochs - 1) / (sum(result["epoch_seconds"][1:]) + result["closing_seconds"])
-            for result in self.results
-        ]
-
-        def median(name: str) -> float:
-            return round(statistics.median(result[name] for result in self.results), 4)
-
-        return {
-            **row,
-            "images_per_second": measurement.rates_entry(steady),
-            "first_epoch": measurement.rates_entry([size / result["epoch_seconds"][0] for result in self.results]),
-            "cpu_seconds": median("cpu_seconds"),
-            "peak_rss_bytes": int(statistics.median(self.peaks)),
-            "closing_seconds": median("closing_seconds"),
-            "epoch_seconds": [result["epoch_seconds"] for result in self.results],
-            **({"error": self.error} if self.error else {}),
-        }
-
-
-def _run(work: Work) -> tuple[dict[str, Any], int]:
-    """One run of a reader: its result, and the most memory that its processes held."""
-    is_peer = work.reader in PEERS
-    if is_peer and not _PEERS_PYTHON.exists():
-        raise InputError("no peers are installed: make peers")
-    python = str(_PEERS_PYTHON) if is_peer else sys.executable
-    module = "benchmarks.input_peers" if is_peer else "benchmarks.input_readers"
-    command = [*flags.FLAGS.launcher.split(), python, "-m", module, json.dumps(dataclasses.asdict(work))]
-    try:
-        done = measurement.measure(command, measurement.tree_bytes, _SECONDS_BETWEEN_SAMPLES)
-    except InputError as error:
-        raise InputError(str(error).replace(command[-1], "…")) from error
-    return json.loads(done.output.splitlines()[-1]), done.sampled_bytes
 
 
 def leading_shards(made: Mapping[str, Any], num_cells: int) -> tuple[str, int, list[str]]:
@@ -175,29 +90,6 @@ def lay_out(directory: Path, num_cells: int, folder: Path | None) -> Work:
         np.save(folder / "labels.npy", np.concatenate(labels))
     shards = tuple(str(directory / file) for file in files)
     return Work("", str(folder), "", str(directory), expression, shards, total_of(parts))
-
-
-def plan(folders: Sequence[Work], main: Work, readers: Sequence[str], batch_sizes: Sequence[int]) -> list[Case]:
-    """All readers on the main cells at all batch sizes; the three modes on the other sizes too.
-
-    Fewer cells are read for more epochs, so that as many images are timed.
-    """
-    main_cases = [
-        Case(dataclasses.replace(main, reader=reader, batch_size=batch_size))
-        for reader in readers
-        for batch_size in batch_sizes
-    ]
-    return main_cases + [
-        Case(dataclasses.replace(work, reader=mode, batch_size=min(batch_sizes), epochs=_epochs(main, work)))
-        for work in folders
-        if work.expected != main.expected
-        for mode in MODES
-        if mode in readers
-    ]
-
-
-def _epochs(main: Work, work: Work) -> int:
-    return 1 + math.ceil((main.epochs - 1) * max(1, main.expected.num_cells / work.expected.num_cells))
 
 
 def ratios(rows: Sequence[Mapping[str, Any]], main_size: int) -> dict[str, float]:
@@ -294,7 +186,7 @@ def prepare(
             works[total] = lay_out(directory, size, work_dir / "cells" if total == main_size else None)
     main_work = works[main_size]
     main_work = dataclasses.replace(main_work, epochs=flags.FLAGS.epochs)
-    cases = plan(list(works.values()), main_work, readers, batch_sizes)
+    cases = plan(list(works.values()), main_work, readers, batch_sizes, flags.FLAGS.launcher.split())
     with progress_bar(len(readers), "checking", "readers") as bar:
         for reader in readers:
             own = work_dir / reader
@@ -302,7 +194,7 @@ def prepare(
             for case in mine:
                 case.work = dataclasses.replace(case.work, own=str(own))
             try:
-                _run(dataclasses.replace(mine[0].work, is_check=True))
+                run_once(dataclasses.replace(mine[0].work, is_check=True), flags.FLAGS.launcher.split())
             except InputError as error:
                 for case in mine:
                     case.error = str(error)

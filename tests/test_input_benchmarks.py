@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from conftest import assert_one_line_error, run_command
 
-from benchmarks import input_throughput
+from benchmarks import input_cases
 from benchmarks.clock import Reader, Work, check, summed, timed, total_of
-from benchmarks.input_throughput import MODES, Case, leading_shards, ratios, table
+from benchmarks.input_cases import MODES, Case
+from benchmarks.input_throughput import leading_shards, ratios, table
 from pipeline import manifest
 from pipeline.layout import dataset_dir
 
@@ -89,7 +90,7 @@ def test_leading_shards():
 
 
 def test_a_peer_that_is_not_installed_is_told(monkeypatch):
-    monkeypatch.setattr(input_throughput, "_PEERS_PYTHON", Path("no such python"))
+    monkeypatch.setattr(input_cases, "_PEERS_PYTHON", Path("no such python"))
     case = Case(Work("ffcv", "", "", "", "", (), work().expected))
     case.run()
     row = case.row()
