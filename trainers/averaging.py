@@ -53,7 +53,7 @@ class WeightAverage(keras.callbacks.Callback):
         """Has the model carry the averages while the block runs."""
         weights = [ops.convert_to_numpy(weight) for weight in self._weights]
         for weight, average in zip(self._weights, self.averages, strict=True):
-            weight.assign(average)
+            weight.assign(ops.convert_to_numpy(average))  # a copy: JAX may take over the array of a model's weight
         try:
             yield
         finally:

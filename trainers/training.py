@@ -109,8 +109,9 @@ def _finish(model: str, history: list[curves.Row], task: Task, options: Options,
     best_model = keras.models.load_model(directory / run_dir.MODEL, compile=False)
     batches = input_pipeline.evaluation_batches(task.validation, options.batch_size)
     mistakes.log(best_model, batches, directory / run_dir.TENSORBOARD / "validation", run["best_epoch"])
-    for path in formats.export(options.run_dir, options.export):
-        print(f"exported {path}")
+    if options.export:
+        for path in formats.export(options.run_dir, options.export):
+            print(f"exported {path}")
     run["status"] = "finished"
     run_dir.write(options.run_dir, run)
     for left in (run_dir.CHECKPOINT, run_dir.FEATURES):
