@@ -143,5 +143,7 @@ def test_mistakes(data_dir, tmp_path):
     flags = (f"--data_dir={data_dir}", f"--output={tmp_path / 'x.json'}")
     for mistake in ("--readers=fast", "--peers=ffcv,fast", "--sizes=many", "--batch_sizes=0", "--work_dir=nowhere"):
         assert_one_line_error(run_command("benchmarks.input_throughput", *flags, mistake), mistake.split("=")[0])
-    assert_one_line_error(run_command("benchmarks.train_throughput", *flags, "--model=resnet"), "--model=resnet")
+    result = run_command("benchmarks.train_throughput", *flags, "--model=resnet")
+    assert result.returncode != 0
+    assert "--model=resnet: value should be one of" in result.stderr
     assert_one_line_error(run_command("benchmarks.train_throughput", *flags, "--batch_size=4096"), "--batch_size=4096")
