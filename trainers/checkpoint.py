@@ -82,8 +82,8 @@ def find(folder: Path) -> Checkpoint | None:
 
 
 def names(variables: Sequence[Any]) -> list[str]:
-    """One name a variable: its place and its path, which alone need not be unique."""
-    return [f"{i:04d}:{variable.path}" for i, variable in enumerate(variables)]
+    """One name a variable: its place and its own name; that of its owner may be numbered by what was built before."""
+    return [f"{i:04d}:{variable.name}" for i, variable in enumerate(variables)]
 
 
 def values(variables: Sequence[Any]) -> dict[str, np.ndarray]:

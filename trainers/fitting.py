@@ -62,7 +62,9 @@ def fit(
         checkpoint.restore(variables, kept.arrays, directory / run_dir.CHECKPOINT)
         history, progress.seconds_before = list(kept.history), kept.seconds
         print(f"continuing in epoch {epoch + 1} after step {step_in_epoch} of {study.steps_per_epoch}")
-    resumed = Resumed(running, [keras.ops.convert_to_numpy(variable) for variable in running])
+    # A checkpoint between epochs still has the metrics of the epoch before, and Keras resets only what it has used.
+    values = [keras.ops.convert_to_numpy(variable) * bool(step_in_epoch) for variable in running]
+    resumed = Resumed(running, values)
 
     def save() -> None:
         if hasattr(study.trained, "jax_state_sync"):
