@@ -121,6 +121,18 @@ def test_the_seed_decides_and_any_step_can_be_the_first(train, numbers, mode):
     assert rows(batches_of(train, mode, start_step=11), numbers) == whole[11:]
 
 
+@pytest.mark.parametrize("mode", ["resident", "mapped", "streaming"])
+@pytest.mark.parametrize("global_seed", [0, 5])
+def test_tensorflows_global_seed_changes_nothing(train, numbers, mode, global_seed):
+    """A training sets it to its `--seed`, 0 included, which TensorFlow's own shuffle takes badly."""
+    whole = rows(batches_of(train, mode), numbers)
+    tf.random.set_seed(global_seed)
+    try:
+        assert rows(batches_of(train, mode), numbers) == whole
+    finally:
+        tf.random.set_seed(None)
+
+
 def test_resident_and_mapped_are_the_same_batch_by_batch(train):
     for ours, theirs in zip(batches_of(train, "resident"), batches_of(train, "mapped"), strict=True):
         np.testing.assert_array_equal(ours[0], theirs[0])

@@ -20,6 +20,7 @@ from trainers.splits import Split
 
 _SHUFFLED_RECORDS = 4096
 _SHARDS_AT_A_TIME = 4
+_GRAPH_SEED = 87654321  # what TensorFlow takes where no global seed is set
 _SPEC = {
     IMAGE: tf.io.FixedLenFeature([], tf.string),
     LABEL: tf.io.FixedLenFeature([], tf.int64),
@@ -58,6 +59,9 @@ def shuffled(split: Split, order: Order, epochs: int) -> tf.data.Dataset:
             num_parallel_calls=2,
             deterministic=True,
         )
+        # `shuffle` mixes the process's global seed into its own, and fails if that one is 0: here it is fixed. In this
+        # function's graph alone, since it is traced.
+        tf.compat.v1.set_random_seed(_GRAPH_SEED)
         # Encoded records are shuffled, not images: one copy less a cell.
         buffer_seed = tf.random.stateless_uniform([], key, 0, 2**62, tf.int64)
         return records.shuffle(_SHUFFLED_RECORDS, seed=buffer_seed).batch(order.batch_size).map(_slice)
