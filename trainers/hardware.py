@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 
 _BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 _BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
-# Measured by benchmarks.train_throughput: the VGGs' large convolutions gain, basic_cnn does not.
+# As found before the project had benchmarks: the VGGs' large convolutions gain, basic_cnn does not.
 _FASTER_IN_BFLOAT16_ON_A_CPU = {"vgg_frozen", "vgg_ft"}
 
 
