@@ -11,9 +11,10 @@ import keras
 import psutil
 
 from benchmarks import measurement
-from trainers import features, input_pipeline, models, parts
-from trainers.order import Order
-from trainers.splits import Split
+from trainers.input_pipeline import batching
+from trainers.input_pipeline.order import Order
+from trainers.input_pipeline.splits import Split
+from trainers.models import architectures, features, parts
 
 EPOCHS = 25  # as the original trains
 _RECOMPUTED, _ONCE = f"{EPOCHS} epochs, recomputed", f"{EPOCHS} epochs, features computed once"
@@ -41,9 +42,9 @@ def compare(
     order = Order(split.num_cells, batch_size, seed)
 
     def recompute() -> float:
-        model = models.vgg_frozen(split.image_size_px)
+        model = architectures.vgg_frozen(split.image_size_px)
         model.compile("rmsprop", "binary_crossentropy", jit_compile=jit_compile)
-        batches = input_pipeline.training_batches(split, order, 2, "resident")
+        batches = batching.training_batches(split, order, 2, "resident")
         ends: list[float] = []
         clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
         started = time.perf_counter()
@@ -52,7 +53,7 @@ def compare(
         return first + (EPOCHS - 1) * second
 
     def compute_once() -> float:
-        backbone, head = parts.split(models.vgg_frozen(split.image_size_px))
+        backbone, head = parts.split(architectures.vgg_frozen(split.image_size_px))
         head.compile("rmsprop", "binary_crossentropy", jit_compile=jit_compile)
         with tempfile.TemporaryDirectory() as cache:
             started = time.perf_counter()

@@ -31,14 +31,15 @@ def _ours(mode: str) -> Reader:
     def read(work: Work) -> Iterator[Batch]:
         from etils import epath
 
-        from trainers import allocator, input_pipeline
-        from trainers.order import Order
-        from trainers.splits import open_split
+        from trainers.input_pipeline import batching
+        from trainers.input_pipeline.order import Order
+        from trainers.input_pipeline.splits import open_split
+        from trainers.training import allocator
 
         allocator.keep_freed_memory()  # as every trainer does
         split = open_split(epath.Path(work.dataset), work.expression)
         order = Order(split.num_cells, work.batch_size, _SEED)
-        yield from _numpy(input_pipeline.training_batches(split, order, work.epochs, mode))
+        yield from _numpy(batching.training_batches(split, order, work.epochs, mode))
 
     return Reader(read, ("trainers.input_pipeline",))
 

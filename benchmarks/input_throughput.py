@@ -71,8 +71,8 @@ def lay_out(directory: Path, num_cells: int, folder: Path | None) -> Work:
     Returns:
       the work on these cells, without a reader.
     """
-    from trainers import input_pipeline
-    from trainers.splits import open_split
+    from trainers.input_pipeline import batching
+    from trainers.input_pipeline.splits import open_split
 
     expression, total, files = leading_shards(manifest.read(epath.Path(directory)), num_cells)
     split = open_split(epath.Path(directory), expression)
@@ -81,7 +81,7 @@ def lay_out(directory: Path, num_cells: int, folder: Path | None) -> Work:
         shape = (total, split.image_size_px, split.image_size_px, 3)
         kept = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
     parts, labels = [], []
-    for images, its_labels, *_ in input_pipeline.evaluation_batches(split, _CELLS_AT_A_TIME).as_numpy_iterator():
+    for images, its_labels, *_ in batching.evaluation_batches(split, _CELLS_AT_A_TIME).as_numpy_iterator():
         parts.append(summed((images, its_labels), is_whole=True))
         if folder is not None:
             kept[sum(map(len, labels)) :][: len(images)] = images

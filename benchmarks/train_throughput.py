@@ -25,26 +25,26 @@ from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers import quiet
-from trainers.splits import open_split
+from trainers.input_pipeline.splits import open_split
 from trainers.training_flags import INPUT_MODES, MODELS, PRECISIONS
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from trainers.waiting import Waiting
+    from trainers.input_pipeline.waiting import Waiting
 
 _WARM_UP_STEPS = 5
 REAL, SYNTHETIC, INPUT = "fit on real data", "fit on one synthetic batch", "input alone"
 
 
 def build(name: str, image_size_px: int, jit_compile: bool) -> "keras.Model":
-    """The model of that name in `trainers.models`, with random weights, compiled as for training."""
+    """The model of that name in `trainers.models.architectures`, with random weights, compiled as for training."""
     import keras
 
-    from trainers import models
+    from trainers.models import architectures
 
-    model = getattr(models, name)(image_size_px)
+    model = getattr(architectures, name)(image_size_px)
     model.compile(
         optimizer=keras.optimizers.Adam(), loss="binary_crossentropy", metrics=["accuracy"], jit_compile=jit_compile
     )
@@ -146,9 +146,10 @@ def main(arguments: Sequence[str]) -> None:
     import keras
     import tensorflow as tf
 
-    from trainers import allocator, hardware, input_pipeline
-    from trainers.order import Order
-    from trainers.waiting import Waiting, measured
+    from trainers.input_pipeline import batching
+    from trainers.input_pipeline.order import Order
+    from trainers.input_pipeline.waiting import Waiting, measured
+    from trainers.training import allocator, hardware
 
     allocator.keep_freed_memory()
     used = hardware.prepare(
@@ -166,10 +167,10 @@ def main(arguments: Sequence[str]) -> None:
     if not num_cells:
         raise InputError(f"--batch_size={values.batch_size} is more than the {split.num_cells} cells of {values.split}")
     order = Order(num_cells, values.batch_size, values.seed)
-    mode = input_pipeline.choose_mode(values.input, [split])
+    mode = batching.choose_mode(values.input, [split])
     epochs = 1 + (_WARM_UP_STEPS + values.steps) // order.steps_per_epoch
     waiting = Waiting()
-    real = measured(input_pipeline.training_batches(split, order, epochs, mode), waiting)
+    real = measured(batching.training_batches(split, order, epochs, mode), waiting)
     random = tf.random.Generator.from_seed(values.seed)
     shape = (values.batch_size, split.image_size_px, split.image_size_px, 3)
     images = tf.cast(random.uniform(shape, maxval=256, dtype=tf.int32), tf.uint8)

@@ -96,7 +96,7 @@ def write_run(folder, data_dir, model, config="by_patient", splits=("train", "va
     """A run's folder as a trainer leaves it, with any Keras model in it: for tests of what comes after training."""
     from pipeline import manifest
     from trainers import data, run_dir
-    from trainers.splits import open_split
+    from trainers.input_pipeline.splits import open_split
 
     folder.mkdir(parents=True)
     model.save(folder / run_dir.MODEL)

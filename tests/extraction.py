@@ -17,15 +17,15 @@ import numpy as np
 from etils import epath
 
 from pipeline import manifest
-from trainers import feature_file, features, models, parts
-from trainers.splits import open_split
+from trainers.input_pipeline.splits import open_split
+from trainers.models import architectures, feature_file, features, parts
 
 BLOCK_CELLS, BATCH_SIZE = 16, 8
 
 
 def build():
     keras.utils.set_random_seed(0)
-    model = models.vgg_frozen(32)
+    model = architectures.vgg_frozen(32)
     last = model.get_layer("probability").kernel
     last.assign(0.1 * np.asarray(last))  # or the probabilities of an untrained head would all be 0
     return model

@@ -1,7 +1,7 @@
 import ctypes
 import platform
 
-from trainers import allocator
+from trainers.training import allocator
 
 
 def test_glibc_keeps_what_is_freed():

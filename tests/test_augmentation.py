@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainers.ranges import Ranges
+from trainers.augmentation.ranges import Ranges
 
 SIZE = 64
 CHANGES = {
@@ -30,7 +30,7 @@ def smooth():
 def transform(flip_x=False, flip_y=False, **changes):
     import tensorflow as tf
 
-    from trainers import draws
+    from trainers.augmentation import draws
 
     values = {name: tf.constant([value], tf.float32) for name, value in (CHANGES | changes).items()}
     return draws.compose(SIZE, flip_x=tf.constant([flip_x]), flip_y=tf.constant([flip_y]), **values)
@@ -57,32 +57,32 @@ def transform(flip_x=False, flip_y=False, **changes):
 def test_a_warp_is_that_of_the_original_generator(smooth, changes):
     from keras.src.legacy.preprocessing.image import apply_affine_transform
 
-    from trainers import augmentation
+    from trainers.augmentation import apply
 
     legacy = {LEGACY.get(name, "shear"): value for name, value in changes.items()}
     expected = apply_affine_transform(
         smooth.copy(), row_axis=0, col_axis=1, channel_axis=2, fill_mode="nearest", **legacy
     )
-    found = np.asarray(augmentation.warp(smooth[None], transform(**changes), "nearest"))[0]
+    found = np.asarray(apply.warp(smooth[None], transform(**changes), "nearest"))[0]
     assert np.abs(found - smooth).max() > 10, "it changes the picture"
     np.testing.assert_allclose(found, expected, atol=0.01)
 
 
 def test_flips_come_after_the_warp_as_in_the_original_generator(smooth):
-    from trainers import augmentation
+    from trainers.augmentation import apply
 
-    turned = np.asarray(augmentation.warp(smooth[None], transform(rotation_degrees=25.0), "nearest"))[0]
+    turned = np.asarray(apply.warp(smooth[None], transform(rotation_degrees=25.0), "nearest"))[0]
     both = transform(rotation_degrees=25.0, flip_x=True, flip_y=True)
-    np.testing.assert_allclose(augmentation.warp(smooth[None], both, "nearest")[0], turned[::-1, ::-1], atol=0.01)
+    np.testing.assert_allclose(apply.warp(smooth[None], both, "nearest")[0], turned[::-1, ::-1], atol=0.01)
     one = transform(rotation_degrees=25.0, flip_x=True)
-    np.testing.assert_allclose(augmentation.warp(smooth[None], one, "nearest")[0], turned[:, ::-1], atol=0.01)
+    np.testing.assert_allclose(apply.warp(smooth[None], one, "nearest")[0], turned[:, ::-1], atol=0.01)
 
 
 def test_black_comes_in_from_beyond_the_border():
-    from trainers import augmentation
+    from trainers.augmentation import apply
 
     white = np.full((1, SIZE, SIZE, 3), 255, np.float32)
-    found = np.asarray(augmentation.warp(white, transform(rotation_degrees=45.0), "black"))[0]
+    found = np.asarray(apply.warp(white, transform(rotation_degrees=45.0), "black"))[0]
     assert found[0, 0].max() == 0
     assert found[SIZE // 2, SIZE // 2].min() == pytest.approx(255)
 
@@ -92,7 +92,7 @@ def numbers(gain=(1, 1, 1), contrast=(1, 1, 1), offset=(0, 0, 0)):
 
 
 def test_stain_changes_the_cell_and_leaves_the_background_black():
-    from trainers import augmentation
+    from trainers.augmentation import apply
 
     cell = np.zeros((1, 8, 8, 3), np.float32)
     cell[:, 2:6, 2:6] = np.random.default_rng(0).uniform(50, 200, (1, 4, 4, 3))
@@ -102,7 +102,7 @@ def test_stain_changes_the_cell_and_leaves_the_background_black():
         (numbers(offset=(5, -5, 10)), inside + np.array([5, -5, 10])),
         (numbers(contrast=(1.2, 0.8, 1)), (inside - inside.mean((1, 2))) * (1.2, 0.8, 1) + inside.mean((1, 2))),
     ):
-        found = np.array(augmentation.stain(cell, given))
+        found = np.array(apply.stain(cell, given))
         np.testing.assert_allclose(found[:, 2:6, 2:6], expected, rtol=1e-4)
         found[:, 2:6, 2:6] = 0
         assert not found.any()
@@ -111,7 +111,7 @@ def test_stain_changes_the_cell_and_leaves_the_background_black():
 def test_hue_turns_about_grey():
     import tensorflow as tf
 
-    from trainers import draws
+    from trainers.augmentation import draws
 
     key = Ranges(stain_hue_degrees=30.0)
     _, stains = draws.draw(key, SIZE, 1, tf.constant(0, tf.int64), tf.constant(50))
@@ -125,7 +125,7 @@ def test_hue_turns_about_grey():
 def test_numbers_depend_on_seed_and_step_alone():
     import tensorflow as tf
 
-    from trainers import draws
+    from trainers.augmentation import draws
 
     def draw(seed, step, num_cells=4):
         return draws.draw(EVERYTHING, SIZE, seed, tf.constant(step, tf.int64), tf.constant(num_cells))
@@ -147,7 +147,7 @@ GOLDEN_OFFSET = [-8.615217, 8.029987, -11.366044]
 def test_ranges_are_kept():
     import tensorflow as tf
 
-    from trainers import draws
+    from trainers.augmentation import draws
 
     transforms, stains = draws.draw(
         EVERYTHING._replace(stain_hue_degrees=0.0), SIZE, 0, tf.constant(0, tf.int64), tf.constant(4000)
@@ -167,21 +167,22 @@ def test_ranges_are_kept():
 def test_nothing_is_the_identity(smooth):
     import tensorflow as tf
 
-    from trainers import augmentation, draws
+    from trainers.augmentation import apply, draws
 
     transforms, stains = draws.draw(Ranges(), SIZE, 0, tf.constant(0, tf.int64), tf.constant(1))
     image = np.round(smooth)[None]
-    found = augmentation.to_uint8(augmentation.warp(augmentation.stain(image, stains), transforms, "nearest"))
+    found = apply.to_uint8(apply.warp(apply.stain(image, stains), transforms, "nearest"))
     np.testing.assert_array_equal(found, image)
     assert Ranges(fill="nearest").is_nothing
     assert not Ranges(flip="horizontal").is_nothing
 
 
 def test_the_training_model_shares_its_weights_and_holds_stock_layers_alone():
-    from trainers import augmentation, models
+    from trainers.augmentation import apply
+    from trainers.models import architectures
 
-    model = models.basic_cnn(32)
-    trained = augmentation.augmented(model, "black")
+    model = architectures.basic_cnn(32)
+    trained = apply.augmented(model, "black")
     assert [id(weight) for weight in trained.trainable_variables] == [
         id(weight) for weight in model.trainable_variables
     ]

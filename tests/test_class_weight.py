@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from trainers.class_weight import MODES, class_weight
+from trainers.training.class_weight import MODES, class_weight
 
 
 def test_balanced_is_the_public_formula():

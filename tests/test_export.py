@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT, assert_one_line_error, run_command
 
 from pipeline.errors import InputError
-from trainers import formats, models
+from trainers import formats
+from trainers.models import architectures
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
 RUNTIMES = {"saved_model": "tensorflow", "onnx": "onnxruntime", "litert": "ai_edge_litert"}
@@ -52,7 +53,9 @@ def use(name, run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("build", "policy"), [(models.basic_cnn, "float32"), (models.vgg_ft, "mixed_bfloat16")], ids=["float32", "bfloat16"]
+    ("build", "policy"),
+    [(architectures.basic_cnn, "float32"), (architectures.vgg_ft, "mixed_bfloat16")],
+    ids=["float32", "bfloat16"],
 )
 @pytest.mark.parametrize("name", formats.NAMES)
 def test_exports_agree_with_the_model(name, build, policy, tmp_path, monkeypatch):
@@ -77,7 +80,7 @@ def test_exports_agree_with_the_model(name, build, policy, tmp_path, monkeypatch
 
 
 def test_the_command_replaces_an_older_export(tmp_path):
-    run = make_run(tmp_path / "run", models.basic_cnn(32))
+    run = make_run(tmp_path / "run", architectures.basic_cnn(32))
     old = run / "export/saved_model"
     old.mkdir(parents=True)
     (old / "stale").write_text("")
@@ -89,7 +92,7 @@ def test_the_command_replaces_an_older_export(tmp_path):
 
 
 def test_mistakes(tmp_path):
-    run = make_run(tmp_path / "run", models.basic_cnn(32))
+    run = make_run(tmp_path / "run", architectures.basic_cnn(32))
 
     def export(folder, *flags):
         return run_command("trainers.export", f"--run_dir={folder}", *flags)

@@ -12,10 +12,11 @@ from extraction import BLOCK_CELLS, build, extract
 
 from pipeline import layout, manifest
 from pipeline.errors import InputError
-from trainers import features, input_pipeline, parts, resident
-from trainers.corruption import DamagedRecords
-from trainers.order import Order
-from trainers.splits import open_split, part
+from trainers.input_pipeline import batching, resident
+from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.input_pipeline.order import Order
+from trainers.input_pipeline.splits import open_split, part
+from trainers.models import features, parts
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_batches_are_the_input_pipelines(directory, model, undisturbed):
     order = Order(split.num_cells, 16, seed=7)
     backbone = parts.split(model).backbone
     for start_step in (0, 5):
-        of_images = input_pipeline.training_batches(split, order, 2, "resident", start_step)
+        of_images = batching.training_batches(split, order, 2, "resident", start_step)
         of_features = features.training_batches(undisturbed[1], order, 2, start_step)
         pairs = list(zip(of_images, of_features, strict=True))
         assert len(pairs) == 2 * order.steps_per_epoch - start_step
@@ -236,7 +237,7 @@ def test_a_cache_that_cannot_be_written(directory, model, tmp_path, monkeypatch)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match=r"cannot hold the features.*another --run_dir"):
         extract(directory, "validation", tmp_path / "file", model)
-    from trainers.feature_file import FeatureFile
+    from trainers.models.feature_file import FeatureFile
 
     def full(*_):
         raise OSError(28, "No space left on device")

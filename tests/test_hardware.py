@@ -22,10 +22,10 @@ def test_a_confidently_wrong_cell_still_has_a_gradient(policy):
     import keras
     import tensorflow as tf
 
-    from trainers import models
+    from trainers.models import architectures
 
     keras.config.set_dtype_policy(policy)
-    model = models.basic_cnn(16)
+    model = architectures.basic_cnn(16)
     assert model.layers[-1].compute_dtype == "float32"
     assert model.layers[-2].compute_dtype == policy.removeprefix("mixed_")
     model.layers[-1].bias.assign([12.0])  # certain that it is parasitized
@@ -37,7 +37,7 @@ def test_a_confidently_wrong_cell_still_has_a_gradient(policy):
 
 
 def test_precision_and_its_reason(tmp_path):
-    from trainers import hardware
+    from trainers.training import hardware
 
     assert hardware.choose_precision("bfloat16", "basic_cnn") == ("mixed_bfloat16", "asked for")
     assert hardware.choose_precision("float16", "vgg_ft") == ("mixed_float16", "asked for")
@@ -50,7 +50,7 @@ def test_precision_and_its_reason(tmp_path):
 
 
 def test_the_vggs_use_bfloat16_where_the_processor_has_it(monkeypatch):
-    from trainers import hardware
+    from trainers.training import hardware
 
     monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: True)
     assert hardware.choose_precision("auto", "vgg_ft")[0] == "mixed_bfloat16"
@@ -61,7 +61,7 @@ def test_the_vggs_use_bfloat16_where_the_processor_has_it(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_half_precision_trains(precision, data_dir, tmp_path):
-    from trainers import curves
+    from trainers.training import curves
 
     flags = (f"--precision={precision}", "--train_split=train[:32]", "--epochs=1", "--batch_size=16", "--flip=both")
     result = run_command("trainers.basic_cnn", *flags, f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
@@ -73,7 +73,7 @@ def test_half_precision_trains(precision, data_dir, tmp_path):
 
 
 def test_compilation_and_its_reason():
-    from trainers import hardware
+    from trainers.training import hardware
 
     assert hardware.choose_jit("auto", False)[0] is False
     assert hardware.choose_jit("true", False) == (True, "asked for")
@@ -110,7 +110,7 @@ def train_on_two_devices(data_dir, run_dir, *given):
 
 
 def test_two_devices_train_as_one_does(data_dir, tmp_path):
-    from trainers import curves
+    from trainers.training import curves
 
     same = ("--dropout_rate=0", "--batch_size=16", "--train_split=train[:64]")
     for name, flags in (("two", ("--distribute=mirrored",)), ("one", ("--distribute=none",))):
@@ -135,7 +135,7 @@ def test_a_batch_that_cannot_be_shared_is_an_error(data_dir, tmp_path):
 
 
 def test_steps_in_one_call_give_the_same_numbers(data_dir, tmp_path):
-    from trainers import curves
+    from trainers.training import curves
 
     flags = ("--train_split=train[:96]", "--epochs=2", "--batch_size=16", f"--data_dir={data_dir}")
     for steps in (1, 3):

@@ -14,6 +14,7 @@ OWNERS = {
     "keras": {"trainers", "benchmarks", "tests"},
 }
 BEAM_MODULES = {"runner.py"}
+PARTS = ["input_pipeline", "augmentation", "models", "training", "verdict"]  # of the trainers, in the same way
 
 
 def imported(text):
@@ -40,7 +41,26 @@ def test_packages_import_one_way(package):
         assert not violations(package, list(imported(path.read_text()))), path
 
 
+def imported_parts(text):
+    """The parts of the trainers that a file imports."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("trainers"):
+            yield from (part for name in node.names if (part := f"{node.module}.{name.name}".split(".")[1]) in PARTS)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_of_the_trainers_import_one_way(part):
+    files = sorted((ROOT / "trainers" / part).rglob("*.py"))
+    assert files
+    for path in files:
+        assert all(PARTS.index(name) <= PARTS.index(part) for name in imported_parts(path.read_text())), path
+
+
 def test_the_check_can_fail():
+    assert list(imported_parts("from trainers import models\nfrom trainers.verdict.table import x")) == [
+        "models",
+        "verdict",
+    ]
     assert violations("pipeline", list(imported("def f():\n    from trainers import models"))) == ["trainers"]
     assert violations("pipeline", list(imported("import keras.layers"))) == ["keras"]
     assert violations("trainers", list(imported("import apache_beam as beam"))) == ["apache_beam"]

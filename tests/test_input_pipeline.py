@@ -14,12 +14,12 @@ from conftest import ROOT, prepare, write_source
 from pipeline import layout, storage, tfrecord
 from pipeline.errors import InputError
 from pipeline.layout import dataset_dir
-from trainers import input_pipeline, memory, resident
-from trainers.corruption import DamagedRecords
-from trainers.mapped import is_mappable
-from trainers.order import Order, permute
-from trainers.splits import Split, open_split, overlap
-from trainers.waiting import Waiting, measured, verdict
+from trainers.input_pipeline import batching, memory, resident
+from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.input_pipeline.mapped import is_mappable
+from trainers.input_pipeline.order import Order, permute
+from trainers.input_pipeline.splits import Split, open_split, overlap
+from trainers.input_pipeline.waiting import Waiting, measured, verdict
 
 MODES = ["resident", "mapped", "streaming"]
 
@@ -32,7 +32,7 @@ def train(data_dir):
 def batches_of(split, mode, batch_size=16, seed=3, epochs=2, start_step=0, hosts=(0, 1), **options):
     """Each batch as (images, labels, …)."""
     order = Order(split.num_cells, batch_size, seed, *hosts)
-    dataset = input_pipeline.training_batches(split, order, epochs, mode, start_step, **options)
+    dataset = batching.training_batches(split, order, epochs, mode, start_step, **options)
     return [tuple(column.numpy() for column in batch) for batch in dataset]
 
 
@@ -75,7 +75,7 @@ def test_split_expressions_are_tfdss(expression, data_dir):
     read_config = tfds.ReadConfig(interleave_cycle_length=1)
     theirs = tfds.builder_from_directory(directory).as_dataset(split=expression, read_config=read_config)
     names = sorted(e["filename"] for e in theirs.as_numpy_iterator())
-    ours = [name for batch in input_pipeline.evaluation_batches(split, 16) for name in batch[2].numpy()]
+    ours = [name for batch in batching.evaluation_batches(split, 16) for name in batch[2].numpy()]
     assert sorted(ours) == names
     assert split.num_cells == len(names)
 
@@ -174,13 +174,13 @@ def test_keys_stay_with_their_cells_where_records_are_skipped(small, has_index):
 
 RESUME = """
 import hashlib, json, sys
-from trainers import input_pipeline
-from trainers.order import Order
-from trainers.splits import open_split
+from trainers.input_pipeline import batching
+from trainers.input_pipeline.order import Order
+from trainers.input_pipeline.splits import open_split
 from pipeline.layout import dataset_dir
 split = open_split(dataset_dir(sys.argv[1], "by_patient"), "train")
 for mode in ("resident", "mapped", "streaming"):
-    batches = input_pipeline.training_batches(split, Order(split.num_cells, 4, 3), 9, mode, start_step=50).take(50)
+    batches = batching.training_batches(split, Order(split.num_cells, 4, 3), 9, mode, start_step=50).take(50)
     print(json.dumps([hashlib.sha256(image.numpy().tobytes()).hexdigest() for image, _ in batches]))
 """
 
@@ -210,7 +210,7 @@ def test_pinned_order():
 
 def test_evaluation_sees_every_cell_once_in_order(train):
     cells = resident.load(train)
-    batches = list(input_pipeline.evaluation_batches(train, 16))
+    batches = list(batching.evaluation_batches(train, 16))
     assert len(batches) == -(-train.num_cells // 16)
     np.testing.assert_array_equal(np.concatenate([image for image, *_ in batches]), cells.images)
     np.testing.assert_array_equal(np.concatenate([label for _, label, *_ in batches]), cells.labels)
@@ -226,16 +226,16 @@ def test_png_records_are_decoded(source, tmp_path, mode):
 
 
 def test_auto_takes_the_first_mode_that_is_possible(train, capsys, monkeypatch):
-    assert input_pipeline.choose_mode("auto", [train]) == "resident"
+    assert batching.choose_mode("auto", [train]) == "resident"
     assert "input: resident" in capsys.readouterr().out
     monkeypatch.setattr(memory, "free_bytes", lambda: 2 * train.num_bytes - 1)
-    assert input_pipeline.choose_mode("auto", [train]) == "mapped"
+    assert batching.choose_mode("auto", [train]) == "mapped"
     assert "input: mapped" in capsys.readouterr().out
     foreign = train._replace(files=tuple(f"{file}.foreign" for file in train.files))
-    assert input_pipeline.choose_mode("auto", [foreign]) == "streaming"
-    assert input_pipeline.choose_mode("resident", [foreign]) == "resident"
+    assert batching.choose_mode("auto", [foreign]) == "streaming"
+    assert batching.choose_mode("resident", [foreign]) == "resident"
     with pytest.raises(InputError, match="--input=mapped needs shards on a local disk"):
-        input_pipeline.choose_mode("mapped", [foreign])
+        batching.choose_mode("mapped", [foreign])
     assert not is_mappable(Split("train", ("s3://cells/a",), (0,), (1,), 125, False))
 
 
@@ -268,7 +268,7 @@ def read_as_training_does(split, mode, damaged=None):
     try:
         return batches_of(split, mode, 4, epochs=1, damaged=damaged)
     except tf.errors.OpError as error:
-        raise input_pipeline.explain(error, [split]) from error
+        raise batching.explain(error, [split]) from error
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -344,15 +344,15 @@ def test_without_an_index_resident_reads_record_by_record(small):
 
 RSS = """
 import sys
-from trainers import input_pipeline
-from trainers.order import Order
-from trainers.splits import open_split
+from trainers.input_pipeline import batching
+from trainers.input_pipeline.order import Order
+from trainers.input_pipeline.splits import open_split
 split = open_split(sys.argv[1], "train")
 def anonymous():
     return int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1]) * 1024
-list(input_pipeline.evaluation_batches(split, 1).take(1))  # TensorFlow's own threads and kernels
+list(batching.evaluation_batches(split, 1).take(1))  # TensorFlow's own threads and kernels
 before, most = anonymous(), 0
-for images, _ in input_pipeline.training_batches(split, Order(split.num_cells, 2, 3), 2, "mapped"):
+for images, _ in batching.training_batches(split, Order(split.num_cells, 2, 3), 2, "mapped"):
     most = max(most, anonymous())
 print((most - before) / split.num_bytes)
 """

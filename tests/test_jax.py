@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, run_command
 
 from pipeline.layout import dataset_dir
-from trainers import models
+from trainers.models import architectures
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="JAX is not installed: pip install -r requirements-jax.txt"
@@ -22,13 +22,13 @@ LABELS = np.arange(8) % 2
 TRAIN = """
 import sys
 import keras, numpy as np
-from trainers import models, parts
+from trainers.models import architectures, parts
 assert keras.backend.backend() == "jax"
 assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules), "models import no TensorFlow"
 keras.utils.set_random_seed(0)
 name, policy, folder = sys.argv[1:]
 keras.config.set_dtype_policy(policy)
-model = getattr(models, name)(32, dropout_rate=0.1)
+model = getattr(architectures, name)(32, dropout_rate=0.1)
 model.get_layer("probability").kernel.assign(0.1 * np.asarray(model.get_layer("probability").kernel))
 before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
 model.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
@@ -49,19 +49,21 @@ from pathlib import Path
 import keras, numpy as np
 from etils import epath
 from pipeline import manifest
-from trainers import features, input_pipeline, mistakes, parts
-from trainers.splits import open_split
+from trainers.input_pipeline import batching
+from trainers.models import features, parts
+from trainers.training import mistakes
+from trainers.input_pipeline.splits import open_split
 assert keras.backend.backend() == "jax"
 directory, folder = epath.Path(sys.argv[1]), Path(sys.argv[2])
 model = keras.models.load_model(folder / "model.keras", compile=False)
 halves, split = parts.split(model), open_split(directory, "validation")
 found = features.extract(halves.backbone, split, manifest.read(directory), folder / "cache", vgg_input="imagenet")
-whole = model.predict(input_pipeline.evaluation_batches(split, 64).map(lambda image, *_: image), verbose=0)
+whole = model.predict(batching.evaluation_batches(split, 64).map(lambda image, *_: image), verbose=0)
 batches = features.evaluation_batches(found, 16)
 np.testing.assert_allclose(halves.head.predict(batches, verbose=0), whole, atol=2e-3)
 halves.head.compile("sgd", "binary_crossentropy")
 halves.head.fit(batches, shuffle=False, verbose=0)
-mistakes.log(model, input_pipeline.evaluation_batches(split, 64), folder / "tensorboard", 1)
+mistakes.log(model, batching.evaluation_batches(split, 64), folder / "tensorboard", 1)
 assert list((folder / "tensorboard").iterdir())
 """
 
@@ -82,7 +84,7 @@ def test_training_on_jax(name, policy, tmp_path):
     np.save(tmp_path / "labels.npy", LABELS)
     run(TRAIN, name, policy, tmp_path)
     model = keras.models.load_model(tmp_path / "model.keras")
-    trainable = [weight.path for weight in getattr(models, name)(32).trainable_weights]
+    trainable = [weight.path for weight in getattr(architectures, name)(32).trainable_weights]
     assert [weight.path for weight in model.trainable_weights] == trainable
     on_jax = np.load(tmp_path / "found.npy")
     assert on_jax.std() > 1e-3
@@ -92,7 +94,7 @@ def test_training_on_jax(name, policy, tmp_path):
 
 def test_features_and_mistakes_on_jax(data_dir, tmp_path):
     keras.utils.set_random_seed(0)
-    model = models.vgg_frozen(32)
+    model = architectures.vgg_frozen(32)
     last = model.get_layer("probability").kernel
     last.assign(0.1 * np.asarray(last))  # or the probabilities of an untrained head would all be 0
     model.save(tmp_path / "model.keras")

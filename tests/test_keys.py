@@ -7,8 +7,9 @@ import pytest
 
 from pipeline import keys, layout, manifest
 from pipeline.errors import InputError
-from trainers import data, input_pipeline
-from trainers.splits import open_split
+from trainers import data
+from trainers.input_pipeline import batching
+from trainers.input_pipeline.splits import open_split
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def opened(data_dir):
 
 
 def expected(split):
-    batches = list(input_pipeline.evaluation_batches(split, 16))
+    batches = list(batching.evaluation_batches(split, 16))
     labels = np.concatenate([label.numpy() for _, label, *_ in batches])
     return labels, [patient.decode() for *_, patients in batches for patient in patients.numpy()]
 

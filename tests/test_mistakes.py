@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers import mistakes
+from trainers.training import mistakes
 
 BRIGHTNESS = np.array([0, 255, 200, 30, 140, 120, 30, 250], np.uint8)
 LABELS = np.array([0, 0, 0, 1, 0, 1, 1, 1], np.int64)

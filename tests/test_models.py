@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from trainers import models, parts
+from trainers.models import architectures, parts
 
 HEAD = ["flatten", "fc1", "dropout1", "fc2", "dropout2", "probability"]
 VGG = [
@@ -15,7 +15,7 @@ VGG = [
     *["block4_conv1", "block4_conv2", "block4_conv3", "block4_conv4", "block4_pool"],
     *["block5_conv1", "block5_conv2", "block5_conv3", "block5_conv4", "block5_pool"],
 ]
-BUILDERS = [models.basic_cnn, models.vgg_frozen, models.vgg_ft]
+BUILDERS = [architectures.basic_cnn, architectures.vgg_frozen, architectures.vgg_ft]
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
@@ -36,7 +36,7 @@ def assert_the_originals_head(model):
 
 
 def test_basic_cnn_is_the_originals():
-    model = models.basic_cnn(125)
+    model = architectures.basic_cnn(125)
     assert model.count_params() == count(model.trainable_weights) == 15_102_529
     weights = [layer.count_params() for layer in model.layers if layer.weights]
     assert weights == [896, 18_496, 73_856, 14_746_112, 262_656, 513]
@@ -57,7 +57,7 @@ def test_basic_cnn_is_the_originals():
 
 @pytest.mark.parametrize(
     ("build", "num_trainable", "frozen"),
-    [(models.vgg_frozen, 2_622_977, VGG), (models.vgg_ft, 20_321_793, VGG[: VGG.index("block4_conv1")])],
+    [(architectures.vgg_frozen, 2_622_977, VGG), (architectures.vgg_ft, 20_321_793, VGG[: VGG.index("block4_conv1")])],
 )
 def test_the_vggs_are_the_originals(build, num_trainable, frozen):
     model = build(125)
@@ -74,7 +74,7 @@ def test_the_vggs_are_the_originals(build, num_trainable, frozen):
 
 
 def test_the_vggs_compute_what_keras_vgg19_does():
-    model = models.vgg_frozen(32)
+    model = architectures.vgg_frozen(32)
     peer = keras.applications.VGG19(include_top=False, weights=None, input_shape=(32, 32, 3))
     assert names(peer.layers)[1:] == VGG
     for name in VGG:
@@ -94,19 +94,19 @@ def test_the_input_of_the_vggs(policy):
             ("imagenet", "center", IMAGES[..., ::-1] - np.array([103.939, 116.779, 123.68])),
             ("original", "scale", IMAGES[..., ::-1] / 255),
         ):
-            model = models.vgg_ft(32, vgg_input=vgg_input)
+            model = architectures.vgg_ft(32, vgg_input=vgg_input)
             assert model.input.dtype == "uint8"
             seen = keras.Model(model.input, model.get_layer(layer).output)(IMAGES)
             np.testing.assert_allclose(seen, expected, rtol=1e-5, atol=1e-4)
     finally:
         keras.config.set_dtype_policy("float32")
     with pytest.raises(ValueError, match="imagenet, original"):
-        models.vgg_ft(32, vgg_input="rgb")
+        architectures.vgg_ft(32, vgg_input="rgb")
 
 
 def test_basic_cnn_takes_plain_uint8_images_and_scales_them_itself():
     keras.utils.set_random_seed(0)
-    model = models.basic_cnn(32)
+    model = architectures.basic_cnn(32)
     assert model.input.dtype == "uint8"
     scaled = keras.Model(model.input, model.get_layer("scale").output)(IMAGES)
     np.testing.assert_allclose(scaled, IMAGES / 255, rtol=1e-6)
@@ -116,11 +116,13 @@ def test_basic_cnn_takes_plain_uint8_images_and_scales_them_itself():
 
 
 def test_options_reach_their_layers():
-    assert models.basic_cnn(32, dropout_rate=0.1).get_layer("dropout2").rate == 0.1
-    assert models.vgg_ft(32, dropout_rate=0.5).get_layer("dropout1").rate == 0.5
+    assert architectures.basic_cnn(32, dropout_rate=0.1).get_layer("dropout2").rate == 0.1
+    assert architectures.vgg_ft(32, dropout_rate=0.5).get_layer("dropout1").rate == 0.5
 
 
-@pytest.mark.parametrize(("build", "size"), [(models.basic_cnn, 7), (models.vgg_frozen, 31), (models.vgg_ft, 31)])
+@pytest.mark.parametrize(
+    ("build", "size"), [(architectures.basic_cnn, 7), (architectures.vgg_frozen, 31), (architectures.vgg_ft, 31)]
+)
 def test_an_image_that_is_too_small(build, size):
     with pytest.raises(InputError, match=f"at least {size + 1} pixels, the data set has {size}"):
         build(size)
@@ -148,9 +150,9 @@ def test_a_confidently_wrong_cell_still_gets_gradient(policy, build):
     assert abs(float(tape.gradient(loss, head.bias.value)[0])) > 0.9
 
 
-@pytest.mark.parametrize("vgg_input", models.VGG_INPUTS)
+@pytest.mark.parametrize("vgg_input", architectures.VGG_INPUTS)
 def test_a_saved_vgg_loads_without_the_project_in_safe_mode(vgg_input, tmp_path):
-    model = models.vgg_ft(32, vgg_input=vgg_input)
+    model = architectures.vgg_ft(32, vgg_input=vgg_input)
     parts.split(model)  # leaves no trace in the file
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", IMAGES)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, run_command
 
-from trainers import curves
+from trainers.training import curves
 
 # Everything that has a state: dropout, augmentation, cosine or plateau, averaged weights, running metrics.
 FLAGS = ("--batch_size=8", "--seed=7", "--checkpoint_minutes=0")
@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(data_dir, tmp_path):
 
 def test_every_kind_of_damage_is_noticed(tmp_path):
     from pipeline.errors import InputError
-    from trainers import checkpoint
+    from trainers.training import checkpoint
 
     arrays = {"0000:kernel": np.arange(1000, dtype=np.float32), "0001:seed": np.array([1, 2], np.uint32)}
     checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 2, [{"epoch": 0.0}], 3.5, arrays), step=9)
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_model_changes_nothing():
     import keras
 
     from pipeline.errors import InputError
-    from trainers import checkpoint
+    from trainers.training import checkpoint
 
     one, two = (keras.Variable(np.full(shape, 5.0, np.float32)) for shape in (3, 4))
     values = checkpoint.values([one, two])
@@ -195,7 +195,7 @@ def test_a_loss_that_is_no_number_stops_with_its_step(data_dir, tmp_path):
 
 
 def test_early_stopping_needs_the_history_alone():
-    from trainers.epoch_end import has_stood_still
+    from trainers.training.epoch_end import has_stood_still
 
     def history(*losses):
         return [{"val_loss": loss} for loss in losses]

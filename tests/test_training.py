@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT, assert_one_line_error, run_command
 
 from pipeline.layout import dataset_dir
-from trainers import curves
-from trainers.splits import open_split
+from trainers.input_pipeline.splits import open_split
+from trainers.training import curves
 
 SMALL = (f"--flagfile={ROOT}/trainers/flagfiles/basic_cnn.flags", "--epochs=2", "--batch_size=16")
 
@@ -74,7 +74,7 @@ def test_the_best_epoch_is_kept(run, data_dir):
     import keras
 
     from pipeline.layout import dataset_dir
-    from trainers import resident
+    from trainers.input_pipeline import resident
 
     path, _ = run
     cells = resident.load(open_split(dataset_dir(str(data_dir), "by_patient"), "validation"))
@@ -132,7 +132,7 @@ def test_evaluation(run, data_dir, tmp_path):
     import numpy as np
 
     from pipeline.layout import dataset_dir
-    from trainers import input_pipeline, resident
+    from trainers.input_pipeline import batching, resident
     from trainers.verdict.predictions import load_model
 
     path, _ = run
@@ -141,7 +141,7 @@ def test_evaluation(run, data_dir, tmp_path):
     entry = json.loads((tmp_path / "report/metrics.json").read_text())["models"]["basic_cnn"]
     split = open_split(dataset_dir(str(data_dir), "by_patient"), "test")
     cells = resident.load(split)
-    patients = {name for *_, names in input_pipeline.evaluation_batches(split, 16) for name in names.numpy()}
+    patients = {name for *_, names in batching.evaluation_batches(split, 16) for name in names.numpy()}
     calls = load_model(str(path)).predict(cells.images, verbose=0)[:, 0] >= 0.5
     assert entry["num_cells"] == len(cells.labels)
     assert entry["num_patients"] == len(patients)
@@ -268,7 +268,7 @@ def test_the_defaults_are_the_original_recipe(model):
 
 @pytest.mark.parametrize("model", ["vgg_frozen", "vgg_ft"])
 def test_a_vgg_trains_and_its_model_is_the_whole_one(model, data_dir, tmp_path):
-    from trainers import resident
+    from trainers.input_pipeline import resident
     from trainers.verdict.predictions import load_model
 
     flags = [f"--flagfile={ROOT}/trainers/flagfiles/{model}.flags", "--vgg_weights=none", "--epochs=2"]

@@ -9,16 +9,16 @@ import pytest
 from conftest import ROOT
 
 from pipeline.errors import InputError
-from trainers import models, vgg_weights
+from trainers.models import architectures, vgg_weights
 
 SHARED = ROOT.parent / "shared/data/vgg19_blocks1-3.npz"
-NAMES = list(models.VGG_CONVOLUTIONS)
+NAMES = list(architectures.VGG_CONVOLUTIONS)
 
 
 @pytest.fixture(scope="module")
 def model():
     """One VGG for all tests: each sets its weights anew."""
-    return models.vgg_frozen(32)
+    return architectures.vgg_frozen(32)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def assert_marked(model):
 
 
 def write_npz(path, names=NAMES, **changed):
-    filters = [3, *models.VGG_CONVOLUTIONS.values()]
+    filters = [3, *architectures.VGG_CONVOLUTIONS.values()]
     arrays = {}
     for i, name in enumerate(NAMES):
         if name in names:
@@ -74,7 +74,7 @@ def test_an_npz_by_layer_name(model, tmp_path):
 
 def test_what_an_npz_lacks_keeps_its_initialisation_and_is_named(tmp_path):
     keras.utils.set_random_seed(0)
-    model = models.vgg_ft(32)
+    model = architectures.vgg_ft(32)
     before = {name: model.get_layer(name).get_weights() for name in NAMES}
     lines = vgg_weights.load(model, write_npz(tmp_path / "w.npz", names=NAMES[:8]))
     assert lines[0].startswith("VGG weights: 8 of 16")
@@ -107,7 +107,7 @@ def test_keras_older_format(model, donor, nested, tmp_path):
 
 
 def test_weights_of_keras_3(model, donor, tmp_path):
-    whole = models.vgg_ft(32)
+    whole = architectures.vgg_ft(32)
     mark(whole)
     for of in (donor, whole):
         mark(model, 9)
@@ -119,7 +119,7 @@ def test_weights_of_keras_3(model, donor, tmp_path):
 
 def test_saved_models(model, donor, tmp_path):
     nested = keras.Sequential([keras.Input((32, 32, 3)), donor, keras.layers.Flatten(), keras.layers.Dense(1)])
-    whole = models.vgg_ft(32)
+    whole = architectures.vgg_ft(32)
     mark(whole)
     for of in (donor, nested, whole):
         mark(model, 9)
@@ -147,8 +147,8 @@ def test_imagenet_is_keras_own_download(model, donor, monkeypatch):
 def test_no_network_and_no_cached_file(tmp_path):
     code = (
         "from pipeline.errors import InputError\n"
-        "from trainers import models, vgg_weights\n"
-        "try:\n  vgg_weights.load(models.vgg_frozen(32), 'imagenet')\n"
+        "from trainers.models import architectures, vgg_weights\n"
+        "try:\n  vgg_weights.load(architectures.vgg_frozen(32), 'imagenet')\n"
         "except InputError as error: print('ERROR', error)"
     )
     nowhere = "http://127.0.0.1:9"
@@ -169,10 +169,10 @@ def test_files_that_cannot_be_used(model, donor, tmp_path):
     (tmp_path / "torn.h5").write_bytes(b"\x89HDF torn")
     (tmp_path / "torn.keras").write_bytes(b"PK\x03\x04torn")
     (tmp_path / "w.pt").write_bytes(b"")
-    models.basic_cnn(32).save_weights(tmp_path / "other.weights.h5")
+    architectures.basic_cnn(32).save_weights(tmp_path / "other.weights.h5")
     nested = keras.Sequential([keras.Input((32, 32, 3)), donor, keras.layers.Flatten()])
     nested.save_weights(tmp_path / "nested.weights.h5")
-    models.basic_cnn(32).save(tmp_path / "other.keras")
+    architectures.basic_cnn(32).save(tmp_path / "other.keras")
     write_npz(tmp_path / "other.npz", names=[], **{"stem/kernel": np.zeros(3)})
     wrong_shape = {"block2_conv1/kernel": np.zeros((3, 3, 64, 64), np.float32)}
     write_npz(tmp_path / "shape.npz", **wrong_shape)

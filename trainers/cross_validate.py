@@ -19,7 +19,7 @@ from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.split import CONFIGS, NUM_FOLDS
 from trainers import evaluation_flags, folds, quiet, run_dir
-from trainers.signals import INTERRUPTED, PREEMPTED
+from trainers.training.signals import INTERRUPTED, PREEMPTED
 from trainers.training_flags import MODELS
 from trainers.verdict import candidates
 from trainers.verdict.candidates import FOLDS

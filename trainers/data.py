@@ -8,7 +8,7 @@ from etils import epath
 from pipeline import keys, layout, manifest
 from pipeline.errors import InputError
 from trainers import run_dir
-from trainers.splits import Split, open_split, overlap
+from trainers.input_pipeline.splits import Split, open_split, overlap
 from trainers.training_flags import Options
 
 

@@ -7,7 +7,7 @@ from trainers import data, quiet, run_dir, training_flags
 
 
 def launch(model: str, arguments: Sequence[str]) -> int | None:
-    """Trains the model of that name in `trainers.models` as the flags say.
+    """Trains the model of that name in `trainers.models.architectures` as the flags say.
 
     Raises:
       InputError: if flags, data set, splits or run folder do not fit; nothing has been changed then.
@@ -20,6 +20,6 @@ def launch(model: str, arguments: Sequence[str]) -> int | None:
         print(f"{model} is trained already\n{run_dir.farewell(options.run_dir, options.data_dir)}")
         return None
     quiet.import_tensorflow()
-    from trainers import training  # seconds of imports that mistakes need not wait for
+    from trainers.training import loop  # seconds of imports that mistakes need not wait for
 
-    return training.train(model, task, options, run)
+    return loop.train(model, task, options, run)

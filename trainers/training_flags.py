@@ -12,7 +12,7 @@ from absl import flags
 from pipeline.errors import InputError
 from pipeline.split import CONFIGS
 from trainers import formats
-from trainers.ranges import FILLS, FLIPS, Ranges
+from trainers.augmentation.ranges import FILLS, FLIPS, Ranges
 
 MODELS = ("basic_cnn", "vgg_frozen", "vgg_ft")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")

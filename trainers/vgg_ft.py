@@ -11,8 +11,8 @@ from absl import flags
 
 from pipeline.command import run
 from trainers import training_flags
+from trainers.augmentation.ranges import Ranges
 from trainers.launch import launch
-from trainers.ranges import Ranges
 
 training_flags.define(
     optimizer="rmsprop",

@@ -8,7 +8,7 @@ from pipeline import manifest
 from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from pipeline.example import LABEL
-from trainers.splits import Split, open_split, overlap
+from trainers.input_pipeline.splits import Split, open_split, overlap
 from trainers.verdict.candidates import Member
 
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn import metrics
 
 from pipeline.cells import LABELS
-from trainers.curves import Row
+from trainers.training.curves import Row
 from trainers.verdict import calibration, operating_points
 from trainers.verdict.drawing import COLOURS, INK, STYLE, plt
 from trainers.verdict.judged import Judged

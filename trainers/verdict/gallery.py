@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pipeline.cells import LABELS
 from pipeline.image import encode_png
-from trainers.splits import Split
+from trainers.input_pipeline.splits import Split
 from trainers.verdict import gradcam, predictions
 from trainers.verdict.judged import Judged
 from trainers.verdict.metrics import THRESHOLD

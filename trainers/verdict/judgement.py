@@ -5,7 +5,7 @@ from etils import epath
 
 from pipeline import manifest
 from pipeline.errors import InputError
-from trainers.splits import open_split
+from trainers.input_pipeline.splits import open_split
 from trainers.verdict import choice as choices
 from trainers.verdict import leak, predictions
 from trainers.verdict.candidates import Candidate, Member

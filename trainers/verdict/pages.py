@@ -10,8 +10,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from trainers import run_dir
-from trainers.curves import read_history
 from trainers.evaluation_flags import Options
+from trainers.training.curves import read_history
 from trainers.verdict import cautions, drawing, figures, gallery, report
 from trainers.verdict.candidates import Member
 from trainers.verdict.data_set import DataSet

@@ -9,9 +9,10 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from trainers import input_pipeline, run_dir
+from trainers import run_dir
 from trainers.decoding import Decoded
-from trainers.splits import Split
+from trainers.input_pipeline import batching
+from trainers.input_pipeline.splits import Split
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 """uint8 RGB [n, size, size, 3] in, probability of being parasitized float64 [n] in 0…1 out."""
@@ -102,7 +103,7 @@ def predict_split(predict: Predictor, split: Split, batch_size: int, description
     """
     columns: tuple[list[np.ndarray], ...] = ([], [], [], [])
     with progress_bar(split.num_cells, description, "images") as bar:
-        for image, label, filename, patient_id in input_pipeline.evaluation_batches(split, batch_size):
+        for image, label, filename, patient_id in batching.evaluation_batches(split, batch_size):
             batch = (label.numpy(), predict(image.numpy()), _text(filename.numpy()), _text(patient_id.numpy()))
             for column, values in zip(columns, batch, strict=True):
                 column.append(values)
@@ -147,7 +148,7 @@ def fetch_images(splits: Iterable[Split], filenames: Iterable[str], batch_size: 
     for split in splits:
         if len(found) == len(wanted):
             break
-        for image, _, names, _ in input_pipeline.evaluation_batches(split, batch_size):
+        for image, _, names, _ in batching.evaluation_batches(split, batch_size):
             for row, name in enumerate(_text(names.numpy())):
                 if name in wanted:
                     found[str(name)] = image[row].numpy()

@@ -20,11 +20,11 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import InputError
-from trainers import memory, resident, streaming
-from trainers.corruption import DamagedRecords
-from trainers.mapped import MappedCells, is_mappable
-from trainers.order import Order
-from trainers.splits import Split
+from trainers.input_pipeline import memory, resident, streaming
+from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.input_pipeline.mapped import MappedCells, is_mappable
+from trainers.input_pipeline.order import Order
+from trainers.input_pipeline.splits import Split
 
 _RESIDENT_SHARE_OF_MEMORY = 0.5
 _PARALLEL_BATCHES = 2  # enough to hide a gather of some hundred µs

@@ -1,13 +1,14 @@
 """Augmentation on the device: uint8 cells and the numbers drawn for them in, changed uint8 cells out.
 
-It belongs to the training step and is not part of the saved model. Nothing is random here: `trainers.draws` makes the
-numbers from (seed, step), so that a run that continues repeats them. Keras's public operations only, for any backend.
+It belongs to the training step and is not part of the saved model. Nothing is random here:
+`trainers.augmentation.draws` makes the numbers from (seed, step), so that a run that continues repeats them. Keras's
+public operations only, for any backend.
 """
 
 import keras
 from keras import ops
 
-from trainers.ranges import FILLS
+from trainers.augmentation.ranges import FILLS
 
 _FILL_MODES = dict(zip(FILLS, ("constant", "nearest"), strict=True))
 _NUM_TRANSFORM = 8

@@ -9,8 +9,8 @@ import tensorflow as tf
 matplotlib.use("agg")  # no display needed
 from matplotlib import pyplot as plt
 
-from trainers import augmentation, draws
-from trainers.ranges import Ranges
+from trainers.augmentation import apply, draws
+from trainers.augmentation.ranges import Ranges
 
 _NUM_VERSIONS = 5
 
@@ -29,8 +29,8 @@ def augment(image: np.ndarray, ranges: Ranges, seed: int, num_versions: int = _N
     """
     transforms, stains = draws.draw(ranges, image.shape[0], seed, tf.constant(0, tf.int64), tf.constant(num_versions))
     images = np.repeat(image[None].astype(np.float32), num_versions, axis=0)
-    changed = augmentation.warp(augmentation.stain(images, np.asarray(stains)), np.asarray(transforms), ranges.fill)
-    return np.asarray(augmentation.to_uint8(changed))
+    changed = apply.warp(apply.stain(images, np.asarray(stains)), np.asarray(transforms), ranges.fill)
+    return np.asarray(apply.to_uint8(changed))
 
 
 def draw(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:

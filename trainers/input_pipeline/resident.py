@@ -18,9 +18,9 @@ from etils import epath
 from pipeline import example, tfrecord
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from trainers.corruption import DamagedRecords
-from trainers.mapped import MappedCells, is_mappable
-from trainers.splits import Split
+from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.input_pipeline.mapped import MappedCells, is_mappable
+from trainers.input_pipeline.splits import Split
 
 _BLOCK_ROWS = 256
 

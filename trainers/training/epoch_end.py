@@ -9,11 +9,12 @@ from pathlib import Path
 import keras
 
 from pipeline.errors import InputError
-from trainers import curves, run_dir
-from trainers.averaging import WeightAverage
-from trainers.curves import Row
-from trainers.position import Position
-from trainers.signals import StopRequest
+from trainers import run_dir
+from trainers.training import curves
+from trainers.training.averaging import WeightAverage
+from trainers.training.curves import Row
+from trainers.training.position import Position
+from trainers.training.signals import StopRequest
 
 
 class Judge(keras.callbacks.Callback):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import keras
 from keras import ops
 
-from trainers.position import Position
+from trainers.training.position import Position
 
 _STEPS_BETWEEN_UPDATES = 8  # averaging at each step would cost as much memory traffic as the optimizer
 

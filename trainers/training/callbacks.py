@@ -12,8 +12,8 @@ from keras import ops
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers import run_dir
-from trainers.position import Position
-from trainers.waiting import Waiting, verdict
+from trainers.input_pipeline.waiting import Waiting, verdict
+from trainers.training.position import Position
 
 
 class Counter(keras.callbacks.Callback):

@@ -1,7 +1,7 @@
 """Frozen means computed once: a split and a backbone in, features on disk and batches of them out.
 
 The features lie in a folder whose name is a fingerprint of all that decides on them, so that nothing stale is ever
-read; what was computed before a kill is kept. Batches come in the order of `trainers.input_pipeline`'s.
+read; what was computed before a kill is kept. Batches come in the order of `trainers.input_pipeline.batching`.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from trainers import input_pipeline, streaming
-from trainers.corruption import DamagedRecords
-from trainers.feature_file import FeatureFile
-from trainers.order import Order
-from trainers.splits import Split, part
+from trainers.input_pipeline import batching, streaming
+from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.input_pipeline.order import Order
+from trainers.input_pipeline.splits import Split, part
+from trainers.models.feature_file import FeatureFile
 
 _BLOCK_CELLS = 512  # so many at most are computed again after a kill: half a minute on two CPU cores
 _PARALLEL_BATCHES = 2
@@ -70,7 +70,7 @@ def extract(
 
     Raises:
       InputError: if a feature is beyond float16's range, or the cache cannot be written. What is wrong with a shard is
-        raised as by `input_pipeline.evaluation_batches`; see `input_pipeline.explain`.
+        raised as by `batching.evaluation_batches`; see `batching.explain`.
     """
     is_damaged = _find_damaged(split, damaged)
     identity = fingerprint(backbone, split, manifest, vgg_input, is_damaged) | {"batch_size": batch_size}
@@ -118,7 +118,7 @@ def fingerprint(
 
 
 def training_batches(features: Features, order: Order, epochs: int, start_step: int = 0) -> tf.data.Dataset:
-    """Shuffled batches of all epochs in a row: the features of what `input_pipeline.training_batches` has there.
+    """Shuffled batches of all epochs in a row: the features of what `batching.training_batches` has there.
 
     Args:
       features: of the training split.
@@ -157,7 +157,7 @@ def _batches(features: Features, numbers: tf.data.Dataset, rows_of: Any) -> tf.d
         return tf.ensure_shape(features, [None, num_features]), tf.ensure_shape(labels, [None])
 
     batches = numbers.map(gather, num_parallel_calls=_PARALLEL_BATCHES, deterministic=True)
-    return input_pipeline.with_options(batches.prefetch(_PREFETCHED_BATCHES))
+    return batching.with_options(batches.prefetch(_PREFETCHED_BATCHES))
 
 
 def _find_damaged(split: Split, damaged: DamagedRecords | None) -> np.ndarray:
@@ -190,7 +190,7 @@ def _compute(
         return values.astype(np.float16)
 
     for start, stop in _joined(missing):
-        batches = input_pipeline.evaluation_batches(part(split, start, stop), batch_size)
+        batches = batching.evaluation_batches(part(split, start, stop), batch_size)
         computed = ((predict(image), label.numpy()) for image, label, *_ in batches)
         for first in range(start, stop, block_cells):
             columns = zip(*itertools.islice(computed, block_cells // batch_size), strict=True)

@@ -9,13 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import InputError
-from trainers import features, feed, input_pipeline, models, parts, run_dir, vgg_weights
-from trainers.augmentation import augmented
-from trainers.class_weight import class_weight
-from trainers.corruption import DamagedRecords
+from trainers import run_dir
+from trainers.augmentation.apply import augmented
 from trainers.data import Task
-from trainers.hardware import Hardware
-from trainers.order import Order
+from trainers.input_pipeline import batching
+from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.input_pipeline.order import Order
+from trainers.models import architectures, features, parts, vgg_weights
+from trainers.training import feed
+from trainers.training.class_weight import class_weight
+from trainers.training.hardware import Hardware
 from trainers.training_flags import Options
 
 FEATURES = "features"
@@ -53,7 +56,7 @@ def open_study(model: str, task: Task, options: Options, mode: str, used: Hardwa
     """Builds a model and opens its data.
 
     Args:
-      model: name of a function of `trainers.models`.
+      model: name of a function of `trainers.models.architectures`.
       task: the data set and its splits.
       options: the flags.
       mode: of the input.
@@ -89,7 +92,7 @@ def open_study(model: str, task: Task, options: Options, mode: str, used: Hardwa
 
 
 def _build(model: str, image_size_px: int, options: Options) -> keras.Model:
-    build = getattr(models, model)
+    build = getattr(architectures, model)
     if options.vgg_input is None:
         return build(image_size_px, dropout_rate=options.dropout_rate)
     built = build(image_size_px, vgg_input=options.vgg_input, dropout_rate=options.dropout_rate)
@@ -129,7 +132,7 @@ def _on_cells(
     with used.scope():
         trained = saved if ranges.is_nothing else augmented(saved, ranges.fill)
 
-    batches_from = input_pipeline.open_training(task.train, order, options.epochs, mode, damaged)
+    batches_from = batching.open_training(task.train, order, options.epochs, mode, damaged)
 
     def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
         first = epoch * order.steps_per_epoch + step_in_epoch
@@ -138,7 +141,7 @@ def _on_cells(
             return batches
         return feed.with_draws(batches, ranges, task.train.image_size_px, options.seed, first)
 
-    validation = input_pipeline.evaluation_batches(task.validation, options.batch_size)
+    validation = batching.evaluation_batches(task.validation, options.batch_size)
     return Study(
         saved=saved,
         trained=trained,
@@ -183,5 +186,5 @@ def _on_features(
 
 
 def _labels(task: Task) -> np.ndarray:
-    batches = input_pipeline.evaluation_batches(task.train, 1024)
+    batches = batching.evaluation_batches(task.train, 1024)
     return np.concatenate([label.numpy() for _, label, *_ in batches])

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import keras
 
-from trainers import checkpoint, recipe, run_dir
-from trainers.averaging import WeightAverage
-from trainers.callbacks import Counter, Progress, Resumed, StopAtNoNumber
-from trainers.curves import Row
-from trainers.epoch_end import EarlyStop, Judge, Keeper, ResumedPlateau, has_stood_still
-from trainers.hardware import Hardware
-from trainers.position import Position
-from trainers.signals import StopRequest
-from trainers.study import Study
+from trainers import run_dir
+from trainers.input_pipeline.waiting import Waiting, measured
+from trainers.training import checkpoint, recipe
+from trainers.training.averaging import WeightAverage
+from trainers.training.callbacks import Counter, Progress, Resumed, StopAtNoNumber
+from trainers.training.curves import Row
+from trainers.training.epoch_end import EarlyStop, Judge, Keeper, ResumedPlateau, has_stood_still
+from trainers.training.hardware import Hardware
+from trainers.training.position import Position
+from trainers.training.signals import StopRequest
+from trainers.training.study import Study
 from trainers.training_flags import Options
-from trainers.waiting import Waiting, measured
 
 
 def fit(

@@ -14,9 +14,9 @@ from etils import epath
 from pipeline import tfrecord
 from pipeline.errors import InputError
 from pipeline.example import FILENAME, IMAGE, LABEL, PATIENT_ID
-from trainers.corruption import DamagedRecords
-from trainers.order import Order
-from trainers.splits import Split
+from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.input_pipeline.order import Order
+from trainers.input_pipeline.splits import Split
 
 _SHUFFLED_RECORDS = 4096
 _SHARDS_AT_A_TIME = 4

@@ -58,7 +58,7 @@ def vgg_frozen(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate:
 def vgg_ft(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate: float = 0.3) -> keras.Model:
     """Model 3, trainable from `block4_conv1` on: 22,647,361 parameters at 125 pixels, of which 20,321,793 trainable.
 
-    The convolutions have He initialisation until `trainers.vgg_weights` loads others.
+    The convolutions have He initialisation until `trainers.models.vgg_weights` loads others.
 
     Args:
       image_size_px: side of the input in pixels, at least 32.

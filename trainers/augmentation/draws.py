@@ -1,14 +1,14 @@
 """The numbers that augmentation needs, drawn from (seed, step) without state: any step can be the first.
 
 In: how far each change may go. Out: for each cell of a batch one affine transform and one change of its colours, which
-`trainers.augmentation` applies on the device. Drawn in the input pipeline, on the CPU, whatever the backend.
+`trainers.augmentation.apply` applies on the device. Drawn in the input pipeline, on the CPU, whatever the backend.
 """
 
 import math
 
 import tensorflow as tf
 
-from trainers.ranges import FLIPS, Ranges
+from trainers.augmentation.ranges import FLIPS, Ranges
 
 _NUM_TRANSFORM = 8
 _STREAM = 0x5EED  # keeps these numbers apart from those that decide on the order
@@ -27,7 +27,7 @@ def draw(ranges: Ranges, image_size_px: int, seed: int, step: tf.Tensor, num_cel
       num_cells: int scalar, of the batch.
 
     Returns:
-      transforms float32 [num_cells, 8] and stains float32 [num_cells, 15], see `trainers.augmentation`.
+      transforms float32 [num_cells, 8] and stains float32 [num_cells, 15], see `trainers.augmentation.apply`.
     """
     key = tf.stack([tf.constant(seed ^ _STREAM, tf.int64), tf.cast(step, tf.int64)])
     # The algorithm is named, since the one chosen by itself may differ from device to device.

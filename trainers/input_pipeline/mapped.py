@@ -20,8 +20,8 @@ from pipeline import example, layout, manifest, tfrecord
 from pipeline.errors import InputError
 from pipeline.fill import INDEX_COLUMNS
 from pipeline.storage import is_remote
-from trainers.corruption import DamagedRecords
-from trainers.splits import Split
+from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.input_pipeline.splits import Split
 
 _ALIGNMENT = 64  # TensorFlow takes arrays that are aligned like this without a copy
 

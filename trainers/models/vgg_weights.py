@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from pipeline.errors import InputError
-from trainers.models import VGG_CONVOLUTIONS
+from trainers.models.architectures import VGG_CONVOLUTIONS
 
 IMAGENET, NONE = "imagenet", "none"
 _IMAGENET_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -33,7 +33,7 @@ def load(model: keras.Model, source: str) -> list[str]:
     """Sets the convolutions of a VGG; what the source lacks keeps its initialisation.
 
     Args:
-      model: `vgg_frozen` or `vgg_ft` of `trainers.models`.
+      model: `vgg_frozen` or `vgg_ft` of `trainers.models.architectures`.
       source: "imagenet", "none", or a path.
 
     Returns:

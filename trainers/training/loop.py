@@ -9,12 +9,15 @@ import keras
 import tensorflow as tf
 
 from pipeline.errors import InputError
-from trainers import allocator, checkpoint, curves, formats, hardware, input_pipeline, mistakes, run_dir, signals, strip
-from trainers.corruption import DamagedRecords
+from trainers import formats, run_dir
+from trainers.augmentation import strip
 from trainers.data import Task
-from trainers.epoch_end import Stopped
-from trainers.fitting import fit
-from trainers.study import FEATURES, open_study, trains_on_features
+from trainers.input_pipeline import batching
+from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.training import allocator, checkpoint, curves, hardware, mistakes, signals
+from trainers.training.epoch_end import Stopped
+from trainers.training.fitting import fit
+from trainers.training.study import FEATURES, open_study, trains_on_features
 from trainers.training_flags import Options
 
 
@@ -24,7 +27,7 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
     A run that was stopped continues at the step after its last checkpoint, with the same numbers as if it had not been.
 
     Args:
-      model: name of a function of `trainers.models`.
+      model: name of a function of `trainers.models.architectures`.
       task: the data set and its splits.
       options: the flags.
       run: `run.json` of the folder that was claimed.
@@ -49,7 +52,7 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
     print("\n".join(used.lines))
     if not options.ranges.is_nothing:
         with contextlib.suppress(tf.errors.OpError):  # of a damaged shard, which training names or skips
-            (image, *_), *_ = input_pipeline.evaluation_batches(task.train, 1).take(1)
+            (image, *_), *_ = batching.evaluation_batches(task.train, 1).take(1)
             strip.draw(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
     keras.utils.set_random_seed(options.seed)
     damaged = DamagedRecords(options.max_corrupt_records)
@@ -67,7 +70,7 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
             f"{options.run_dir} cannot be written ({error}); mend that, then the same command continues"
         ) from error
     except tf.errors.OpError as error:
-        if explained := input_pipeline.explain(error, (task.train, task.validation)):
+        if explained := batching.explain(error, (task.train, task.validation)):
             raise explained from error
         raise
     run["input"]["skipped_records"] = [[Path(file).name, record] for file, record in damaged.found]
@@ -92,7 +95,7 @@ def _choose_input(task: Task, options: Options, run: run_dir.Run, used: hardware
     mode = run.get("input", {}).get("mode")
     if mode is None:
         on_features = trains_on_features(run["model"], options)
-        mode = FEATURES if on_features else input_pipeline.choose_mode(options.input, [task.train])
+        mode = FEATURES if on_features else batching.choose_mode(options.input, [task.train])
     run["input"] = {"mode": mode, "batch_size": options.batch_size, "shard_count": 1}
     run["hardware"] = {"policy": used.policy, "jit_compile": used.jit_compile, "num_replicas": used.num_replicas}
     run_dir.write(options.run_dir, run)
@@ -107,7 +110,7 @@ def _finish(model: str, history: list[curves.Row], task: Task, options: Options,
     run["timings"]["images_per_second"] = round(sum(row["images_per_second"] for row in history) / len(history), 1)
     run["input"]["waiting_share"] = round(sum(row["waiting_share"] for row in history) / len(history), 5)
     best_model = keras.models.load_model(directory / run_dir.MODEL, compile=False)
-    batches = input_pipeline.evaluation_batches(task.validation, options.batch_size)
+    batches = batching.evaluation_batches(task.validation, options.batch_size)
     mistakes.log(best_model, batches, directory / run_dir.TENSORBOARD / "validation", run["best_epoch"])
     if options.export:
         for path in formats.export(options.run_dir, options.export):

@@ -21,7 +21,7 @@ def split(model: keras.Model) -> Parts:
     """Splits a model behind its flattened features; the features of `vgg_frozen` never change.
 
     Args:
-      model: one of `trainers.models`.
+      model: one of `trainers.models.architectures`.
     """
     names = [layer.name for layer in model.layers]
     flattened = model.get_layer("flatten").output

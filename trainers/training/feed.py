@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from trainers import draws
-from trainers.ranges import Ranges
+from trainers.augmentation import draws
+from trainers.augmentation.ranges import Ranges
 
 _PREFETCHED_BATCHES = 2
 

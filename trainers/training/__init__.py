@@ -1,0 +1,1 @@
+"""How a model is trained: `loop` makes a finished run of a task; the rest are its parts."""
