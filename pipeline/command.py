@@ -1,5 +1,6 @@
 """The shell around every command: flags in, exit status out, a user's mistake in one line."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,22 +27,29 @@ def run(main: Callable[[Sequence[str]], int | None], *, keep_unknown_flags: bool
     def guarded(argv: Sequence[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # absl makes it INFO, which lets Beam's internals talk
-        try:
-            return main(argv[1:])
-        except InputError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 1
-        except Exception as error:
-            if not _is_of_a_store(error):
-                raise
-            print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr, flush=True)
-            sys.stdout.flush()
-            os._exit(130)  # at once: Beam's and TensorFlow's threads may still be at work, and hear Ctrl-C again
+        status = _status(main, argv[1:])
+        # Errors are part of cycles (frame, exception, traceback) that keep a tf.data iterator alive. Freed only while
+        # the interpreter shuts down, it would wait for its calls of Python functions, which can end no more.
+        gc.collect()
+        return status
 
     app.run(guarded, flags_parser=_parse_known if keep_unknown_flags else app.parse_flags_with_usage)
+
+
+def _status(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int | None:
+    try:
+        return main(arguments)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        if not _is_of_a_store(error):
+            raise
+        print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(130)  # at once: Beam's and TensorFlow's threads may still be at work, and hear Ctrl-C again
+    return 1
 
 
 def _parse_known(argv: Sequence[str]) -> list[str]:

@@ -1,0 +1,35 @@
+"""The shell around every command."""
+
+import subprocess
+import sys
+
+from conftest import ROOT, assert_one_line_error
+
+READS_BY_PYTHON = """
+import time
+from trainers import quiet
+quiet.import_tensorflow()
+import numpy as np
+import tensorflow as tf
+from pipeline.command import run
+from pipeline.errors import InputError
+
+def slow(step):
+    time.sleep(0.5)
+    return np.int64(step)
+
+def main(_):
+    steps = tf.data.Dataset.range(100)
+    iterator = iter(steps.map(lambda step: tf.numpy_function(slow, [step], tf.int64), num_parallel_calls=8))
+    next(iterator)
+    error = InputError("enough")  # this frame, the error and its traceback are a cycle
+    raise error
+
+run(main)
+"""
+
+
+def test_an_error_ends_the_command_while_batches_are_being_read():
+    command = [sys.executable, "-c", READS_BY_PYTHON]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert_one_line_error(result, "enough")
