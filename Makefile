@@ -3,19 +3,21 @@
 #   make demo SOURCE=path/to/cell_images.zip    the same on real cells
 #   make test                              the whole test suite
 #   make test-slow                         the long tests of kills and corruptions
+#   make bench SOURCE=path/to/cell_images.zip    every benchmark, one after the other, into bench/
 #   make peers                             the loaders that benchmarks.input_throughput compares with
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+PEERS := .venv-peers
 
 SOURCE ?=
 EPOCHS ?= 8
 DEMO := demo/$(if $(SOURCE),$(basename $(notdir $(patsubst %/,%,$(SOURCE)))),synthetic)
 CELLS := $(if $(SOURCE),$(SOURCE),$(DEMO)/cell_images.zip)
 
-.PHONY: demo test test-slow lint format peers clean
+.PHONY: demo test test-slow lint format bench peers clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(DEMO)
@@ -54,8 +56,30 @@ $(INSTALLED): requirements.txt constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
+# What it measures is quoted in README.md, BUILD.md and benchmarks/README.md; there with `make peers` and all sizes.
+BENCH := bench
+BENCH_CELLS ?= 27000
+BENCH_REPEATS ?= 3
+bench: $(INSTALLED)
+	@test -n "$(SOURCE)" || { echo "error: give the cells: make bench SOURCE=path/to/cell_images.zip" >&2; exit 1; }
+	@mkdir -p $(BENCH)
+	@$(BIN)/python -m benchmarks.preprocess_throughput --source="$(SOURCE)" --output=$(BENCH)/preprocess.json \
+	  --num_cells=$(BENCH_CELLS) --sizes=$(BENCH_CELLS) --repeats=$(BENCH_REPEATS) --work_dir=$(BENCH)
+	@test -e $(BENCH)/cells || $(BIN)/python -m benchmarks.repeated_cells --source="$(SOURCE)" \
+	  --output_dir=$(BENCH)/cells --num_cells=$(BENCH_CELLS)
+	@$(BIN)/python -m pipeline.preprocess --source=$(BENCH)/cells --data_dir=$(BENCH)/data
+	@$(BIN)/python -m benchmarks.input_throughput --data_dir=$(BENCH)/data --output=$(BENCH)/input.json \
+	  --num_cells=$(BENCH_CELLS) --sizes=$(BENCH_CELLS) --batch_sizes=64 --repeats=$(BENCH_REPEATS) --work_dir=$(BENCH) \
+  $(if $(wildcard $(PEERS)/bin/python),--peers=all)
+	@$(BIN)/python -m benchmarks.train_throughput --data_dir=$(BENCH)/data --output=$(BENCH)/train.json \
+	  --repeats=$(BENCH_REPEATS)
+	@$(BIN)/python -m benchmarks.train_throughput --data_dir=$(BENCH)/data --output=$(BENCH)/frozen.json \
+	  --model=vgg_frozen --split='train[:512]' --steps=1 --repeats=$(BENCH_REPEATS) --input=resident
+	@$(BIN)/python -m trainers.basic_cnn --data_dir=$(BENCH)/data --run_dir=$(BENCH)/basic_cnn --epochs=1
+	@$(BIN)/python -m benchmarks.predict_throughput --run_dir=$(BENCH)/basic_cnn --source="$(SOURCE)" \
+	  --output=$(BENCH)/predict.json --num_cells=$(BENCH_CELLS) --repeats=$(BENCH_REPEATS)
+
 # Each peer by itself: one that cannot be installed is named, and the benchmark reports it as such.
-PEERS := .venv-peers
 peers:
 	@pkg-config --exists opencv4 libturbojpeg 2>/dev/null || \
 	  echo "FFCV needs system packages that are missing: apt-get install libopencv-dev libturbojpeg0-dev pkg-config" >&2
@@ -67,4 +91,4 @@ peers:
 	done
 
 clean:
-	rm -rf demo
+	rm -rf demo bench
