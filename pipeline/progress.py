@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
 
+import io
 import sys
 from typing import Any
 
@@ -12,7 +13,8 @@ class _Lines(tqdm):
     """A tqdm that prints whole lines, for logs and pipes."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        print(msg or str(self), file=sys.stderr, flush=True)
+        if self.n > self.initial:  # that nothing is done yet is no news
+            print(msg or str(self), file=sys.stderr, flush=True)
 
 
 def progress_bar(total: int | None, description: str, unit: str, **tqdm_arguments: Any) -> tqdm:
@@ -28,12 +30,13 @@ def progress_bar(total: int | None, description: str, unit: str, **tqdm_argument
       a tqdm to `update` and to close (it is a context manager). Where standard error is no terminal
       it prints a plain line every ten seconds and one at the end.
     """
-    on_terminal = sys.stderr.isatty()
-    if not on_terminal:
-        tqdm_arguments |= {
-            "mininterval": _SECONDS_BETWEEN_LINES,
-            "maxinterval": _SECONDS_BETWEEN_LINES,
-            "ncols": 100,
-        }
-    kind = tqdm if on_terminal else _Lines
-    return kind(total=total, desc=description, unit=f" {unit}", file=sys.stderr, smoothing=0.1, **tqdm_arguments)
+    tqdm_arguments |= {"total": total, "desc": description, "unit": f" {unit}", "smoothing": 0.1}
+    if sys.stderr.isatty():
+        return tqdm(file=sys.stderr, **tqdm_arguments)
+    return _Lines(
+        file=io.StringIO(),  # for the line break by which tqdm leaves a bar
+        mininterval=_SECONDS_BETWEEN_LINES,
+        miniters=1,  # else tqdm's own thread prints lines between
+        ncols=0,  # numbers without the bar
+        **tqdm_arguments,
+    )

@@ -29,7 +29,7 @@ def judge(candidate: Candidate, data_set: DataSet, batch_size: int, test_time_fl
         found = predictions.predict_split(predict, split, batch_size, f"{candidate.name}: {split.expression}")
         _check_classes(found, split.expression, data_set.directory)
         said.append(found)
-        chosen.append(_choose(member, data_set, predict, batch_size, test_time_flips))
+        chosen.append(_choose(candidate.name, member, data_set, predict, batch_size, test_time_flips))
         leaks.append(leak.check(member.run, found.patient_ids.tolist(), data_set.fingerprint))
     return Judged(
         candidate,
@@ -49,7 +49,9 @@ def _check_classes(found: predictions.Predictions, expression: str, directory: e
         )
 
 
-def _choose(member: Member, data_set: DataSet, predict: Predictor, batch_size: int, test_time_flips: bool) -> Choice:
+def _choose(
+    name: str, member: Member, data_set: DataSet, predict: Predictor, batch_size: int, test_time_flips: bool
+) -> Choice:
     """Thresholds and temperature of a run: kept in its folder, or chosen now on its own validation split."""
     if kept := choices.read(member.path, test_time_flips):
         return kept
@@ -61,7 +63,7 @@ def _choose(member: Member, data_set: DataSet, predict: Predictor, batch_size: i
         split = open_split(directory, flags["validation_split"], "validation_split")
     except InputError:
         return choices.UNCHOSEN  # the report says so
-    found = predictions.predict_split(predict, split, batch_size, f"validation: {split.expression}")
+    found = predictions.predict_split(predict, split, batch_size, f"{name}: {split.expression}")
     if len(set(found.labels.tolist())) < 2:
         return choices.UNCHOSEN
     choice = choices.choose(split.expression, found)
