@@ -1,8 +1,4 @@
-"""A record: one cell as a serialised `tf.train.Example`, and the features that readers know it by.
-
-Reading is done with TFDS's copy of TensorFlow's protocol buffers, since importing TensorFlow takes seconds in every
-worker.
-"""
+"""A record: one cell as a serialised `tf.train.Example`, and the features that readers know it by."""
 
 import functools
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +16,6 @@ FILENAME = "filename"
 PATIENT_ID = "patient_id"
 
 IMAGE_ENCODINGS = ("raw", "png")
-_SEARCHED_BYTES = 64
 
 
 class EncodedExample(NamedTuple):
@@ -96,58 +91,6 @@ def _entry(name: str, feature: bytes) -> bytes:
 
 def _bytes_feature(value: bytes) -> bytes:
     return _field(1, _field(1, value))
-
-
-class ParsedExample(NamedTuple):
-    """What a record holds; see `encode`."""
-
-    image: bytes
-    label: int
-    filename: str
-    patient_id: str
-
-
-def parse(record: bytes) -> ParsedExample:
-    """Reads a serialised record.
-
-    Raises:
-      ValueError: if it is no record of a cell.
-    """
-    from google.protobuf.message import DecodeError
-    from tensorflow_datasets.proto import tf_example_generated_pb2  # TFDS's start-up is not for workers, who only write
-
-    try:
-        feature = tf_example_generated_pb2.Example.FromString(record).features.feature
-        return ParsedExample(
-            feature[IMAGE].bytes_list.value[0],
-            feature[LABEL].int64_list.value[0],
-            feature[FILENAME].bytes_list.value[0].decode(),
-            feature[PATIENT_ID].bytes_list.value[0].decode(),
-        )
-    except (DecodeError, IndexError) as error:
-        raise ValueError(f"is no record of a cell: {error}") from error
-
-
-def parse_behind_image(tail: bytes) -> tuple[int, str] | None:
-    """Label and patient from the bytes of a record behind its image, see `encode`; None if they are damaged."""
-    from google.protobuf.message import DecodeError
-    from tensorflow_datasets.proto import tf_example_generated_pb2
-
-    try:
-        features = tf_example_generated_pb2.Example().features
-        features.ParseFromString(tail)  # whole entries of the map
-        feature = features.feature
-        return feature[LABEL].int64_list.value[0], feature[PATIENT_ID].bytes_list.value[0].decode()
-    except (DecodeError, IndexError, UnicodeDecodeError):
-        return None
-
-
-def find_image(record: bytes, image: bytes) -> int:
-    """The offset of an image's bytes in its record; `bytes.find` takes longer for it than resizing the image."""
-    offset = record.find(image[:_SEARCHED_BYTES])
-    while record[offset : offset + len(image)] != image:
-        offset = record.index(image[:_SEARCHED_BYTES], offset + 1)
-    return offset
 
 
 def tfds_features(image_size_px: int, image_encoding: str) -> "tfds.features.FeaturesDict":

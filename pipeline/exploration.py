@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from pipeline import example, keys, tfrecord
+from pipeline import keys, parsing, tfrecord
 from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
@@ -94,7 +94,7 @@ def _cells(directory: epath.Path, manifest: Manifest, split: str) -> Iterator[Ce
         try:
             with path.open("rb") as file:
                 for _, record in islice(tfrecord.read_records(file), -(-_NUM_COLOURED // len(shards))):
-                    parsed = example.parse(record)
+                    parsed = parsing.parse(record)
                     if encoding == "png":
                         image = cv2.imdecode(np.frombuffer(parsed.image, np.uint8), cv2.IMREAD_COLOR_RGB)
                     else:

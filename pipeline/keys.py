@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from pipeline import example, layout, tfrecord
+from pipeline import layout, parsing, tfrecord
 from pipeline.errors import InputError
 
 
@@ -46,7 +46,7 @@ def read(shard: str, skip: int, take: int) -> Keys:
                 starts = images[:, 1] + images[:, 2]
                 for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
                     file.seek(start)
-                    found.append(example.parse_behind_image(file.read(end - start)))
+                    found.append(parsing.parse_behind_image(file.read(end - start)))
             else:
                 for number, record in enumerate(tfrecord.scan_records(file)):
                     if record is not None and skip <= number < skip + take:
@@ -60,5 +60,5 @@ def read(shard: str, skip: int, take: int) -> Keys:
 
 
 def _keys_of(record: bytes) -> tuple[int, str]:
-    parsed = example.parse(record)
+    parsed = parsing.parse(record)
     return parsed.label, parsed.patient_id

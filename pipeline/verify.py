@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from pipeline import example, fill, layout, manifest, tfrecord
+from pipeline import fill, layout, manifest, parsing, tfrecord
 from pipeline.cells import DATASET_NAME, LABELS
 from pipeline.command import reject_arguments, run
 from pipeline.progress import progress_bar
@@ -163,12 +163,12 @@ def _read_rows(file: _Hashing, found: _ShardContent, image_form: tuple[int, str]
     """The rows that the shard's index must have; counts classes and patients on the way."""
     image_size_px, image_encoding = image_form
     for number, (offset, record) in enumerate(tfrecord.read_records(file)):
-        cell = example.parse(record)
+        cell = parsing.parse(record)
         found.classes[cell.label] += 1
         found.patients.add(cell.patient_id)
         if image_encoding == "raw" and len(cell.image) != 3 * image_size_px**2:
             raise ValueError(f"record {number} is not {image_size_px} pixels wide")
-        image_offset = offset + tfrecord.HEADER_BYTES + example.find_image(record, cell.image)
+        image_offset = offset + tfrecord.HEADER_BYTES + parsing.find_image(record, cell.image)
         yield offset, image_offset, len(cell.image), cell.label
 
 

@@ -76,7 +76,7 @@ def test_only_the_runner_imports_beam():
     [
         ("pipeline.preprocess", ["apache_beam", "tensorflow", "sklearn"]),
         ("pipeline.job", ["tensorflow", "keras", "sklearn"]),
-        ("pipeline.fill", ["apache_beam", "tensorflow", "sklearn"]),
+        ("pipeline.fill", ["apache_beam", "tensorflow", "tensorflow_datasets", "sklearn"]),
         ("pipeline.verify", ["apache_beam", "tensorflow", "sklearn"]),
         ("tfds_malaria", ["apache_beam", "tensorflow", "keras"]),
         ("trainers.basic_cnn", ["tensorflow", "keras"]),
@@ -88,3 +88,11 @@ def test_start_up_stays_light(module, unwanted):
     code = f"import sys, {module}; print([m for m in {unwanted} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["pipeline.verify", "trainers.input_pipeline.resident", "trainers.data"])
+def test_tfds_is_there_before_threads_parse_records(module):
+    """Imported by several threads at once, on Python 3.11 it is a deadlock now and then."""
+    code = f"import sys, {module}; print('tensorflow_datasets.proto.tf_example_generated_pb2' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "True"

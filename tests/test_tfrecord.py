@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from pipeline import example, tfrecord
+from pipeline import example, parsing, tfrecord
 
 RECORDS = [b"", b"a", b"cell" * 5000]
 
@@ -40,7 +40,7 @@ def test_examples_are_protocol_buffers_own_bytes():
             theirs.features.feature["patient_id"].bytes_list.value.append(patient.encode())
             ours = example.encode(b"\7" * num_bytes, label, filename, patient)
             assert b"".join(ours) == theirs.SerializeToString(deterministic=True)
-            assert example.parse(b"".join(ours)) == (b"\7" * num_bytes, label, filename, patient)
+            assert parsing.parse(b"".join(ours)) == (b"\7" * num_bytes, label, filename, patient)
 
 
 def test_offsets_point_at_headers():

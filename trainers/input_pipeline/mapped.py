@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from pipeline import example, layout, manifest, tfrecord
+from pipeline import layout, manifest, parsing, tfrecord
 from pipeline.errors import InputError
 from pipeline.fill import INDEX_COLUMNS
 from pipeline.storage import is_remote
@@ -112,7 +112,7 @@ class MappedCells:
 
     def keys(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """File names and patients of some rows: bytes [n] each."""
-        parsed = [example.parse(self._record(row)) for row in rows.tolist()]
+        parsed = [parsing.parse(self._record(row)) for row in rows.tolist()]
         return (
             np.array([cell.filename.encode() for cell in parsed], object),
             np.array([cell.patient_id.encode() for cell in parsed], object),

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from pipeline import example, tfrecord
+from pipeline import parsing, tfrecord
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers.input_pipeline.corruption import DamagedRecords
@@ -115,7 +115,7 @@ def _scan(file: str, skip: int, take: int, cells: Cells, is_png: bool, damaged: 
                     damaged.add(file, number)
                     cells.is_damaged[row] = True
                     continue
-                cell = example.parse(record)
+                cell = parsing.parse(record)
                 cells.images[row] = _decode(cell.image, cells.images.shape[1:], is_png)
                 cells.labels[row] = cell.label
                 if len(cells.filenames):
