@@ -1,0 +1,191 @@
+"""README.md and BUILD.md, typed in by a reader: every command that they quote is run, or it is said here why not.
+
+The documents' commands run one after the other in a copy of the project, with synthetic cells, one epoch and no home.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import pytest
+from conftest import ROOT
+
+COMMAND = re.compile(r"make [\w=. -]+$|(?!-)\S+ .*(?:--|install |pytest )")  # and not only a name of one
+
+NOT_RUN = {  # the first that is found in a command counts
+    r"pip install|pip freeze|pip wheel|venv|apt-get|make peers": "installs packages; CI does so in a fresh clone",
+    r"^make bench|benchmarks\.": "takes minutes; tests/test_benchmarks.py and test_input_benchmarks.py run it small",
+    r"PYTHON=": "needs another Python",
+    r"make test|make lint|make format|-m pytest": "is what runs this test, or stands beside it in .ci/run",
+    r"KERAS_BACKEND=jax": "needs JAX; tests/test_jax.py trains on it",
+    r"[<…]|Runner|^dask": "needs a cluster; tests/test_clusters.py runs one of Dask",
+    r"cross_validate": "trains five times; tests/test_cross_validate.py does",
+    r"^chromium": "needs a browser; tests/test_report.py looks at the page in it",
+}
+
+SMALLER = [  # a pattern, and what a test runs in its place
+    (r"--source=nih", "--source=path/to/cell_images.zip"),  # tests/test_download.py downloads
+    (r"^make demo.*", r"\g<0> EPOCHS=1"),
+    (r"-m trainers\.(basic_cnn|vgg_\w+) .*", r"\g<0> --epochs=1"),
+    (r"-m trainers\.vgg_.*", r"\g<0> --vgg_weights=none"),
+    (r"=saved_model,onnx,litert", "=saved_model"),  # tests/test_export.py writes them all where their packages are
+]
+
+NOISE = re.compile(r"warning|onednn|traceback|^[WEIF]\d{4} |deprecat|cuda", re.IGNORECASE | re.MULTILINE)
+
+
+def without_comment(line: str) -> str:
+    return re.sub(r"\s+# .*", "", line.strip())
+
+
+def quoted_commands(document: str) -> list[str]:
+    """The commands of a document in its order, each once: those of indented blocks, and whole ones within text."""
+    text = re.sub(r"^```.*?^```", "", document, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\s*\\\n\s*", " ", text)
+    found = []
+    for line in text.splitlines():
+        if line.startswith("    "):
+            found.append(without_comment(line))
+        else:
+            found.extend(code for code in re.findall(r"`([^`]+)`", line) if COMMAND.match(code))
+    return list(dict.fromkeys(found))
+
+
+def python_blocks(document: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", document, flags=re.DOTALL | re.MULTILINE)
+
+
+def reason_not_to_run(command: str) -> str | None:
+    return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, command)), None)
+
+
+def smaller(command: str) -> str:
+    for pattern, replacement in SMALLER:
+        command = re.sub(pattern, replacement, command)
+    return command
+
+
+class Reader:
+    """Someone with a copy of the project who types commands into a shell."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "project"
+        home = folder / "home"
+        home.mkdir()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "PYTHON"))}
+        self._environment = environment | {
+            "HOME": str(home),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
+            if (ROOT / name).exists():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.folder / name)
+        (self.folder / ".venv").symlink_to(Path(sys.prefix))
+        (self.folder / ".venv" / "installed").exists() or pytest.skip(
+            "the tests run in an environment not made by make"
+        )
+
+    def bring_cells(self, archive: Path) -> None:
+        """Puts cells where the documents' placeholders say that a reader has some."""
+        place = self.folder / "path" / "to"
+        place.mkdir(parents=True)
+        shutil.copy(archive, place / "cell_images.zip")
+        manual_dir = self.folder / "tfds_malaria" / "path" / "to" / "manual_dir"
+        manual_dir.mkdir(parents=True)
+        shutil.copy(archive, manual_dir / "cell_images.zip")
+        with zipfile.ZipFile(archive) as cells:
+            names = [name for name in cells.namelist() if name.endswith(".png")][::20]
+            for folder in (place / "cells", self.folder / "cells"):
+                cells.extractall(folder, names)
+        (self.folder / "more").mkdir()
+        for number, path in enumerate(sorted((self.folder / "cells").rglob("*.png"))[:2]):
+            assert cv2.imwrite(str(self.folder / "more" / f"{number}.tif"), cv2.imread(str(path)))
+
+    def type_in(self, command: str) -> str | None:
+        """Runs a command in a shell; what is wrong with what came out, None if nothing is."""
+        result = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        if result.returncode:
+            return f"{command}\nends with status {result.returncode}:\n{result.stdout}\n{result.stderr}"
+        if noise := NOISE.search(result.stdout + result.stderr):
+            return f"{command}\nis noisy ({noise[0]}):\n{result.stdout}\n{result.stderr}"
+        return None
+
+
+@pytest.mark.parametrize("name", ["README.md", "BUILD.md"])
+def test_what_a_document_quotes_can_be_typed_in(name, tmp_path, synthetic_zip):
+    document = (ROOT / name).read_text()
+    commands = [smaller(command) for command in quoted_commands(document) if not reason_not_to_run(command)]
+    if name == "BUILD.md":
+        commands = [command for command in commands if not command.startswith("make demo")]  # once is enough
+    if name == "README.md":  # tests/test_export.py runs those of BUILD.md
+        commands += [f"python -c {shlex.quote(block)}" for block in python_blocks(document)]
+    assert len(commands) > 7, commands
+    reader = Reader(tmp_path)
+    reader.bring_cells(synthetic_zip)
+    problems = [problem for command in dict.fromkeys(commands) if (problem := reader.type_in(command))]
+    assert not problems, "\n\n".join(problems)
+
+
+DOCUMENTS = ["README.md", "BUILD.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/decisions.md"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_flags_in_a_document_exist(name):
+    """Those of commands that are not run, too: `--help` comes after the check of all flags."""
+    for command in quoted_commands((ROOT / name).read_text()):
+        match = re.search(r"python -m ((?:pipeline|trainers|benchmarks)\.\w+) (.*)", command)
+        if not match or not reason_not_to_run(command):
+            continue
+        given = [flag for flag in shlex.split(match[2]) if flag.startswith("--")]
+        known = "cross_validate" in command  # hands flags on to a trainer
+        result = subprocess.run(
+            [sys.executable, "-m", match[1], *(given[:0] if known else given), "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "FATAL" not in result.stderr, f"{command}: {result.stderr}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name):
+    document = (ROOT / name).read_text()
+    links = re.findall(r"\]\(([^)\s]+)\)", document)
+    assert links
+    for link in links:
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", target.read_text(), flags=re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in anchors, link
+
+
+def test_the_checks_can_fail():
+    document = (
+        "text `make demo` and `--flag`\n\n    python -m x --a=1 \\\n      --b=2  # why\n\n```\n    no command\n```\n"
+    )
+    assert quoted_commands(document) == ["make demo", "python -m x --a=1 --b=2"]
+    assert reason_not_to_run("pip install x")
+    assert not reason_not_to_run("python -m pipeline.verify --data_dir=data")
+    assert NOISE.search("x\nW0000 00:00:00 something")
+    assert not NOISE.search("epoch 1/1: loss 0.5")
