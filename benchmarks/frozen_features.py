@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import psutil
 
 from benchmarks import measurement
 from trainers.input_pipeline import batching
@@ -71,26 +70,10 @@ def compare(
             return time.perf_counter() - started
 
     works: dict[str, Callable[[], float]] = {_RECOMPUTED: recompute, _ONCE: compute_once}
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    cpu_seconds: dict[str, list[float]] = {name: [] for name in works}
+    runs: dict[str, list[measurement.Measurement]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            before = psutil.Process().cpu_times()
-            seconds[name].append(work())
-            after = psutil.Process().cpu_times()
-            cpu_seconds[name].append(after.user + after.system - before.user - before.system)
-    num_images = EPOCHS * split.num_cells
-    cases = [
-        {
-            "name": name,
-            "num_images": num_images,
-            "images_per_second": measurement.rates_entry([num_images / value for value in seconds[name]]),
-            "first_epoch": None,
-            "seconds": round(statistics.median(seconds[name]), 3),
-            "cpu_seconds": round(statistics.median(cpu_seconds[name]), 3),
-            "peak_rss_bytes": psutil.Process().memory_info().rss,
-        }
-        for name in works
-    ]
-    pairs = zip(seconds[_RECOMPUTED], seconds[_ONCE], strict=True)
-    return cases, {"recomputed to computed once": round(statistics.median(a / b for a, b in pairs), 2)}
+            runs[name].append(measurement.measure_here(work))
+    cases = [measurement.case(name, EPOCHS * split.num_cells, runs[name]) for name in works]
+    pairs = zip(runs[_RECOMPUTED], runs[_ONCE], strict=True)
+    return cases, {"recomputed to computed once": round(statistics.median(a.seconds / b.seconds for a, b in pairs), 2)}

@@ -1,7 +1,7 @@
-"""Measuring whole processes: time, CPU, memory; and the form of the tables that come out.
+"""Measuring processes: time, CPU, memory; and the form of the tables that come out.
 
-In: commands. Out: the file form that all benchmarks share, with medians of repeated runs and ratios within one run,
-since machines are shared and noisy.
+In: commands, or functions. Out: the file form that all benchmarks share, with medians of repeated runs and ratios
+within one run, since machines are shared and noisy.
 """
 
 import contextlib
@@ -81,6 +81,15 @@ def measure(
         raise InputError(f"{' '.join(map(str, command))} ended with status {process.returncode}: {last}")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Measurement(seconds, usage.ru_utime + usage.ru_stime, peak, max(samples), output)
+
+
+def measure_here(work: Callable[[], float]) -> Measurement:
+    """Runs a function in this process, which returns the seconds that count; memory is what the process holds then."""
+    before = os.times()
+    seconds = work()
+    after = os.times()
+    cpu_seconds = after.user + after.system - before.user - before.system
+    return Measurement(seconds, cpu_seconds, psutil.Process().memory_info().rss, 0, "")
 
 
 def _sample(

@@ -9,14 +9,13 @@ for `basic_cnn` on two CPU cores. Batches, allocator, precision and compilation 
 validation and augmentation are left out.
 """
 
-import os
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from absl import flags
 
 from benchmarks import measurement
@@ -98,33 +97,21 @@ def compare(
     Returns:
       cases and ratios, see `measurement.write`.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    runs: dict[str, list[measurement.Measurement]] = {name: [] for name in works}
     waited: dict[str, list[float]] = {name: [] for name in works}
-    cpu: dict[str, list[float]] = {name: [] for name in works}
-    peak = dict.fromkeys(works, 0)
+
+    def timed(name: str) -> float:
+        seconds, its_waited = works[name]()
+        waited[name].append(its_waited)
+        return seconds
+
     with progress_bar(repeats * len(works), "measuring", "runs") as bar:
         for _ in range(repeats):
-            for name, work in works.items():
-                before = os.times()
-                its_seconds, its_waited = work()
-                after = os.times()
-                seconds[name].append(its_seconds)
-                waited[name].append(its_waited)
-                cpu[name].append(after.user + after.system - before.user - before.system)
-                peak[name] = max(peak[name], psutil.Process().memory_info().rss)
+            for name in works:
+                runs[name].append(measurement.measure_here(functools.partial(timed, name)))
                 bar.update()
-    cases = [
-        {
-            "name": name,
-            "num_images": num_images,
-            "images_per_second": measurement.rates_entry([num_images / value for value in seconds[name]]),
-            "first_epoch": None,
-            "seconds": round(statistics.median(seconds[name]), 3),
-            "cpu_seconds": round(statistics.median(cpu[name]), 3),
-            "peak_rss_bytes": peak[name],
-        }
-        for name in works
-    ]
+    cases = [measurement.case(name, num_images, runs[name]) for name in works]
+    seconds = {name: [run.seconds for run in runs[name]] for name in works}
     pairs = zip(seconds[SYNTHETIC], seconds[REAL], strict=True)
     shares = [its_waited / its_seconds for its_waited, its_seconds in zip(waited[REAL], seconds[REAL], strict=True)]
     return cases, {

@@ -7,8 +7,6 @@ in place, and the manifest, written last, makes it whole. In both, `<version>.in
 shards' results while the job runs; its name is a hash of what is made.
 """
 
-import dataclasses
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,13 +15,13 @@ from typing import NamedTuple
 
 from etils import epath
 
-from pipeline import duplicates, layout, manifest, results, storage, workers
-from pipeline.cells import Rejected
+from pipeline import completion, layout, manifest, results, storage, workers
 from pipeline.claim import claim, find_existing, job_name, tidy
 from pipeline.errors import InputError
 from pipeline.listing import Listing
 from pipeline.plan import Settings, Shard, plan_shards
-from pipeline.shard import ShardResult, Target
+from pipeline.planned import Job
+from pipeline.shard import Target, holds_shard
 
 
 class Outcome(NamedTuple):
@@ -40,37 +38,6 @@ class Outcome(NamedTuple):
     manifest: manifest.Manifest
     num_filled: int
     seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A planned data set; the plan itself lies in files, so what is held here is small.
-
-    Attributes:
-      directory: the version folder that it becomes.
-      identity: see `manifest.identity`.
-      target: what workers need to know.
-      num_cells: shard's file name -> number of planned cells, in the order of the plan.
-      refused: files refused by name.
-      same_names: base names in both class folders.
-    """
-
-    directory: epath.Path
-    identity: manifest.Manifest
-    target: Target
-    num_cells: dict[str, int]
-    refused: list[Rejected]
-    same_names: list[str]
-
-    @property
-    def job_dir(self) -> epath.Path:
-        """Folder of the plan and the results."""
-        return epath.Path(self.target.job_dir)
-
-    @property
-    def shards_dir(self) -> epath.Path:
-        """Folder of the shards."""
-        return epath.Path(self.target.shards_dir)
 
 
 def prepare(
@@ -159,13 +126,13 @@ def run(job: Job | Outcome, *, max_rejected_fraction: float = 0.001, pipeline_op
     started = time.perf_counter()
     num_filled = 0
     with _explained_os_errors(str(job.directory)):
-        if not _is_sealed(job):
+        if not completion.is_sealed(job):
             num_filled = _fill_missing(job, pipeline_options)
             filled = results.read_results(job.job_dir, job.num_cells)
-            _check_results(filled, job, max_rejected_fraction)
-            _complete(job, filled)
+            completion.check_results(filled, job, max_rejected_fraction)
+            completion.complete(job, filled)
         seconds = time.perf_counter() - started
-        _publish(job)
+        completion.publish(job)
     return Outcome(job.directory, manifest.read(job.directory), num_filled, seconds)
 
 
@@ -189,20 +156,11 @@ def _printable_name(source: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _is_sealed(job: Job) -> bool:
-    """Whether a job that was killed at its end has left everything but the last rename."""
-    path = job.shards_dir / layout.MANIFEST
-    if not path.exists() or not manifest.is_sealed(path.read_bytes()):
-        return False
-    splits = json.loads(path.read_text())["splits"]
-    return all(manifest.holds_shard(job.shards_dir, shard) for split in splits.values() for shard in split["shards"])
-
-
 def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
     storage.remove_partials(job.shards_dir)  # of workers that were killed: they fill the disk
     for file_name in results.done(job.job_dir):
         result = results.read_result(job.job_dir, file_name)
-        if result is None or not manifest.holds_shard(job.shards_dir, manifest.shard_entry(result)):
+        if result is None or not holds_shard(job.shards_dir, result.entry()):
             (job.job_dir / layout.result_name(file_name)).unlink()  # the disk lost what was written last
     done = results.done(job.job_dir)
     missing = [file_name for file_name in job.num_cells if file_name not in done]
@@ -222,51 +180,3 @@ def _begin(missing: Sequence[str], target: Target) -> int:
     for file_name in missing:
         workers.begin("pipeline.fill:fill_shard", file_name, target, num_threads)
     return num_threads
-
-
-def _check_results(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float) -> None:
-    rejected = [*job.refused, *(item for result in filled for item in result.rejected)]
-    num_images = sum(job.num_cells.values()) + len(job.refused)
-    if len(rejected) > max_rejected_fraction * num_images:
-        examples = ", ".join(f"{filename} ({reason})" for filename, reason in sorted(rejected)[:3])
-        raise InputError(
-            f"{len(rejected)} of {num_images} images cannot be used, more than --max_rejected_fraction="
-            f"{max_rejected_fraction}: {examples}{', …' if len(rejected) > 3 else ''}; mend or remove them, or raise "
-            "the fraction"
-        )
-    for split in sorted({result.split for result in filled}):
-        if not any(result.num_records for result in filled if result.split == split):
-            raise InputError(f"every image of split {split} was rejected; mend the source")
-
-
-def _complete(job: Job, filled: Sequence[ShardResult]) -> None:
-    """Writes TFDS's files, then the manifest."""
-    from pipeline import metadata  # TFDS takes a second to import, which the workers need not wait for
-
-    def read_names(result: ShardResult) -> list[str]:
-        planned = Shard.from_json((job.job_dir / layout.plan_name(result.file_name)).read_text())
-        rejected = {item.filename for item in result.rejected}
-        return [cell.filename for cell in planned.cells if cell.filename not in rejected]
-
-    copies = duplicates.find_duplicates(filled, read_names)
-    whole = manifest.build(job.identity, job.refused, job.same_names, filled, copies)
-    expected = layout.expected_files(list(job.num_cells))
-    storage.remove_others(job.shards_dir, expected | {job.job_dir.name})
-    metadata.write(job.shards_dir, whole)
-    metadata.write_default_config(job.directory.parent.parent)
-    storage.write_whole(job.shards_dir / layout.MANIFEST, manifest.seal(whole, job.shards_dir))
-
-
-def _publish(job: Job) -> None:
-    """Makes the whole data set appear under its name, and removes what the job has left."""
-    incomplete = layout.incomplete_dir(job.directory)
-    if storage.is_remote(job.directory):
-        storage.remove_folder(incomplete)
-        return
-    storage.remove_others(incomplete, layout.expected_files(list(job.num_cells)))
-    replaced = layout.replaced_dir(job.directory)
-    storage.remove_folder(replaced)
-    if job.directory.exists():
-        job.directory.rename(replaced)
-    incomplete.rename(job.directory)
-    storage.remove_folder(replaced)

@@ -23,7 +23,7 @@ It holds no time and no absolute path: the same source and settings give the sam
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -138,19 +138,7 @@ def _split_entry(results: Sequence[ShardResult]) -> dict[str, Any]:
         "num_patients": len(patients),
         "patients": patients,
         "classes": {name: int(count) for name, count in zip(LABELS, classes, strict=True)},
-        "shards": [shard_entry(result) for result in results],
-    }
-
-
-def shard_entry(result: ShardResult) -> dict[str, Any]:
-    """A shard in the manifest."""
-    return {
-        "file": result.file_name,
-        "num_records": result.num_records,
-        "num_bytes": result.num_bytes,
-        "sha256": result.sha256,
-        "index_file": layout.index_name(result.file_name),
-        "index_sha256": result.index_sha256,
+        "shards": [result.entry() for result in results],
     }
 
 
@@ -165,24 +153,6 @@ def _size_statistics(histograms: Sequence[dict[int, int]]) -> dict[str, Any]:
         "max": int(sizes.max()),
         "histogram": {str(start): int(number) for start, number in zip(*bins, strict=True)},
     }
-
-
-def holds_shard(directory: epath.Path, shard: Mapping[str, Any]) -> bool:
-    """Whether a shard's entry and its two files agree; these are read to their end."""
-    path = directory / shard["file"]
-    return (
-        path.exists()
-        and path.stat().length == shard["num_bytes"]
-        and _digest(path) == shard["sha256"]
-        and _digest(directory / shard["index_file"]) == shard["index_sha256"]
-    )
-
-
-def _digest(path: epath.Path) -> str | None:
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def differences(existing: Manifest, wanted: Manifest) -> list[str]:

@@ -1,9 +1,14 @@
 """What a worker is told and what it tells: where to find and put things, and the numbers of a filled shard."""
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
+from pipeline import layout
 from pipeline.cells import Rejected
 
 
@@ -69,3 +74,32 @@ class ShardResult:
         for name in ("heights", "widths"):
             fields[name] = {int(size): count for size, count in fields[name].items()}
         return cls(**fields)
+
+    def entry(self) -> dict[str, Any]:
+        """The shard in the manifest."""
+        return {
+            "file": self.file_name,
+            "num_records": self.num_records,
+            "num_bytes": self.num_bytes,
+            "sha256": self.sha256,
+            "index_file": layout.index_name(self.file_name),
+            "index_sha256": self.index_sha256,
+        }
+
+
+def holds_shard(directory: epath.Path, entry: Mapping[str, Any]) -> bool:
+    """Whether a folder holds both files of a shard as the manifest has them; they are read to their end."""
+    path = directory / entry["file"]
+    return (
+        path.exists()
+        and path.stat().length == entry["num_bytes"]
+        and _digest(path) == entry["sha256"]
+        and _digest(directory / entry["index_file"]) == entry["index_sha256"]
+    )
+
+
+def _digest(path: epath.Path) -> str | None:
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -103,6 +103,10 @@ def test_input_throughput(data_dir, tmp_path):
     output = tmp_path / "x.json"
     readers = [*MODES, "numpy_in_memory", "tf_data", "tf_data_autotuned", "tfds_load", "keras_directory"]
     flags = ("--num_cells=60", "--sizes=20,60", "--batch_sizes=8", "--epochs=2", "--repeats=1")
+    launcher = tmp_path / "launcher"
+    launcher.write_text('#!/bin/sh\necho >>"${0%/*}/launched"\nexec "$@"\n')
+    launcher.chmod(0o700)
+    flags += (f"--launcher={launcher}",)
     result = run_command("benchmarks.input_throughput", f"--data_dir={data_dir}", f"--output={output}", *flags)
     assert result.returncode == 0, result.stderr
     written = json.loads(output.read_text())
@@ -112,6 +116,7 @@ def test_input_throughput(data_dir, tmp_path):
     expected = [f"{name}, batch 8, {large} cells" for name in readers]
     expected += [f"{mode}, batch 8, {small} cells" for mode in MODES]
     assert [case["name"] for case in written["cases"]] == expected
+    assert len((tmp_path / "launched").read_text()) == len(readers) + len(expected), "checks and runs"
     for case in written["cases"]:
         assert "error" not in case, case["error"]
         assert case["images_per_second"]["median"] > 0

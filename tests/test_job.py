@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import listing_of, png, prepare, write_source, zip_folder
 
-from pipeline import fill, job, layout, workers
+from pipeline import completion, fill, layout, workers
 from pipeline.errors import InputError
 
 SHARDS = {"image_size_px": 16, "cells_per_shard": 5}
@@ -267,7 +267,7 @@ def test_an_unfinished_job_with_other_settings_is_told_apart(source, tmp_path, m
 
 def test_a_job_killed_before_the_last_rename_is_published(source, tmp_path, monkeypatch):
     undisturbed = prepare(source, tmp_path / "undisturbed", **SHARDS)
-    monkeypatch.setattr(job, "_publish", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+    monkeypatch.setattr(completion, "publish", lambda *_: (_ for _ in ()).throw(OSError("killed")))
     with pytest.raises(InputError, match="killed"):
         prepare(source, tmp_path / "data", **SHARDS)
     monkeypatch.undo()

@@ -106,15 +106,19 @@ def test_keras_older_format(model, donor, nested, tmp_path):
     assert lines[0].startswith("VGG weights: 16 of 16")
 
 
+def assert_loads(model, path):
+    mark(model, 9)
+    lines = vgg_weights.load(model, str(path))
+    assert_marked(model)
+    assert len(lines) == 1
+
+
 def test_weights_of_keras_3(model, donor, tmp_path):
     whole = architectures.vgg_ft(32)
     mark(whole)
     for of in (donor, whole):
-        mark(model, 9)
         of.save_weights(tmp_path / "w.weights.h5")
-        lines = vgg_weights.load(model, str(tmp_path / "w.weights.h5"))
-        assert_marked(model)
-        assert len(lines) == 1
+        assert_loads(model, tmp_path / "w.weights.h5")
 
 
 def test_saved_models(model, donor, tmp_path):
@@ -122,11 +126,8 @@ def test_saved_models(model, donor, tmp_path):
     whole = architectures.vgg_ft(32)
     mark(whole)
     for of in (donor, nested, whole):
-        mark(model, 9)
         of.save(tmp_path / "m.keras")
-        lines = vgg_weights.load(model, str(tmp_path / "m.keras"))
-        assert_marked(model)
-        assert len(lines) == 1
+        assert_loads(model, tmp_path / "m.keras")
 
 
 def test_imagenet_is_keras_own_download(model, donor, monkeypatch):
