@@ -3,6 +3,7 @@
 #   make demo SOURCE=path/to/cell_images.zip    the same on real cells
 #   make test                              the whole test suite
 #   make test-slow                         the long tests of kills and corruptions
+#   make coverage                          the test suite, and the lines and branches that it does not reach
 #   make bench SOURCE=path/to/cell_images.zip    every benchmark, one after the other, into bench/
 #   make peers                             the loaders that benchmarks.input_throughput compares with
 
@@ -17,7 +18,7 @@ EPOCHS ?= 8
 DEMO := demo/$(if $(SOURCE),$(basename $(notdir $(patsubst %/,%,$(SOURCE)))),synthetic)
 CELLS := $(if $(SOURCE),$(SOURCE),$(DEMO)/cell_images.zip)
 
-.PHONY: demo test test-slow lint format bench peers clean
+.PHONY: demo test test-slow coverage lint format bench peers clean
 
 demo: $(INSTALLED)
 	@mkdir -p $(DEMO)
@@ -36,9 +37,13 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	@$(BIN)/python -m pytest --numprocesses=auto -m slow
 
+coverage: $(INSTALLED)
+	@$(BIN)/python -m pytest --numprocesses=auto --cov
+
 lint: $(INSTALLED)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
 
 format: $(INSTALLED)
 	@$(BIN)/ruff check --fix

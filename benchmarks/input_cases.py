@@ -58,7 +58,7 @@ class Case:
             "epochs": epochs,
         }
         if not self.results:
-            nothing = {"median": None, "runs": []}
+            nothing: dict[str, Any] = {"median": None, "runs": []}
             return {
                 **row,
                 "images_per_second": nothing,

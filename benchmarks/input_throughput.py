@@ -20,7 +20,7 @@ from absl import flags
 from etils import epath
 
 from benchmarks import input_chart, measurement
-from benchmarks.clock import Work, summed, total_of
+from benchmarks.clock import Content, Work, summed, total_of
 from benchmarks.input_cases import HERE, MODES, PEERS, Case, plan, run_once
 from pipeline import manifest
 from pipeline.command import reject_arguments, run
@@ -80,7 +80,8 @@ def lay_out(directory: Path, num_cells: int, folder: Path | None) -> Work:
         folder.mkdir()
         shape = (total, split.image_size_px, split.image_size_px, 3)
         kept = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
-    parts, labels = [], []
+    parts: list[Content] = []
+    labels: list[np.ndarray] = []
     for images, its_labels, *_ in batching.evaluation_batches(split, _CELLS_AT_A_TIME).as_numpy_iterator():
         parts.append(summed((images, its_labels), is_whole=True))
         if folder is not None:
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _numbers(flag: str) -> list[int]:
-    given = flags.FLAGS[flag].value
+    given = getattr(flags.FLAGS, flag)
     try:
         numbers = sorted({int(number) for number in given})
         if not numbers or numbers[0] < 1:

@@ -12,11 +12,12 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 
@@ -61,26 +62,31 @@ def measure(
       InputError: if it fails; the message ends with what it said last.
     """
     started = time.perf_counter()
-    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, cwd=_ROOT, stdout=output, stderr=errors) as process,
+    ):
         samples = [0]
         ended = threading.Event()
         sampler = threading.Thread(target=_sample, args=(process.pid, sample, seconds_between_samples, samples, ended))
         sampler.start()
-        errors: list[str] = []
-        reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
-        reader.start()
-        output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         ended.set()
         sampler.join()
-        reader.join()
+        said, complaints = _read(output), _read(errors)
     if process.returncode:
-        last = (errors[0].strip().splitlines() or [""])[-1]
+        last = (complaints.strip().splitlines() or [""])[-1]
         raise InputError(f"{' '.join(map(str, command))} ended with status {process.returncode}: {last}")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Measurement(seconds, usage.ru_utime + usage.ru_stime, peak, max(samples), output)
+    return Measurement(seconds, usage.ru_utime + usage.ru_stime, peak, max(samples), said)
+
+
+def _read(file: TextIO) -> str:
+    file.seek(0)
+    return file.read()
 
 
 def measure_here(work: Callable[[], float]) -> Measurement:

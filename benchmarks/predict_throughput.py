@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import psutil
 from absl import flags
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
             return decoding.image_files([folder])
 
         decoded = decoding.decode_files(islice(files(), values.batch_size), size)
-        batch = np.stack([cell.pixels for cell in decoded])
+        batch = np.stack([cell.pixels for cell in decoded if cell.pixels is not None])
         predict(batch)
         for _ in range(values.repeats):
             started = time.perf_counter()
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
                 pass
             rates["trainers.predict"].append(num_cells / (time.perf_counter() - started))
             memory.append(psutil.Process().memory_info().rss)
-    cases = [
+    cases: list[dict[str, Any]] = [
         {"name": name, "num_images": num_cells, "images_per_second": measurement.rates_entry(found)}
         for name, found in rates.items()
     ]

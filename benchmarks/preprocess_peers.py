@@ -9,6 +9,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,6 +33,8 @@ def _paths(source: Path) -> list[Path]:
 
 def _resized(path: Path) -> bytes:
     pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+    if pixels is None:
+        raise InputError(f"{path} is no image; leave it out of --source")
     return cv2.resize(pixels, (IMAGE_SIZE_PX, IMAGE_SIZE_PX), interpolation=cv2.INTER_CUBIC).tobytes()
 
 
@@ -103,11 +106,13 @@ def tfds_generator(source: Path, output_dir: Path) -> float:
             }
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
-        def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Mapping[str, Iterator]:
+        def _split_generators(
+            self, dl_manager: tfds.download.DownloadManager
+        ) -> Mapping[str, Iterator[tuple[str, dict[str, Any]]]]:
             del dl_manager
             return {"train": self._generate_examples()}
 
-        def _generate_examples(self) -> Iterator[tuple[str, dict]]:
+        def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
             for path in _paths(source):
                 yield path.name, {"image": path, "label": path.parent.name}
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 from absl import flags
@@ -28,8 +29,7 @@ from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 
 _OURS = "pipeline.preprocess"
-_LISTED = re.compile(r"listed in ([\d.]+) s, planned in ([\d.]+) s")
-_FILLED = re.compile(r"filled [\d,]+ cells in ([\d.]+) s")
+_SAID = re.compile(r"listed in ([\d.]+) s, planned in ([\d.]+) s.*?filled [\d,]+ cells in ([\d.]+) s", flags=re.DOTALL)
 
 
 def run_ours(source: Path, output_dir: Path) -> tuple[Measurement, float]:
@@ -42,8 +42,10 @@ def run_ours(source: Path, output_dir: Path) -> tuple[Measurement, float]:
 
     flags_given = [f"--source={source}", f"--data_dir={output_dir}"]
     result = measure([sys.executable, "-m", _OURS, *flags_given], bytes_while_filling)
-    seconds = [float(value) for pattern in (_LISTED, _FILLED) for value in pattern.search(result.output).groups()]
-    return result, sum(seconds)
+    said = _SAID.search(result.output)
+    if said is None:
+        raise InputError(f"{_OURS} says no times; expected those of listing, planning and filling: {result.output!r}")
+    return result, sum(map(float, said.groups()))
 
 
 def run_peer(peer: str, source: Path, output_dir: Path) -> tuple[Measurement, float]:
@@ -53,7 +55,9 @@ def run_peer(peer: str, source: Path, output_dir: Path) -> tuple[Measurement, fl
     return result, float(result.output.split()[-1])
 
 
-def compare(folders: dict[int, Path], main_size: int, repeats: int, work_dir: Path) -> tuple[list[dict], dict]:
+def compare(
+    folders: dict[int, Path], main_size: int, repeats: int, work_dir: Path
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Runs all cases in turn.
 
     Args:
@@ -92,7 +96,7 @@ def compare(folders: dict[int, Path], main_size: int, repeats: int, work_dir: Pa
     return cases, _ratios({row["name"]: row for row in cases}, f"{_OURS} ({main_size:,} cells)")
 
 
-def _ratios(cases: dict[str, dict], ours: str) -> dict[str, float]:
+def _ratios(cases: dict[str, dict[str, Any]], ours: str) -> dict[str, float]:
     def rate(name: str, key: str = "images_per_second") -> float:
         return cases[name][key]["median"]
 
@@ -108,7 +112,7 @@ def _ratios(cases: dict[str, dict], ours: str) -> dict[str, float]:
     return {name: round(ratio, 3) for name, ratio in ratios.items()}
 
 
-def _growth(cases: Sequence[dict]) -> dict[str, float]:
+def _growth(cases: Sequence[dict[str, Any]]) -> dict[str, float]:
     """How alike the cells cost that each size has more than the last: what a process costs however small cancels."""
     steps = [
         (after["num_images"] - before["num_images"]) / (after["seconds"] - before["seconds"])

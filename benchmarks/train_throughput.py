@@ -64,7 +64,7 @@ def fit(model: "keras.Model", batches: "tf.data.Dataset", num_steps: int, waitin
         steps = 0
         started = seconds = waited = 0.0
 
-        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
             self.steps += 1
             now = time.perf_counter()
             if self.steps == _WARM_UP_STEPS:

@@ -37,7 +37,7 @@ def assign_groups(counts: np.ndarray, shares: Sequence[float]) -> np.ndarray:
       and each is in at least as many groups as there are splits.
     """
     problem = _Problem.of(counts, shares)
-    best_splits, best_cost = None, np.inf
+    best_splits, best_cost = np.zeros(len(counts), np.int64), np.inf
     for start in range(min(_NUM_STARTS, len(counts))):
         splits = problem.cut(start * len(counts) // _NUM_STARTS)
         cost = problem.improve(splits)
@@ -60,7 +60,7 @@ class _Problem(NamedTuple):
     @classmethod
     def of(cls, counts: np.ndarray, shares: Sequence[float]) -> "_Problem":
         infected = counts[:, 1:].any(axis=1)
-        status = np.stack([~infected, infected], axis=1)[:, [not infected.all(), infected.any()]]
+        status = np.stack([~infected, infected], axis=1)[:, [not infected.all(), bool(infected.any())]]
         weights = [1.0] * counts.shape[1] + [_WEIGHT_OF_PATIENTS] * status.shape[1]
         table = np.concatenate([counts, status], axis=1).astype(np.int64)
         return cls(table, table.sum(axis=0), np.array(weights), np.array(shares, np.float64), counts.shape[1])
@@ -96,7 +96,7 @@ class _Problem(NamedTuple):
                 for target in range(len(self.shares)):
                     gain, change = self._best_change(splits, contents, source, target)
                     gain += costs[source] + costs[target]
-                    if gain > best_gain:
+                    if change is not None and gain > best_gain:
                         best_gain, best_change = gain, (source, target, *change)
             if best_change is None or total < _GOOD_ENOUGH:
                 return total
@@ -114,9 +114,8 @@ class _Problem(NamedTuple):
         """The best group to move from source to target, alone or in exchange: (minus the new cost, groups)."""
         here = np.flatnonzero(splits == source)
         there = np.flatnonzero(splits == target)
-        best, change = -np.inf, None
         if source == target or not len(here):
-            return best, change
+            return -np.inf, None
 
         def consider(moved: list[np.ndarray]) -> tuple[float, int]:
             old = zip(contents[source], contents[target], moved, strict=True)
@@ -126,7 +125,7 @@ class _Problem(NamedTuple):
             return -float(cost.flat[index]), index
 
         best, index = consider(list(self.table[here].T))
-        change = (int(here[index]), None)
+        change: tuple[int, int | None] = (int(here[index]), None)
         here, there = here[:_MAX_EXCHANGED], there[:_MAX_EXCHANGED]
         if source < target and len(there):
             moved = self.table[here][:, None] - self.table[there][None]

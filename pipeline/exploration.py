@@ -5,13 +5,12 @@ Pixels are those of the training split alone (of the first fold where there is n
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from etils import epath
 
-from pipeline import keys, parsing, tfrecord
+from pipeline import image, keys, parsing, tfrecord
 from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
@@ -76,7 +75,7 @@ def explore(directory: epath.Path, manifest: Manifest) -> Exploration:
     )
 
 
-def _patients(directory: epath.Path, shards: list[dict]) -> dict[str, np.ndarray]:
+def _patients(directory: epath.Path, shards: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     counts: dict[str, np.ndarray] = {}
     for shard in shards:
         found = keys.read(str(directory / shard["file"]), 0, shard["num_records"])
@@ -95,11 +94,9 @@ def _cells(directory: epath.Path, manifest: Manifest, split: str) -> Iterator[Ce
             with path.open("rb") as file:
                 for _, record in islice(tfrecord.read_records(file), -(-_NUM_COLOURED // len(shards))):
                     parsed = parsing.parse(record)
-                    if encoding == "png":
-                        image = cv2.imdecode(np.frombuffer(parsed.image, np.uint8), cv2.IMREAD_COLOR_RGB)
-                    else:
-                        image = np.frombuffer(parsed.image, np.uint8).reshape(size, size, 3)
-                    yield Cell(image, parsed.label, parsed.patient_id)
+                    stored = np.frombuffer(parsed.image, np.uint8)
+                    pixels = image.decode_png(stored) if encoding == "png" else stored.reshape(size, size, 3)
+                    yield Cell(pixels, parsed.label, parsed.patient_id)
         except (OSError, ValueError, tfrecord.DamagedRecord) as error:
             raise InputError(f"{path}: {error}; check the data set with python -m pipeline.verify") from error
 
@@ -113,7 +110,7 @@ def _mean_colours(cells: list[Cell]) -> dict[tuple[str, int], np.ndarray]:
     return {key: np.mean(colours, axis=0) for key, colours in sorted(found.items())}
 
 
-def _sizes(statistics: dict[str, dict]) -> dict[str, dict[int, int]] | None:
+def _sizes(statistics: dict[str, dict[str, Any]]) -> dict[str, dict[int, int]] | None:
     if any("histogram" not in side for side in statistics.values()):
         return None
     return {

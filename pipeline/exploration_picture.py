@@ -20,7 +20,7 @@ def draw(exploration: Exploration) -> Figure:
     """Class counts and patients by split, sizes, cells per patient, colours, and labelled sample cells."""
     figure = plt.figure(figsize=(16, 9), layout="constrained")
     figure.suptitle(exploration.name)
-    numbers, cells = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+    numbers, cells = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.25, 1)).flat
     axes = numbers.subplots(3, 2)
     _classes(axes[0, 0], exploration)
     _patients(axes[0, 1], exploration)

@@ -8,7 +8,7 @@ import hashlib
 import io
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
@@ -64,7 +64,9 @@ def fill_shard(file_name: str, target: Target, num_threads: int | None = None) -
     result = ShardResult(shard.split, file_name, 0, 0, "", "", {}, [], {}, {}, {}, "", "")
     index: list[tuple[int, int, int, int]] = []
     contents: list[str] = []
-    heights, widths, converted = Counter(), Counter(), Counter()
+    heights: Counter[int] = Counter()
+    widths: Counter[int] = Counter()
+    converted: Counter[str] = Counter()
     digest = hashlib.sha256()
     with open_source(target.source) as source, open_whole(shards_dir / file_name) as file:
         for made in _make_records(shard.cells, source, target, num_threads or num_processors()):
@@ -111,7 +113,7 @@ def _make_records(cells: Sequence[Cell], source: Source, target: Target, num_thr
         yield from (_make_record(cell, source, target) for cell in cells)
         return
     cells_a_task = max(1, min(_CELLS_A_TASK, _PIXEL_BYTES_A_TASK // (3 * target.image_size_px**2)))
-    pending: deque = deque()
+    pending: deque[Future[list[_Record]]] = deque()
 
     def make(some: Sequence[Cell]) -> list[_Record]:
         return [_make_record(cell, source, target) for cell in some]

@@ -85,6 +85,7 @@ def plan(
         tidy(directory)
         yield Outcome(directory, existing, 0, 0.0)
         return
+    planned: Job | Outcome
     with ExitStack() as held:
         with _explained_os_errors(data_dir):
             held.enter_context(storage.lock(directory))

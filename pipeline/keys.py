@@ -35,7 +35,7 @@ def read(shard: str, skip: int, take: int) -> Keys:
     """
     path = epath.Path(shard)
     index = epath.Path(layout.index_name(shard))
-    found = []
+    found: list[tuple[int, str]] = []
     try:
         with path.open("rb") as file:
             if index.exists():
@@ -46,7 +46,8 @@ def read(shard: str, skip: int, take: int) -> Keys:
                 starts = images[:, 1] + images[:, 2]
                 for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
                     file.seek(start)
-                    found.append(parsing.parse_behind_image(file.read(end - start)))
+                    if keys := parsing.parse_behind_image(file.read(end - start)):
+                        found.append(keys)
             else:
                 for number, record in enumerate(tfrecord.scan_records(file)):
                     if record is not None and skip <= number < skip + take:
@@ -55,7 +56,6 @@ def read(shard: str, skip: int, take: int) -> Keys:
         raise InputError(
             f"{shard} or its index cannot be read ({error}); check the data set with python -m pipeline.verify"
         ) from error
-    found = [keys for keys in found if keys is not None]
     return Keys(np.array([label for label, _ in found], np.int64), np.array([patient for _, patient in found], np.str_))
 
 

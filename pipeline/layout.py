@@ -38,12 +38,12 @@ def dataset_dir(data_dir: str, config: str) -> epath.Path:
     names = (absolute.name, absolute.parent.name)  # of a version folder within a config's, or of that one
     depth = next((i for i, name in enumerate(names) if name in CONFIGS), None)
     is_inside = depth is not None and absolute.parents[depth].name == DATASET_NAME
-    if is_inside or (root / DATASET_INFO).exists():
-        hint = absolute.parents[depth + 1] if is_inside else "its root"
+    top = absolute.parents[depth + 1] if depth is not None and is_inside else None
+    if top or (root / DATASET_INFO).exists():
         what = "the folder of one config" if depth == 0 else "a data set's own version folder"
         raise InputError(
             f"--data_dir={data_dir} is {what}; expected the folder that holds "
-            f"{DATASET_NAME}/<config>/<version>; give {hint}"
+            f"{DATASET_NAME}/<config>/<version>; give {top or 'its root'}"
         )
     return root / DATASET_NAME / config / VERSION
 

@@ -113,7 +113,7 @@ def list_cells(
             skipped["not an image by name"] += 1
         elif fault := file.fault or _name_fault(file.path):
             rejected.append(Rejected(_printable(file.path), fault))
-        elif folder not in label_of or not below:
+        elif filename is None or folder not in label_of or not below:
             skipped["outside of the class folders"] += 1
         elif not label_of.keys().isdisjoint(below.split("/")[:-1]):
             rejected.append(Rejected(filename, "lies in a class folder within a class folder"))

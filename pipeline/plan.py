@@ -64,7 +64,7 @@ class Shard(NamedTuple):
     def from_json(cls, text: str) -> "Shard":
         """Reads what `to_json` wrote."""
         split, file_name, cells = json.loads(text)
-        return cls(split, file_name, tuple(Cell(*fields, tuple(place)) for *fields, place in cells))
+        return cls(split, file_name, tuple(Cell._make((*fields, tuple(place))) for *fields, place in cells))
 
 
 def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[Shard]:

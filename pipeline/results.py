@@ -38,14 +38,16 @@ def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[Shar
     """The numbers of all shards, in the order of the plan.
 
     Raises:
-      InputError: if some are missing.
+      InputError: if some are missing, or what tells them is damaged.
     """
-    if missing := sorted(num_cells.keys() - done(job_dir)):
+    whole = done(job_dir)
+    found = {name: read_result(job_dir, name) if name in whole else None for name in num_cells}
+    if missing := sorted(name for name, result in found.items() if result is None):
         raise InputError(
             f"the runner has ended, but {len(missing)} of {len(num_cells)} shards are missing, such as "
             f"{missing[0]}; look into its log, then the same command continues"
         )
-    return [read_result(job_dir, file_name) for file_name in num_cells]
+    return [result for result in found.values() if result is not None]
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class FillShard(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Begins with no shard at work."""
-        self._filling: dict[str, Future] = {}
+        self._filling: dict[str, Future[ShardResult]] = {}
 
     def process(self, file_name: str) -> None:
         """Fills one shard, or lets a local worker process begin with it; raises ShardError if that fails."""

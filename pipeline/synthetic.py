@@ -93,7 +93,8 @@ class _Canvas:
         """Draws ellipses of random size and strength, normally distributed."""
         for _ in range(count):
             at = around + complex(*self.rng.normal(0, spread, 2))
-            self.blob(layer, at, *self.rng.uniform(0.4, 1, 2) * largest, 1, seen * self.rng.uniform(0.4, 1))
+            a, b = self.rng.uniform(0.4, 1, 2) * largest
+            self.blob(layer, at, a, b, 1, seen * self.rng.uniform(0.4, 1))
 
     def parasite(self) -> None:
         """Draws a ring, a trophozoite, a band or bare dots, some hard to see."""
@@ -113,7 +114,7 @@ class _Canvas:
             blob(_CELL, centre, 3 * dot, 2 * dot, turn, 0.5 * weak)
         for side in (1, -1)[: rng.integers(1, 3)]:
             blob(_CHROMATIN, centre + side * reach * turn, dot, 0.7 * dot, 1j * turn, seen)
-        self.grains(_CYTOPLASM, (rng.random() < 0.2) * rng.integers(14), centre, 0.25 * unit, 2.6, 0.5)  # clefts
+        self.grains(_CYTOPLASM, (rng.random() < 0.2) * int(rng.integers(14)), centre, 0.25 * unit, 2.6, 0.5)  # clefts
 
     def distractors(self) -> None:
         """Draws what is found on cells of either class and is no parasite."""

@@ -13,7 +13,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -26,6 +26,7 @@ from pipeline.progress import progress_bar
 from pipeline.split import CONFIGS
 
 _CHUNK_BYTES = 1 << 20
+_Row = tuple[int, int, int, int]  # of a shard's index, see `fill.INDEX_COLUMNS`
 _THREADS = 4  # on an object store several files arrive at a time; locally hashing keeps two cores busy
 
 
@@ -128,10 +129,10 @@ class _Hashing:
             pass
 
 
-def _check_shard(directory: epath.Path, shard: dict, image_form: tuple[int, str]) -> _ShardContent:
+def _check_shard(directory: epath.Path, shard: dict[str, Any], image_form: tuple[int, str]) -> _ShardContent:
     found = _ShardContent([], Counter(), set())
     name = shard["file"]
-    index = []
+    index: list[_Row] = []
     try:
         with (directory / name).open("rb") as file:
             hashing = _Hashing(file)
@@ -159,7 +160,7 @@ def _check_shard(directory: epath.Path, shard: dict, image_form: tuple[int, str]
     return found
 
 
-def _read_rows(file: _Hashing, found: _ShardContent, image_form: tuple[int, str]) -> Iterator[tuple[int, ...]]:
+def _read_rows(file: _Hashing, found: _ShardContent, image_form: tuple[int, str]) -> Iterator[_Row]:
     """The rows that the shard's index must have; counts classes and patients on the way."""
     image_size_px, image_encoding = image_form
     for number, (offset, record) in enumerate(tfrecord.read_records(file)):
@@ -172,7 +173,7 @@ def _read_rows(file: _Hashing, found: _ShardContent, image_form: tuple[int, str]
         yield offset, image_offset, len(cell.image), cell.label
 
 
-def _check_index(directory: epath.Path, shard: dict, expected: list[tuple[int, ...]]) -> Iterator[Problem]:
+def _check_index(directory: epath.Path, shard: dict[str, Any], expected: list[_Row]) -> Iterator[Problem]:
     name = shard["index_file"]
     problems = list(_check_file(directory, name, shard["index_sha256"]))
     yield from problems

@@ -15,10 +15,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import Any
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _pool: ProcessPoolExecutor | None = None
-_begun: dict[tuple, Future] = {}
+_begun: dict[tuple[object, ...], Future[Any]] = {}
 
 
 def num_processors() -> int:
@@ -39,15 +40,22 @@ def begin(function: str, *arguments: object) -> None:
       *arguments: of the call; hashable.
     """
     with suppress(BrokenExecutor):  # `submit` will meet it again, for whoever waits for the result
-        _begun[function, *arguments] = _pool.submit(_call, function, arguments)
+        _begun[function, *arguments] = _running_pool().submit(_call, function, arguments)
 
 
-def submit(function: str, *arguments: object) -> Future:
+def submit(function: str, *arguments: object) -> Future[Any]:
     """A call in a worker process: the one that was begun, if it was; raises BrokenExecutor if a worker was killed."""
-    return _begun.pop((function, *arguments), None) or _pool.submit(_call, function, arguments)
+    begun = _begun.pop((function, *arguments), None)
+    return begun or _running_pool().submit(_call, function, arguments)
 
 
-def _call(function: str, arguments: tuple) -> object:
+def _running_pool() -> ProcessPoolExecutor:
+    if _pool is None:
+        raise RuntimeError("there are no worker processes; they run within `started`")
+    return _pool
+
+
+def _call(function: str, arguments: tuple[object, ...]) -> object:
     return pkgutil.resolve_name(function)(*arguments)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import job, plan, synthetic
+from pipeline import job, layout, plan, synthetic, tfrecord
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
 from pipeline.listing import list_cells
 from pipeline.source import open_source
@@ -58,6 +59,18 @@ def prepare(source, data_dir, **settings):
     }
     listing = listing_of(source, settings.get("class_folders", DEFAULT_CLASS_FOLDERS))
     return job.prepare(listing, plan.Settings(**settings), source=str(source), data_dir=str(data_dir), **options)
+
+
+def replace_image_by_zeros(shard, number):
+    """Makes one record of a shard hold no image, with checksums that fit."""
+    offset, start, num_bytes, _ = np.load(layout.index_name(str(shard)))[number].tolist()
+    content = bytearray(shard.read_bytes())
+    content[start : start + num_bytes] = bytes(num_bytes)
+    first = offset + tfrecord.HEADER_BYTES
+    (length,) = struct.unpack_from("<Q", content, offset)
+    _, footer = tfrecord.frame(bytes(content[first : first + length]))
+    content[first + length : first + length + len(footer)] = footer
+    shard.write_bytes(bytes(content))
 
 
 def data_set_digests(data_dir):

@@ -5,7 +5,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, prepare, run_command
+from conftest import assert_one_line_error, prepare, replace_image_by_zeros, run_command
 
 from pipeline import exploration, exploration_picture, manifest
 from pipeline.cells import LABELS
@@ -54,6 +54,14 @@ def test_png_records_and_raw_ones_look_alike(explored, synthetic_zip, tmp_path):
     for one, two in zip(found.samples, other.samples, strict=True):
         assert (one.image == two.image).all()
         assert one[1:] == two[1:]
+
+
+def test_a_whole_record_that_is_no_png_is_named(source, tmp_path):
+    directory = prepare(source, tmp_path, image_size_px=10, image_encoding="png").directory
+    path = directory / "tfds_malaria-train.tfrecord-00000-of-00001"
+    replace_image_by_zeros(path, 2)
+    with pytest.raises(InputError, match=r"train.tfrecord-00000-of-00001: .*no PNG.*pipeline.verify"):
+        exploration.explore(directory, manifest.read(directory))
 
 
 def test_the_command(data_dir, tmp_path):

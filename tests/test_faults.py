@@ -29,7 +29,7 @@ from conftest import (
     zip_folder,
 )
 
-from pipeline import MAX_PIXELS, job, layout, plan, storage, workers
+from pipeline import MAX_PIXELS, job, layout, plan, results, storage, workers
 from pipeline.cells import Cell
 from pipeline.errors import InputError
 from pipeline.listing import Listing
@@ -199,6 +199,17 @@ def test_what_the_disk_lost_is_filled_again(source, tmp_path, monkeypatch):
     whole = prepare(source, tmp_path / "whole", cells_per_shard=5)
     assert data_set_digests(tmp_path / "data") == data_set_digests(tmp_path / "whole")
     assert whole.num_filled == 36
+
+
+def test_results_that_the_disk_lost_at_the_end_are_named(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "_check_results", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+    with job.plan(listing_of(source), plan.Settings(), source=str(source), data_dir=str(tmp_path)) as planned:
+        with pytest.raises(InputError, match="power cut"):
+            job.run(planned)
+        first = next(iter(planned.num_cells))
+        (planned.job_dir / layout.result_name(first)).write_text("{")
+        with pytest.raises(InputError, match=f"1 of {len(planned.num_cells)} shards are missing, such as {first}"):
+            results.read_results(planned.job_dir, planned.num_cells)
 
 
 def test_filling_holds_no_cell(source, tmp_path):

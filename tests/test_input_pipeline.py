@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, prepare, write_source
+from conftest import ROOT, prepare, replace_image_by_zeros, write_source
+from etils import epath
 
 from pipeline import layout, storage, tfrecord
 from pipeline.errors import InputError
@@ -223,6 +224,17 @@ def test_png_records_are_decoded(source, tmp_path, mode):
     ours, theirs = (batches_of(open_split(outcome.directory, "train"), mode) for outcome in (raw, png))
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
+
+
+@pytest.mark.parametrize(("mode", "has_index"), [("resident", True), ("resident", False), ("mapped", True)])
+def test_a_whole_record_that_is_no_png_is_named(source, tmp_path, mode, has_index):
+    directory = prepare(source, tmp_path, image_size_px=10, image_encoding="png").directory
+    path = directory / "tfds_malaria-train.tfrecord-00000-of-00001"
+    replace_image_by_zeros(path, 2)
+    if not has_index:
+        epath.Path(layout.index_name(str(path))).unlink()
+    with pytest.raises(InputError, match=r"train.tfrecord-00000-of-00001 is damaged .*no PNG.*pipeline.verify"):
+        read_as_training_does(open_split(directory, "train"), mode)
 
 
 def test_auto_takes_the_first_mode_that_is_possible(train, capsys, monkeypatch):

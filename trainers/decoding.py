@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -74,7 +74,7 @@ def decode_files(
     num_threads = num_threads or os.cpu_count() or 1
     files = iter(files)
     with ThreadPoolExecutor(num_threads, initializer=_yield_to_the_model) as threads:
-        running: deque = deque()
+        running: deque[Future[list[Decoded]]] = deque()
         while True:
             while len(running) < num_threads * _TASKS_AHEAD_OF_EACH_THREAD:
                 chunk = list(islice(files, _FILES_A_TASK))

@@ -42,4 +42,4 @@ def define() -> None:
 
 def read(batch_size: int) -> Options:
     """The flags' values, and the batch size, which is a trainer's flag elsewhere."""
-    return Options(batch_size, *(flags.FLAGS[name].value for name in Options._fields[1:]))
+    return Options(batch_size, *(getattr(flags.FLAGS, name) for name in Options._fields[1:]))

@@ -9,6 +9,7 @@ not grow with their number. Not a medical device.
 """
 
 import csv
+import io
 import json
 import os
 import sys
@@ -84,7 +85,8 @@ def _predict(paths: Sequence[str]) -> int:
 
 
 def _writer(form: str) -> Callable[[str, float, str], object]:
-    sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be text
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be text
     if form == "jsonl":
         return lambda *row: print(json.dumps(dict(zip(_FIELDS, row, strict=True))))
     writer = csv.writer(sys.stdout, lineterminator="\n")

@@ -5,7 +5,7 @@ name everywhere: in `Options`, in `run.json`, in the functions that it reaches.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -199,7 +199,7 @@ def read() -> Options:
       InputError: if the config has no split of the default name and none was given, or flags contradict each other.
     """
     known = flags.FLAGS
-    values = {name: known[name].value for name in Options._fields if name in known}
+    values: dict[str, Any] = {name: known[name].value for name in Options._fields if name in known}
     names = CONFIGS[values["config"]].splits
     for flag, default in _SPLITS:
         if values[flag] is None:

@@ -114,7 +114,7 @@ def open_training(
 
 
 @functools.cache
-def _folder_of_copies() -> tempfile.TemporaryDirectory:
+def _folder_of_copies() -> tempfile.TemporaryDirectory[str]:
     """Goes with the process."""
     return tempfile.TemporaryDirectory(prefix="tfds_malaria-")
 

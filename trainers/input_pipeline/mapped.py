@@ -12,11 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from etils import epath
 
-from pipeline import layout, manifest, parsing, tfrecord
+from pipeline import image, layout, manifest, parsing, tfrecord
 from pipeline.errors import InputError
 from pipeline.fill import INDEX_COLUMNS
 from pipeline.storage import is_remote
@@ -103,12 +102,23 @@ class MappedCells:
         return rows[~self._is_damaged[rows]] if self._is_damaged.any() else rows
 
     def copy(self, rows: np.ndarray, images: np.ndarray) -> None:
-        """Copies images of whole rows into uint8 RGB [n, size, size, 3]."""
+        """Copies images of whole rows into uint8 RGB [n, size, size, 3].
+
+        Raises:
+          InputError: if one is no PNG of that size, where PNGs are expected.
+        """
         columns = self._index[rows, 1:3].tolist()
         flat = images.reshape(len(rows), -1)
-        for i, (part, (start, num_bytes)) in enumerate(zip(self._part[rows].tolist(), columns, strict=True)):
-            stored = self._views[part][start : start + num_bytes]
-            flat[i] = cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB).reshape(-1) if self._is_png else stored
+        parts = self._part[rows].tolist()
+        try:
+            for i, (part, (start, num_bytes)) in enumerate(zip(parts, columns, strict=True)):
+                stored = self._views[part][start : start + num_bytes]
+                flat[i] = image.decode_png(stored).reshape(-1) if self._is_png else stored
+        except ValueError as error:
+            raise InputError(
+                f"{self._files[parts[i]]} is damaged ({error}); check the data set with python -m pipeline.verify, or "
+                "make it again"
+            ) from error
 
     def keys(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """File names and patients of some rows: bytes [n] each."""

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from etils import epath
 
-from pipeline import parsing, tfrecord
+from pipeline import image, parsing, tfrecord
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers.input_pipeline.corruption import DamagedRecords
@@ -129,6 +128,6 @@ def _scan(file: str, skip: int, take: int, cells: Cells, is_png: bool, damaged: 
     raise InputError(f"{file} has fewer records than the expected {skip + take}; make the data set again")
 
 
-def _decode(image: bytes, shape: Sequence[int], is_png: bool) -> np.ndarray:
-    stored = np.frombuffer(image, np.uint8)
-    return cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB) if is_png else stored.reshape(shape)
+def _decode(encoded: bytes, shape: Sequence[int], is_png: bool) -> np.ndarray:
+    stored = np.frombuffer(encoded, np.uint8)
+    return image.decode_png(stored) if is_png else stored.reshape(shape)

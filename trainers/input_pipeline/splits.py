@@ -93,7 +93,7 @@ def part(split: Split, start: int, stop: int) -> Split:
 
 def overlap(one: Split, other: Split) -> int:
     """Number of cells that two splits of one data set share."""
-    ranges = {}
+    ranges: dict[str, list[tuple[int, int]]] = {}
     for file, skip, take in zip(other.files, other.skips, other.takes, strict=True):
         ranges.setdefault(file, []).append((skip, skip + take))
     return sum(

@@ -28,7 +28,7 @@ def measured(batches: tf.data.Dataset, waiting: Waiting) -> tf.data.Dataset:
     """The same batches; `waiting` is told how long each was waited for."""
     clock = tf.data.Dataset.range(1).repeat().map(lambda _: tf.timestamp())
 
-    def note(asked: tf.Tensor, batch: tuple, given: tf.Tensor) -> tuple:
+    def note(asked: tf.Tensor, batch: tuple[tf.Tensor, ...], given: tf.Tensor) -> tuple[tf.Tensor, ...]:
         noted = tf.numpy_function(waiting.add, [given - asked], [])
         with tf.control_dependencies([noted] if noted is not None else []):
             return tf.nest.map_structure(tf.identity, batch)

@@ -27,8 +27,8 @@ class Columns(NamedTuple):
       labels: int64 [cells].
     """
 
-    values: np.ndarray
-    labels: np.ndarray
+    values: np.memmap
+    labels: np.memmap
 
 
 class FeatureFile:

@@ -51,7 +51,7 @@ def extract(
     manifest: dict[str, Any],
     cache: Path,
     *,
-    vgg_input: str,
+    vgg_input: str | None,
     batch_size: int = 64,
     jit_compile: bool = False,
     damaged: DamagedRecords | None = None,
@@ -72,6 +72,7 @@ def extract(
       InputError: if a feature is beyond float16's range, or the cache cannot be written. What is wrong with a shard is
         raised as by `batching.evaluation_batches`; see `batching.explain`.
     """
+    damaged = damaged or DamagedRecords()
     is_damaged = _find_damaged(split, damaged)
     identity = fingerprint(backbone, split, manifest, vgg_input, is_damaged) | {"batch_size": batch_size}
     folder = Path(cache) / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -94,7 +95,7 @@ def extract(
 
 
 def fingerprint(
-    backbone: keras.Model, split: Split, manifest: dict[str, Any], vgg_input: str, is_damaged: np.ndarray
+    backbone: keras.Model, split: Split, manifest: dict[str, Any], vgg_input: str | None, is_damaged: np.ndarray
 ) -> dict[str, Any]:
     """What decides on features: JSON values, digests for weights and data. For the arguments see `extract`."""
     weights = hashlib.sha256()
@@ -160,8 +161,8 @@ def _batches(features: Features, numbers: tf.data.Dataset, rows_of: Any) -> tf.d
     return batching.with_options(batches.prefetch(_PREFETCHED_BATCHES))
 
 
-def _find_damaged(split: Split, damaged: DamagedRecords | None) -> np.ndarray:
-    if damaged is None or not damaged.at_most:
+def _find_damaged(split: Split, damaged: DamagedRecords) -> np.ndarray:
+    if not damaged.at_most:
         return np.zeros(split.num_cells, bool)  # reading will tell
     found = streaming.find_damage(split, damaged)
     return np.concatenate(

@@ -33,10 +33,10 @@ class WeightAverage(keras.callbacks.Callback):
             for i, weight in enumerate(self._weights)
         ]
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self._num_updates = self._position.step // _STEPS_BETWEEN_UPDATES
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         num_updates = self._position.step // _STEPS_BETWEEN_UPDATES
         if num_updates == self._num_updates:
             return

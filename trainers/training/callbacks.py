@@ -23,13 +23,13 @@ class Counter(keras.callbacks.Callback):
         super().__init__()
         self._position = position
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self._first_step = self._position.step_in_epoch
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._position.step_in_epoch = self._first_step + batch + 1
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._position.epoch, self._position.step_in_epoch, self._first_step = epoch + 1, 0, 0
 
 
@@ -45,7 +45,7 @@ class Resumed(keras.callbacks.Callback):
         super().__init__()
         self._pending = list(zip(variables, values, strict=True))
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         for variable, value in self._pending:
             variable.assign(value)
         self._pending = []
@@ -62,7 +62,7 @@ class StopAtNoNumber(keras.callbacks.Callback):
         super().__init__()
         self._position, self._directory = position, directory
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if not math.isfinite(logs["loss"]):
             raise InputError(
                 f"the loss was no number at step {self._position.step}; the last good checkpoint stays in "
@@ -100,7 +100,7 @@ class Progress(keras.callbacks.Callback):
         """What the epoch under way has taken, processes before this one included."""
         return self.seconds_before + self._seconds
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._done_before = self._seen = min(self._position.step_in_epoch * self._batch_size, self._num_cells)
         self._bar = progress_bar(
             self._num_cells, f"epoch {epoch + 1}/{self._epochs}", "images", initial=self._done_before
@@ -109,7 +109,7 @@ class Progress(keras.callbacks.Callback):
         self._seconds = self._waited = 0.0
         self._started = time.perf_counter()
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         seen = min(self._position.step_in_epoch * self._batch_size, self._num_cells)
         self._bar.set_postfix({"loss": f"{logs['loss']:.4f}"}, refresh=False)
         self._bar.update(seen - self._seen)
@@ -117,7 +117,7 @@ class Progress(keras.callbacks.Callback):
         self._seconds = time.perf_counter() - self._started
         self._waited = self._waiting.seconds
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         logs["seconds"] = round(self.seconds, 3)
         logs["images_per_second"] = round((self._seen - self._done_before) / self._seconds, 1)

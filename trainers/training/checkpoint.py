@@ -49,7 +49,8 @@ def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
     meta = checkpoint._asdict()
     del meta["arrays"]
     content = io.BytesIO()
-    np.savez(content, **{_META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}, **checkpoint.arrays)
+    arrays = {_META: np.frombuffer(json.dumps(meta).encode(), np.uint8), **checkpoint.arrays}
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # to mypy any name may be `allow_pickle`
     partial, whole = folder / "partial.npz", folder / _NAME.format(step)
     with partial.open("wb") as file:
         file.write(content.getbuffer())

@@ -40,7 +40,7 @@ class Judge(keras.callbacks.Callback):
         self._evaluate, self._judged, self._average = evaluate, model, average
         self._history, self._path = history, directory / run_dir.MODEL
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         with self._average.applied() if self._average else nullcontext():
             logs |= {f"val_{name}": value for name, value in self._evaluate().items()}
             if not math.isfinite(logs["val_loss"]):
@@ -67,7 +67,7 @@ class ResumedPlateau(keras.callbacks.ReduceLROnPlateau):
         super().__init__(**plateau)
         self._history, self._first_learning_rate = history, learning_rate
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         super().on_train_begin(logs)
         self.model.optimizer.learning_rate = self._first_learning_rate
         for row in self._history:
@@ -103,13 +103,13 @@ class Keeper(keras.callbacks.Callback):
         self._seconds, self._request = minutes * 60, request
         self._saved = time.monotonic()
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if self._position.step_in_epoch == self._position.steps_per_epoch:
             return  # validated and kept in a moment
         if self._request or time.monotonic() - self._saved >= self._seconds:
             self._keep()
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         self._history.append({"epoch": epoch, **{name: float(logs[name]) for name in curves.COLUMNS[1:]}})
         curves.write_history(self._history, self._path)
         row = self._history[-1]
@@ -131,7 +131,7 @@ class EarlyStop(keras.callbacks.Callback):
         super().__init__()
         self._history, self._patience = history, patience
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if has_stood_still(self._history, self._patience):
             self.model.stop_training = True
 

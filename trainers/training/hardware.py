@@ -38,7 +38,7 @@ class Hardware(NamedTuple):
         """Devices that share each batch."""
         return self.strategy.num_replicas_in_sync if self.strategy else 1
 
-    def scope(self) -> AbstractContextManager:
+    def scope(self) -> AbstractContextManager[object]:
         """In which models are built and compiled."""
         return self.strategy.scope() if self.strategy else nullcontext()
 

@@ -40,7 +40,7 @@ class Mistake(NamedTuple):
     filename: str
 
 
-def worst(model: keras.Model, batches: Iterable, at_most: int = _AT_MOST) -> list[Mistake]:
+def worst(model: keras.Model, batches: Iterable[tuple[tf.Tensor, ...]], at_most: int = _AT_MOST) -> list[Mistake]:
     """The misclassified cells, the most confidently wrong first.
 
     Args:
@@ -83,7 +83,7 @@ def draw(mistakes: list[Mistake]) -> bytes:
     return png.getvalue()
 
 
-def log(model: keras.Model, batches: Iterable, folder: Path, step: int) -> int:
+def log(model: keras.Model, batches: Iterable[tuple[tf.Tensor, ...]], folder: Path, step: int) -> int:
     """Writes the worst mistakes as an image summary; nothing if there are none.
 
     Args:

@@ -4,7 +4,7 @@ import keras
 
 from trainers.training_flags import Options
 
-PLATEAU = {"monitor": "val_loss", "factor": 0.5, "patience": 2, "min_lr": 1e-6}
+PLATEAU: dict[str, float | str] = {"monitor": "val_loss", "factor": 0.5, "patience": 2, "min_lr": 1e-6}
 _OPTIMIZERS = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
 
 

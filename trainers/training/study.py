@@ -93,7 +93,7 @@ def open_study(model: str, task: Task, options: Options, mode: str, used: Hardwa
 
 def _build(model: str, image_size_px: int, options: Options) -> keras.Model:
     build = getattr(architectures, model)
-    if options.vgg_input is None:
+    if options.vgg_input is None or options.vgg_weights is None:
         return build(image_size_px, dropout_rate=options.dropout_rate)
     built = build(image_size_px, vgg_input=options.vgg_input, dropout_rate=options.dropout_rate)
     print("\n".join(vgg_weights.load(built, options.vgg_weights)))

@@ -12,14 +12,14 @@ from sklearn import metrics
 from pipeline.cells import LABELS
 from trainers.training.curves import Row
 from trainers.verdict import calibration, operating_points
-from trainers.verdict.drawing import COLOURS, INK, STYLE, plt
+from trainers.verdict.drawing import COLOURS, INK, plt, styled
 from trainers.verdict.judged import Judged
 
 SHOWN = ("sensitivity", "specificity", "accuracy", "auc")
 _MARKERS = {"default": "o", "youden": "D", "specificity_95": "s", "sensitivity_95": "^"}
 
 
-@plt.rc_context(STYLE)
+@styled()
 def forest(entries: dict[str, dict[str, Any]]) -> Figure:
     """The main metrics of all models: value, interval over patients (bold), interval over cells (thin).
 
@@ -50,7 +50,7 @@ def forest(entries: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-@plt.rc_context(STYLE)
+@styled()
 def roc_and_precision_recall(judged: Sequence[Judged], entries: dict[str, dict[str, Any]]) -> Figure:
     """ROC and precision-recall curves with the operating points that were chosen on validation."""
     figure, (roc, recall) = plt.subplots(1, 2, figsize=(10, 4.6))
@@ -83,7 +83,7 @@ def roc_and_precision_recall(judged: Sequence[Judged], entries: dict[str, dict[s
     return figure
 
 
-@plt.rc_context(STYLE)
+@styled()
 def reliability(item: Judged) -> Figure:
     """Probability said against share found, before and after temperature scaling, with the number of cells a bin."""
     labels, probabilities = item.predictions[:2]
@@ -104,7 +104,7 @@ def reliability(item: Judged) -> Figure:
     return figure
 
 
-@plt.rc_context(STYLE)
+@styled()
 def confusion(counts: dict[str, int], title: str) -> Figure:
     """Confusion matrix with counts and shares of each true class."""
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
@@ -125,7 +125,7 @@ def confusion(counts: dict[str, int], title: str) -> Figure:
     return figure
 
 
-@plt.rc_context(STYLE)
+@styled()
 def patient_strip(patients: Sequence[dict[str, Any]]) -> Figure:
     """Each patient as a dot of the size of its cells: sensitivity, and false positives of 1,000 uninfected cells.
 
@@ -162,7 +162,9 @@ def patient_strip(patients: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _name_extremes(axis: Axes, items: Sequence[dict], values: np.ndarray, heights: np.ndarray, column: str) -> None:
+def _name_extremes(
+    axis: Axes, items: Sequence[dict[str, Any]], values: np.ndarray, heights: np.ndarray, column: str
+) -> None:
     worst = np.argsort(values if column == "sensitivity" else -values)[:3]
     for i in worst:
         axis.annotate(
@@ -175,7 +177,7 @@ def _name_extremes(axis: Axes, items: Sequence[dict], values: np.ndarray, height
         )
 
 
-@plt.rc_context(STYLE)
+@styled()
 def learning_curves(histories: Sequence[tuple[str, list[Row]]]) -> Figure:
     """Loss and accuracy over the epochs of one or several runs, best epochs marked.
 
@@ -186,7 +188,7 @@ def learning_curves(histories: Sequence[tuple[str, list[Row]]]) -> Figure:
     for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
         for number, (name, history) in enumerate(histories):
             epochs = [row["epoch"] + 1 for row in history]
-            best = min(range(len(history)), key=lambda i, history=history: history[i]["val_loss"])
+            best = int(np.argmin([row["val_loss"] for row in history]))
             alone = len(histories) == 1
             training, validation = (COLOURS[0], COLOURS[1]) if alone else (COLOURS[number % len(COLOURS)],) * 2
             prefix = "" if alone else f"{name}, "

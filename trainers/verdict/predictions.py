@@ -1,5 +1,6 @@
 """What a model says about cells: a run folder and a split in, probabilities out."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -87,9 +88,11 @@ def _flips() -> Iterable[Callable[[np.ndarray], np.ndarray]]:
     """The symmetries of the square: a cell has no up and no left."""
     for turns in range(4):
         for mirror in (False, True):
-            yield lambda images, turns=turns, mirror=mirror: np.ascontiguousarray(
-                np.rot90(images[:, :, ::-1] if mirror else images, turns, axes=(1, 2))
-            )
+            yield functools.partial(_flipped, turns=turns, mirror=mirror)
+
+
+def _flipped(images: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
+    return np.ascontiguousarray(np.rot90(images[:, :, ::-1] if mirror else images, turns, axes=(1, 2)))
 
 
 def predict_split(predict: Predictor, split: Split, batch_size: int, description: str) -> Predictions:
