@@ -22,7 +22,7 @@ NOT_RUN = {  # the first that is found in a command counts
     r"pip install|pip freeze|pip wheel|venv|apt-get|make peers": "installs packages; CI does so in a fresh clone",
     r"^make bench|benchmarks\.": "takes minutes; tests/test_benchmarks.py and test_input_benchmarks.py run it small",
     r"PYTHON=": "needs another Python",
-    r"make test|make lint|make format|-m pytest": "is what runs this test, or stands beside it in .ci/run",
+    r"make test|make lint|make format|make coverage|-m pytest": "is what runs this test, or stands beside it in .ci/run",
     r"KERAS_BACKEND=jax": "needs JAX; tests/test_jax.py trains on it",
     r"[<…]|Runner|^dask": "needs a cluster; tests/test_clusters.py runs one of Dask",
     r"cross_validate": "trains five times; tests/test_cross_validate.py does",
