@@ -78,7 +78,7 @@ class Reader:
         self.folder = folder / "project"
         home = folder / "home"
         home.mkdir()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "PYTHON"))}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "PYTHON", "COV"))}
         self._environment = environment | {
             "HOME": str(home),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
