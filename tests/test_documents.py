@@ -22,7 +22,7 @@ NOT_RUN = {  # the first that is found in a command counts
     r"pip install|pip freeze|pip wheel|venv|apt-get|make peers": "installs packages; CI does so in a fresh clone",
     r"^make bench|benchmarks\.": "takes minutes; tests/test_benchmarks.py and test_input_benchmarks.py run it small",
     r"PYTHON=": "needs another Python",
-    r"make test|make lint|make format|make coverage|-m pytest": "is what runs this test, or stands beside it in .ci/run",
+    r"make (test|lint|format|coverage)|-m pytest": "is what runs this test, or stands beside it in .ci/run",
     r"KERAS_BACKEND=jax": "needs JAX; tests/test_jax.py trains on it",
     r"[<…]|Runner|^dask": "needs a cluster; tests/test_clusters.py runs one of Dask",
     r"cross_validate": "trains five times; tests/test_cross_validate.py does",
@@ -78,8 +78,8 @@ class Reader:
         self.folder = folder / "project"
         home = folder / "home"
         home.mkdir()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "PYTHON", "COV"))}
-        self._environment = environment | {
+        ours = ("TF_", "PYTHON", "COV")
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {
             "HOME": str(home),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
@@ -88,9 +88,8 @@ class Reader:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.folder / name)
         (self.folder / ".venv").symlink_to(Path(sys.prefix))
-        (self.folder / ".venv" / "installed").exists() or pytest.skip(
-            "the tests run in an environment not made by make"
-        )
+        if not (self.folder / ".venv" / "installed").exists():
+            pytest.skip("make has not made this environment")
 
     def bring_cells(self, archive: Path) -> None:
         """Puts cells where the documents' placeholders say that a reader has some."""
