@@ -14,7 +14,7 @@ _CELLS_PER_SHARD = 1024
 _TFRECORD_FRAME_BYTES = 16
 
 
-class Cells:
+class IndexedCells:
     """The cells as an indexed collection of (image, label)."""
 
     def __init__(self, work: Work) -> None:
@@ -34,7 +34,7 @@ def write_ffcv(work: Work) -> None:
 
     fields = {"image": NDArrayField(np.dtype(np.uint8), work.images.shape[1:]), "label": IntField()}
     writer = DatasetWriter(str(Path(work.own) / "cells.beton"), fields, num_workers=_WORKERS)
-    writer.from_indexed_dataset(Cells(work))
+    writer.from_indexed_dataset(IndexedCells(work))
 
 
 def dali_index(work: Work, shard: str) -> Path:

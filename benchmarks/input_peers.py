@@ -129,7 +129,7 @@ def _torch(num_workers: int) -> Reader:
 
         generator = torch.Generator().manual_seed(_SEED)
         loader = DataLoader(
-            input_forms.Cells(work),
+            input_forms.IndexedCells(work),
             work.batch_size,
             shuffle=True,
             generator=generator,

@@ -19,7 +19,7 @@ NUM_SAMPLES = 16
 _NUM_COLOURED = 2000  # cells whose colour is looked at
 
 
-class Cell(NamedTuple):
+class CellImage(NamedTuple):
     """A cell of the training split.
 
     Attributes:
@@ -53,7 +53,7 @@ class Exploration(NamedTuple):
     training_split: str
     sizes: dict[str, dict[int, int]] | None
     colours: dict[tuple[str, int], np.ndarray]
-    samples: list[Cell]
+    samples: list[CellImage]
 
 
 def explore(directory: epath.Path, manifest: Manifest) -> Exploration:
@@ -84,7 +84,7 @@ def _patients(directory: epath.Path, shards: list[dict[str, Any]]) -> dict[str, 
     return counts
 
 
-def _cells(directory: epath.Path, manifest: Manifest, split: str) -> Iterator[Cell]:
+def _cells(directory: epath.Path, manifest: Manifest, split: str) -> Iterator[CellImage]:
     """The first cells of each shard: they are in hash order, so that these are a random sample."""
     size, encoding = (manifest["settings"][name] for name in ("image_size_px", "image_encoding"))
     shards = manifest["splits"][split]["shards"]
@@ -96,12 +96,12 @@ def _cells(directory: epath.Path, manifest: Manifest, split: str) -> Iterator[Ce
                     parsed = parsing.parse(record)
                     stored = np.frombuffer(parsed.image, np.uint8)
                     pixels = image.decode_png(stored) if encoding == "png" else stored.reshape(size, size, 3)
-                    yield Cell(pixels, parsed.label, parsed.patient_id)
+                    yield CellImage(pixels, parsed.label, parsed.patient_id)
         except (OSError, ValueError, tfrecord.DamagedRecord) as error:
             raise InputError(f"{path}: {error}; check the data set with python -m pipeline.verify") from error
 
 
-def _mean_colours(cells: list[Cell]) -> dict[tuple[str, int], np.ndarray]:
+def _mean_colours(cells: list[CellImage]) -> dict[tuple[str, int], np.ndarray]:
     found: dict[tuple[str, int], list[np.ndarray]] = {}
     for cell in cells:
         inside = cell.image[cell.image.any(axis=2)]
