@@ -42,7 +42,9 @@ def test_pixels_are_those_of_the_training_split(explored):
 def test_colours_leave_the_background_out():
     image = np.zeros((4, 4, 3), np.uint8)
     image[1:3, 1:3] = (200, 100, 50)
-    colours = exploration._mean_colours([exploration.CellImage(image, 1, "C1"), exploration.CellImage(image * 0, 0, "C1")])
+    colours = exploration._mean_colours(
+        [exploration.CellImage(image, 1, "C1"), exploration.CellImage(image * 0, 0, "C1")]
+    )
     assert list(colours) == [("C1", 1)]
     assert colours["C1", 1].tolist() == [200, 100, 50]
 
