@@ -61,8 +61,11 @@ def claim(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manifes
 
 
 def _unfinished(incomplete: epath.Path, identity: manifest.Manifest) -> list[str] | None:
-    """How what an incomplete folder holds differs from what is wanted; None if it was left before it held anything."""
+    """How what an incomplete folder holds differs from what is wanted; None if it was left before it held a shard."""
     entries = sorted(incomplete.iterdir())
+    # Without a lock, on an object store, a plan alone may be that of a job which is at work.
+    if not storage.is_remote(incomplete) and all((path / _IDENTITY).exists() for path in entries):
+        return None
     for path in [incomplete / layout.MANIFEST, *(path / _IDENTITY for path in entries)]:
         if path.exists():
             try:

@@ -118,6 +118,7 @@ def plan(
         tidy(directory)
         yield Outcome(directory, existing, 0, 0.0)
         return
+    shards = plan_shards(listing, settings, source_name)  # it may refuse, which must leave nothing behind
     with ExitStack() as held:
         with _explained_os_errors(data_dir):
             held.enter_context(storage.lock(directory))
@@ -136,9 +137,9 @@ def plan(
                     image_size_px=settings.image_size_px,
                     image_encoding=settings.image_encoding,
                 )
-                num_cells = _write_plan(plan_shards(listing, settings, source_name), job_dir)
+                num_cells = _write_plan(shards, job_dir)
                 planned = Job(directory, identity, target, num_cells, listing.rejected, listing.same_names)
-        del listing  # this frame lives as long as the block, which must not hold every cell
+        del listing, shards  # this frame lives as long as the block, which must not hold every cell
         yield planned
 
 
@@ -231,8 +232,8 @@ def _check_results(filled: Sequence[ShardResult], job: Job, max_rejected_fractio
         examples = ", ".join(f"{filename} ({reason})" for filename, reason in sorted(rejected)[:3])
         raise InputError(
             f"{len(rejected)} of {num_images} images cannot be used, more than --max_rejected_fraction="
-            f"{max_rejected_fraction}: {examples}{', …' if len(rejected) > 3 else ''}; mend or remove them, or raise "
-            "the fraction"
+            f"{max_rejected_fraction}: {examples}{', …' if len(rejected) > 3 else ''}; raise the fraction, or mend "
+            "or remove them and give --overwrite"
         )
     for split in sorted({result.split for result in filled}):
         if not any(result.num_records for result in filled if result.split == split):
