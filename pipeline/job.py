@@ -19,7 +19,7 @@ from etils import epath
 
 from pipeline import duplicates, layout, manifest, results, storage, workers
 from pipeline.cells import Rejected
-from pipeline.claim import claim, find_existing, job_name, tidy
+from pipeline.claim import check_apart, claim, find_existing, job_name, tidy
 from pipeline.errors import InputError
 from pipeline.listing import Listing
 from pipeline.plan import Settings, Shard, plan_shards
@@ -109,9 +109,11 @@ def plan(
       the job, or its outcome if the data set is there already.
 
     Raises:
-      InputError: if the plan cannot be made, or another data set or another job is in the way.
+      InputError: if the plan cannot be made, the data set would lie among the cells, or another data set or another
+        job is in the way.
     """
     directory = layout.dataset_dir(data_dir, settings.config)
+    check_apart(source, listing.root, settings.class_folders, directory)
     source_name = _printable_name(source)
     identity = manifest.identity(listing, settings, source_name)
     if existing := find_existing(directory, identity, overwrite):
