@@ -15,20 +15,22 @@ PEERS := .venv-peers
 
 SOURCE ?=
 EPOCHS ?= 8
-DEMO := demo/$(if $(SOURCE),$(basename $(notdir $(patsubst %/,%,$(SOURCE)))),synthetic)
+# By the shell: make's own functions take a path with spaces for several.
+DEMO := demo/$(if $(SOURCE),$(shell basename "$(SOURCE)" .zip),synthetic)
 CELLS := $(if $(SOURCE),$(SOURCE),$(DEMO)/cell_images.zip)
 
 .PHONY: demo test test-slow coverage lint format bench peers clean
 
 demo: $(INSTALLED)
-	@mkdir -p $(DEMO)
+	@mkdir -p "$(DEMO)"
 ifeq ($(SOURCE),)
 	@test -e $(CELLS) || $(BIN)/python -m pipeline.synthetic --output=$(CELLS)
 endif
-	@$(BIN)/python -m pipeline.preprocess --source="$(CELLS)" --data_dir=$(DEMO)/data
+	@$(BIN)/python -m pipeline.preprocess --source="$(CELLS)" --data_dir="$(DEMO)/data"
 	@$(BIN)/python -m trainers.basic_cnn --flagfile=trainers/flagfiles/basic_cnn.flags --epochs=$(EPOCHS) \
-	  --data_dir=$(DEMO)/data --run_dir=$(DEMO)/runs/basic_cnn
-	@$(BIN)/python -m trainers.evaluate --data_dir=$(DEMO)/data --run_dirs=$(DEMO)/runs/basic_cnn --output_dir=$(DEMO)/report
+	  --data_dir="$(DEMO)/data" --run_dir="$(DEMO)/runs/basic_cnn"
+	@$(BIN)/python -m trainers.evaluate --data_dir="$(DEMO)/data" --run_dirs="$(DEMO)/runs/basic_cnn" \
+	  --output_dir="$(DEMO)/report"
 	@echo "everything is in $(DEMO): data, runs/basic_cnn, report"
 
 test: $(INSTALLED)

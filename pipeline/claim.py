@@ -5,7 +5,9 @@ In: the version folder and the identity of what is wanted. Out: a folder of the 
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from etils import epath
 
@@ -19,6 +21,19 @@ def job_name(identity: manifest.Manifest) -> str:
     """A name for the job that makes these bytes: a folder and a zip of it have the same."""
     deciding = [identity["source"]["fingerprint"], *(identity[key] for key in ("format", "version", "settings"))]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_apart(source: str, root: str, class_folders: Sequence[str], directory: epath.Path) -> None:
+    """Raises InputError if the data set would lie among the cells, where the next listing takes pictures for cells."""
+    if storage.is_remote(source) or storage.is_remote(directory):
+        return
+    inside = Path(directory).resolve()  # etils' resolve follows no links
+    for folder in class_folders:
+        if inside.is_relative_to(Path(storage.open_place(source, "--source"), root, folder).resolve()):
+            raise InputError(
+                f"{directory} would lie in the source's class folder {root}{folder}/, which is never changed; give a "
+                "--data_dir outside of the source"
+            )
 
 
 def find_existing(directory: epath.Path, identity: manifest.Manifest, overwrite: bool) -> manifest.Manifest | None:
@@ -61,8 +76,11 @@ def claim(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manifes
 
 
 def _unfinished(incomplete: epath.Path, identity: manifest.Manifest) -> list[str] | None:
-    """How what an incomplete folder holds differs from what is wanted; None if it was left before it held anything."""
+    """How what an incomplete folder holds differs from what is wanted; None if it was left before it held a shard."""
     entries = sorted(incomplete.iterdir())
+    # Without a lock, on an object store, a plan alone may be that of a job which is at work.
+    if not storage.is_remote(incomplete) and all((path / _IDENTITY).exists() for path in entries):
+        return None
     for path in [incomplete / layout.MANIFEST, *(path / _IDENTITY for path in entries)]:
         if path.exists():
             try:

@@ -1,7 +1,9 @@
 """The shell around every command: flags in, exit status out, a user's mistake in one line."""
 
+import functools
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -16,7 +18,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, keep_unknown_flags: bool
     """Runs `main(positional_arguments)` as a command and exits the process.
 
     Flags are parsed first, in absl's own form. The exit status is what `main` returns (0 for None),
-    1 after an `InputError`, 130 after Ctrl-C.
+    1 after an `InputError` or a flag that cannot be used, 130 after Ctrl-C.
 
     Args:
       main: receives the arguments that are not flags, without the program's name.
@@ -33,7 +35,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, keep_unknown_flags: bool
         gc.collect()
         return status
 
-    app.run(guarded, flags_parser=_parse_known if keep_unknown_flags else app.parse_flags_with_usage)
+    app.run(guarded, flags_parser=functools.partial(_parse, keep_unknown_flags=keep_unknown_flags))
 
 
 def _status(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int | None:
@@ -52,14 +54,16 @@ def _status(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str
     return 1
 
 
-def _parse_known(argv: Sequence[str]) -> list[str]:
-    """What absl's own parser does, but for flags that are not defined."""
+def _parse(argv: Sequence[str], *, keep_unknown_flags: bool) -> list[str]:
+    """What absl's own parser does, with its errors in one line."""
     try:
-        return flags.FLAGS(argv, known_only=True)
+        return flags.FLAGS(argv, known_only=keep_unknown_flags)
     except flags.Error as error:
-        print(
-            f"FATAL Flags parsing error: {error}\nPass --helpshort or --helpfull to see help on flags.", file=sys.stderr
-        )
+        told = (line.strip() for line in str(error).splitlines() if line.strip())
+        faults = [
+            re.sub(r"^flag --(\w+)=None: Flag --\1 must have a value.*", r"--\1 is missing", line) for line in told
+        ]
+        print(f"error: {'; '.join(faults).removeprefix('ERROR:: ')}; see --help", file=sys.stderr)
         sys.exit(1)
 
 

@@ -27,8 +27,8 @@ def check_results(filled: Sequence[ShardResult], job: Job, max_rejected_fraction
         examples = ", ".join(f"{filename} ({reason})" for filename, reason in sorted(rejected)[:3])
         raise InputError(
             f"{len(rejected)} of {num_images} images cannot be used, more than --max_rejected_fraction="
-            f"{max_rejected_fraction}: {examples}{', …' if len(rejected) > 3 else ''}; mend or remove them, or raise "
-            "the fraction"
+            f"{max_rejected_fraction}: {examples}{', …' if len(rejected) > 3 else ''}; raise the fraction, or mend "
+            "or remove them and give --overwrite"
         )
     for split in sorted({result.split for result in filled}):
         if not any(result.num_records for result in filled if result.split == split):

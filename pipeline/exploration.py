@@ -39,7 +39,7 @@ class Exploration(NamedTuple):
     Attributes:
       name: of the data set.
       classes: split -> int [labels], number of cells.
-      patients: split -> patient -> int64 [labels], number of cells.
+      patients: split -> patient -> int64 [labels], number of cells; without the cells of unknown patients.
       training_split: the one that sizes, colours and samples are of.
       sizes: "height" or "width" -> lower end of each bin -> number of images, see `pipeline.manifest`; None in data
         sets of older versions.
@@ -80,7 +80,8 @@ def _patients(directory: epath.Path, shards: list[dict[str, Any]]) -> dict[str, 
     for shard in shards:
         found = keys.read(str(directory / shard["file"]), 0, shard["num_records"])
         for label, patient in zip(found.labels.tolist(), found.patient_ids.tolist(), strict=True):
-            counts.setdefault(patient, np.zeros(len(LABELS), np.int64))[label] += 1
+            if patient:
+                counts.setdefault(patient, np.zeros(len(LABELS), np.int64))[label] += 1
     return counts
 
 

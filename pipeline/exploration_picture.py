@@ -50,6 +50,9 @@ def _classes(axis: Axes, exploration: Exploration) -> None:
 
 
 def _patients(axis: Axes, exploration: Exploration) -> None:
+    if not any(exploration.patients.values()):
+        _say(axis, "Patients by split", "no patient is known")
+        return
     names = list(exploration.patients)
     infected = [sum(bool(cells[1]) for cells in exploration.patients[name].values()) for name in names]
     uninfected = [len(exploration.patients[name]) - count for name, count in zip(names, infected, strict=True)]
@@ -66,19 +69,28 @@ def _patients(axis: Axes, exploration: Exploration) -> None:
 
 def _num_shared(exploration: Exploration) -> int:
     everywhere = [patient for split in exploration.patients.values() for patient in split]
-    return sum(everywhere.count(patient) > 1 for patient in set(everywhere) - {""})
+    return sum(everywhere.count(patient) > 1 for patient in set(everywhere))
+
+
+def _say(axis: Axes, title: str, text: str) -> None:
+    axis.set(title=title, xticks=[], yticks=[])
+    axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes)
 
 
 def _sizes(axis: Axes, exploration: Exploration, side: str) -> None:
-    axis.set(title=f"Image {side} ({exploration.training_split}), before resizing", xlabel="pixels", ylabel="images")
+    title = f"Image {side} ({exploration.training_split}), before resizing"
     if exploration.sizes is None:
-        axis.text(0.5, 0.5, "not kept by this data set;\nmake it again", ha="center", transform=axis.transAxes)
+        _say(axis, title, "not kept by this data set;\nmake it again")
         return
+    axis.set(title=title, xlabel="pixels", ylabel="images")
     histogram = exploration.sizes[side]
     axis.bar(list(histogram), list(histogram.values()), width=SIZE_BIN_PX, align="edge", color=_COLOURS[0])
 
 
 def _cells_per_patient(axis: Axes, exploration: Exploration) -> None:
+    if not any(exploration.patients.values()):
+        _say(axis, "Cells of each patient", "no patient is known")
+        return
     counts = np.array(list(_all_patients(exploration).values()))
     order = np.argsort(-counts.sum(axis=1), kind="stable")
     axis.bar(range(len(counts)), counts[order, 0], width=1, color=_COLOURS[0], label=LABELS[0])

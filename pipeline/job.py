@@ -16,7 +16,7 @@ from typing import NamedTuple
 from etils import epath
 
 from pipeline import completion, layout, manifest, results, storage, workers
-from pipeline.claim import claim, find_existing, job_name, tidy
+from pipeline.claim import check_apart, claim, find_existing, job_name, tidy
 from pipeline.errors import InputError
 from pipeline.listing import Listing
 from pipeline.plan import Settings, Shard, plan_shards
@@ -76,9 +76,11 @@ def plan(
       the job, or its outcome if the data set is there already.
 
     Raises:
-      InputError: if the plan cannot be made, or another data set or another job is in the way.
+      InputError: if the plan cannot be made, the data set would lie among the cells, or another data set or another
+        job is in the way.
     """
     directory = layout.dataset_dir(data_dir, settings.config)
+    check_apart(source, listing.root, settings.class_folders, directory)
     source_name = _printable_name(source)
     identity = manifest.identity(listing, settings, source_name)
     if existing := find_existing(directory, identity, overwrite):
@@ -86,6 +88,7 @@ def plan(
         yield Outcome(directory, existing, 0, 0.0)
         return
     planned: Job | Outcome
+    shards = plan_shards(listing, settings, source_name)  # it may refuse, which must leave nothing behind
     with ExitStack() as held:
         with _explained_os_errors(data_dir):
             held.enter_context(storage.lock(directory))
@@ -104,9 +107,9 @@ def plan(
                     image_size_px=settings.image_size_px,
                     image_encoding=settings.image_encoding,
                 )
-                num_cells = _write_plan(plan_shards(listing, settings, source_name), job_dir)
+                num_cells = _write_plan(shards, job_dir)
                 planned = Job(directory, identity, target, num_cells, listing.rejected, listing.same_names)
-        del listing  # this frame lives as long as the block, which must not hold every cell
+        del listing, shards  # this frame lives as long as the block, which must not hold every cell
         yield planned
 
 

@@ -140,7 +140,9 @@ def _summary(outcome: job.Outcome) -> str:
     lines = [f"{made['dataset']}/{made['config']}/{made['version']} from {made['source']['name']}"]
     for name, split in made["splits"].items():
         classes = ", ".join(f"{count:,} {label}" for label, count in split["classes"].items())
-        lines.append(f"  {name:<10} {split['num_cells']:>9,} cells of {split['num_patients']:>4} patients ({classes})")
+        known = len(set(split["patients"]) - {""})
+        patients = f"{known:>4} patients" if known else "unknown patients"
+        lines.append(f"  {name:<10} {split['num_cells']:>9,} cells of {patients} ({classes})")
     num_bytes = sum(shard["num_bytes"] for split in made["splits"].values() for shard in split["shards"])
     num_shards = sum(len(split["shards"]) for split in made["splits"].values())
     skipped = ", ".join(f"{count} {reason}" for reason, count in made["source"]["skipped"].items()) or "none"

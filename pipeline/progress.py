@@ -12,8 +12,11 @@ _SECONDS_BETWEEN_LINES = 10.0
 class _Lines(tqdm):
     """A tqdm that prints whole lines, for logs and pipes."""
 
+    told = 0
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if self.n > self.initial:  # that nothing is done yet is no news
+        if self.n > max(self.initial, self.told):  # the beginning is no news, nor is the end a second time
+            self.told = self.n
             print(msg or str(self), file=sys.stderr, flush=True)
 
 

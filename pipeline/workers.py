@@ -71,10 +71,13 @@ def started(module: str) -> Iterator[None]:
     """
     global _pool
     count = num_processors()
-    handler = signal.signal(signal.SIGINT, _leave)
-    _pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _initialize, (os.getpid(),))
-    for _ in range(count):
-        _pool.submit(_import, module)
+    # Workers inherit that Ctrl-C is ignored, or those that still start would answer it with a traceback.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with _silent_resource_tracker():
+        _pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _initialize, (os.getpid(),))
+        for _ in range(count):
+            _pool.submit(_import, module)
+    signal.signal(signal.SIGINT, _leave)
     try:
         yield
     except Exception:
@@ -87,6 +90,21 @@ def started(module: str) -> Iterator[None]:
         _pool = None
         _begun.clear()
         signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _silent_resource_tracker() -> Iterator[None]:
+    """Python's own process that frees semaphores after Ctrl-C should not warn that it does: it is started here."""
+    before = os.environ.get("PYTHONWARNINGS")
+    mine = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ["PYTHONWARNINGS"] = f"{before},{mine}" if before else mine
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _leave(*_: object) -> None:

@@ -3,7 +3,8 @@
 import subprocess
 import sys
 
-from conftest import ROOT, assert_one_line_error
+import pytest
+from conftest import ROOT, assert_one_line_error, run_command
 
 READS_BY_PYTHON = """
 import time
@@ -33,3 +34,16 @@ def test_an_error_ends_the_command_while_batches_are_being_read():
     command = [sys.executable, "-c", READS_BY_PYTHON]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert_one_line_error(result, "enough")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "error: --source is missing; --data_dir is missing; see --help"),
+        (["--sauce=x"], "error: Unknown command line flag 'sauce'"),
+        (["--image_size_px=big"], "error: flag --image_size_px=big: invalid literal for int()"),
+        (["--flagfile=no_such_file"], "error: Unable to open flagfile: "),
+    ],
+)
+def test_a_flag_that_cannot_be_used_is_told_in_one_line(arguments, expected):
+    assert_one_line_error(run_command("pipeline.preprocess", *arguments), expected, "see --help")

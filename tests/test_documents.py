@@ -159,7 +159,7 @@ def test_flags_in_a_document_exist(name):
             text=True,
             check=False,
         )
-        assert "FATAL" not in result.stderr, f"{command}: {result.stderr}"
+        assert "error: " not in result.stderr, f"{command}: {result.stderr}"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -66,6 +66,18 @@ def test_a_whole_record_that_is_no_png_is_named(source, tmp_path):
         exploration.explore(directory, manifest.read(directory))
 
 
+def test_unknown_patients_are_no_patient(source, tmp_path):
+    for number, path in enumerate(sorted(source.rglob("*.png"))):
+        path.rename(path.with_name(f"{number}.png"))
+    prepare(source, tmp_path, config="by_cell", image_size_px=16)
+    found = exploration.explore(*manifest.read_dataset(str(tmp_path), "by_cell"))
+    assert found.patients == {"train": {}, "validation": {}, "test": {}}
+    texts = {
+        axis.get_title(): [text.get_text() for text in axis.texts] for axis in exploration_picture.draw(found).axes
+    }
+    assert texts["Patients by split"] == texts["Cells of each patient"] == ["no patient is known"]
+
+
 def test_the_command(data_dir, tmp_path):
     for config in ("by_patient", "folds", "by_cell"):
         output = tmp_path / "deep" / f"{config}.png"

@@ -176,11 +176,29 @@ def test_interrupted_while_filling_it_says_so(synthetic_zip, tmp_path):
     while not list(incomplete.glob("*/*.done.json")):
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    assert_ctrl_c_is_told_in_one_line(process)
+
+
+def test_interrupted_while_its_workers_start_it_says_so(synthetic_zip, tmp_path):
+    process = start(synthetic_zip, tmp_path / "data")
+    while len(psutil.Process(process.pid).children()) < 2:  # Python's resource tracker and a worker
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert_ctrl_c_is_told_in_one_line(process)
+
+
+def assert_ctrl_c_is_told_in_one_line(process):
+    """A terminal sends it to the whole group."""
+    group = [*psutil.Process(process.pid).children(recursive=True), process]
+    while process.poll() is None:  # it is not heard in the moment in which workers are started
+        for each in group:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGINT)
+        time.sleep(0.2)
     _, error = process.communicate()
     assert process.returncode == 130, error
-    assert "Traceback" not in error
-    assert "interrupted" in error
+    lines = [line for line in error.splitlines() if line and not line.startswith(("listing", "filling shards"))]
+    assert set(lines) == {"interrupted; the same command continues"}, error
 
 
 def test_what_the_disk_lost_is_filled_again(source, tmp_path, monkeypatch):

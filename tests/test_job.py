@@ -256,13 +256,47 @@ def test_a_job_that_breaks_off_continues(source, tmp_path, monkeypatch):
 
 
 def test_an_unfinished_job_with_other_settings_is_told_apart(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(fill, "fill_shard", lambda *_: (_ for _ in ()).throw(OSError("gone")))
+    real, calls = fill.fill_shard, []
+
+    def breaks_at_the_second(file_name, target, num_threads):
+        calls.append(file_name)
+        if len(calls) == 2:
+            raise OSError("gone")
+        return real(file_name, target, num_threads)
+
+    monkeypatch.setattr(fill, "fill_shard", breaks_at_the_second)
     with pytest.raises(InputError, match="gone"):
         prepare(source, tmp_path / "data", **SHARDS)
     monkeypatch.undo()
     with pytest.raises(InputError, match="unfinished data set: its image_size_px is 16, wanted 8"):
         prepare(source, tmp_path / "data", image_size_px=8, cells_per_shard=5)
     assert prepare(source, tmp_path / "data", image_size_px=8, cells_per_shard=5, overwrite=True).num_filled == 36
+
+
+def test_a_job_that_filled_no_shard_stands_in_nobodys_way(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(fill, "fill_shard", lambda *_: (_ for _ in ()).throw(OSError("gone")))
+    with pytest.raises(InputError, match="gone"):
+        prepare(source, tmp_path / "data", **SHARDS)
+    monkeypatch.undo()
+    assert prepare(source, tmp_path / "data", image_size_px=8, cells_per_shard=5).num_filled == 36
+
+
+def test_a_source_that_cannot_be_split_leaves_nothing_behind(tmp_path):
+    with pytest.raises(InputError, match="too few patients"):
+        prepare(write_source(tmp_path / "cells", num_patients=2), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_the_data_set_may_not_lie_among_the_cells(link, source, tmp_path):
+    data_dir = source / "Parasitized" / "data"
+    if link:
+        data_dir = tmp_path / "data"
+        data_dir.symlink_to(source / "Parasitized")
+    with pytest.raises(InputError, match="would lie in the source's class folder Parasitized/, which is never changed"):
+        prepare(source, data_dir)
+    assert {path.suffix for path in source.rglob("*") if path.is_file()} == {".png"}
+    assert prepare(source, source / "data", **SHARDS).num_filled == 36  # beside the class folders
 
 
 def test_a_job_killed_before_the_last_rename_is_published(source, tmp_path, monkeypatch):

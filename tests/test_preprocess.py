@@ -28,6 +28,12 @@ def test_all_configs_in_one_call_then_again(source, tmp_path):
     assert second.stdout.count("already there") == 3
 
 
+def test_cells_of_unknown_patients(source, tmp_path):
+    result = preprocess(nameless(source), tmp_path / "data", "--config=by_cell", *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("cells of unknown patients (") == 3
+
+
 def test_other_peoples_data(tmp_path):
     folder = tmp_path / "mine"
     for name in ("healthy", "infected"):

@@ -31,4 +31,4 @@ def test_a_log_gets_a_line_an_interval(capsys: pytest.CaptureFixture[str], monke
             bar.update(1)
 
     done = [line.split()[2] for line in capsys.readouterr().err.splitlines()]
-    assert done == [f"{number}/100" for number in (*range(10, 101, 10), 100)]
+    assert done == [f"{number}/100" for number in range(10, 101, 10)]

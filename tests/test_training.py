@@ -306,6 +306,7 @@ def test_a_frozen_vgg_recomputes_when_cells_are_augmented(data_dir, tmp_path):
 def test_vgg_mistakes(flags, expected, data_dir, tmp_path):
     result = run_command("trainers.vgg_ft", *flags, f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
     assert_one_line_error(result, *expected)
+    assert not list((tmp_path / "run").rglob("*")), "with the mistake mended, the same folder can be used"
 
 
 def test_folds_train_when_the_splits_are_given(data_dir, tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.command import reject_arguments
+from pipeline.errors import InputError
 from trainers import data, quiet, run_dir, training_flags
 
 
@@ -19,7 +20,11 @@ def launch(model: str, arguments: Sequence[str]) -> int | None:
     if run["status"] == "finished":
         print(f"{model} is trained already\n{run_dir.farewell(options.run_dir, options.data_dir)}")
         return None
-    quiet.import_tensorflow()
-    from trainers.training import loop  # seconds of imports that mistakes need not wait for
+    try:
+        quiet.import_tensorflow()
+        from trainers.training import loop  # seconds of imports that mistakes need not wait for
 
-    return loop.train(model, task, options, run)
+        return loop.train(model, task, options, run)
+    except (InputError, KeyboardInterrupt):
+        run_dir.leave(options.run_dir)
+        raise

@@ -13,6 +13,7 @@ export/         the model in other forms, if asked for
 
 import json
 import platform
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,15 @@ def claim(run_dir: str, wanted: Run) -> Run:
             "continue it, or another --run_dir"
         )
     return found
+
+
+def leave(run_dir: str) -> None:
+    """Frees the folder of a run that failed before it kept anything, so that it may be begun with other flags."""
+    directory = Path(run_dir)
+    if not any((directory / name).exists() for name in (MODEL, HISTORY, CHECKPOINT, FEATURES)):
+        shutil.rmtree(directory / TENSORBOARD, ignore_errors=True)
+        for name in (AUGMENTATION, RUN):
+            (directory / name).unlink(missing_ok=True)
 
 
 def differences(found: Run, wanted: Run) -> list[str]:
