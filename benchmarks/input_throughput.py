@@ -26,6 +26,7 @@ from pipeline import manifest
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
+from trainers import quiet
 
 _CELLS_AT_A_TIME = 1024
 _RATIOS = (  # name, then (reader, figure) over (reader, figure), at the smallest batch size
@@ -71,6 +72,8 @@ def lay_out(directory: Path, num_cells: int, folder: Path | None) -> Work:
     Returns:
       the work on these cells, without a reader.
     """
+    quiet.import_tensorflow()
+
     from trainers.input_pipeline import batching
     from trainers.input_pipeline.splits import open_split
 

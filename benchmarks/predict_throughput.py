@@ -14,30 +14,33 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from absl import flags
 
 from benchmarks import measurement
 from benchmarks.preprocess_throughput import lay_out
 from pipeline.command import reject_arguments, run
+from trainers import quiet, run_dir
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measures, prints and writes the table."""
     reject_arguments(arguments)
     values = flags.FLAGS
-    import numpy as np
-
-    from trainers import decoding
-    from trainers.verdict import predictions
-
-    model = predictions.load_model(values.run_dir)
-    predict = predictions.predictor(model, values.batch_size)
-    size = model.input_shape[1]
+    run_dir.read(values.run_dir)
     rates: dict[str, list[float]] = {"model alone": [], "trainers.predict": []}
     memory = []
     with tempfile.TemporaryDirectory() as folder:
         num_cells = lay_out(values.source, Path(folder), values.num_cells)
+        quiet.import_tensorflow()
+
+        from trainers import decoding  # seconds of imports that mistakes need not wait for
+        from trainers.verdict import predictions
+
+        model = predictions.load_model(values.run_dir)
+        predict = predictions.predictor(model, values.batch_size)
+        size = model.input_shape[1]
 
         def files() -> decoding.Files:
             return decoding.image_files([folder])

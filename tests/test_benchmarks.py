@@ -47,3 +47,10 @@ def test_a_command_that_fails_is_no_measurement():
 def test_bad_sizes(synthetic_zip, tmp_path):
     flags = (f"--source={synthetic_zip}", f"--output={tmp_path / 'x.json'}", "--sizes=many")
     assert_one_line_error(run_command("benchmarks.preprocess_throughput", *flags), "--sizes=many")
+
+
+def test_predicting_without_a_run_is_told_at_once(tmp_path):
+    flags = (f"--run_dir={tmp_path / 'nowhere'}", "--source=cells.zip", f"--output={tmp_path / 'predict.json'}")
+    result = run_command("benchmarks.predict_throughput", *flags)
+    assert_one_line_error(result, "nowhere is no run")
+    assert len(result.stderr.splitlines()) == 1, "TensorFlow has not been asked"

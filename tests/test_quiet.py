@@ -16,6 +16,15 @@ def test_nothing_is_said_on_import_and_standard_error_works_again():
     assert (result.stdout, result.stderr) == ("3\n", "after\n")
 
 
+def test_what_was_said_until_ctrl_c_is_not_shown(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("import os; os.write(2, b'no such' + b' library'); raise KeyboardInterrupt")
+    result = run_python(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from trainers import quiet; quiet.import_tensorflow()"
+    )
+    assert result.stderr.endswith("KeyboardInterrupt\n")
+    assert "no such library" not in result.stderr
+
+
 def test_a_failing_import_is_shown(tmp_path):
     (tmp_path / "tensorflow.py").write_text("import os; os.write(2, b'no such library'); raise ImportError('broken')")
     result = run_python(

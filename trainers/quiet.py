@@ -26,7 +26,7 @@ def import_tensorflow() -> None:
         os.dup2(held_back.fileno(), _STANDARD_ERROR)
         try:
             importlib.import_module("tensorflow").config.list_physical_devices()
-        except BaseException:
+        except Exception:
             os.dup2(shown, _STANDARD_ERROR)
             held_back.seek(0)
             sys.stderr.write(held_back.read().decode(errors="replace"))
