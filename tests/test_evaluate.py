@@ -3,10 +3,12 @@
 import csv
 import json
 import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, run_command, small_model, write_run
+from conftest import assert_one_line_error, prepare, run_command, small_model, write_run
 
 from pipeline.errors import InputError
 from trainers import run_dir
@@ -116,6 +118,25 @@ def test_by_cell_always_leaks(data_dir, tmp_path):
     _, found = judge(data_dir, [path], tmp_path / "report")
     assert found["cautions"][0]["severity"] == "leak"
     assert found["models"]["basic_cnn"]["leak"]["train_patients"]
+
+
+def test_unknown_patients_are_said_to_be_unknown(synthetic_zip, tmp_path):
+    anonymous = tmp_path / "anonymous.zip"
+    with zipfile.ZipFile(synthetic_zip) as cells, zipfile.ZipFile(anonymous, "w") as out:
+        for number, name in enumerate(cells.namelist()):
+            if name.endswith(".png"):
+                out.writestr(f"{Path(name).parent}/{number}.png", cells.read(name))
+    prepare(anonymous, tmp_path / "data", config="by_cell", image_size_px=32)
+    path = write_run(tmp_path / "run", tmp_path / "data", small_model(), "by_cell")
+    text, found = judge(tmp_path / "data", [path], tmp_path / "report")
+    assert "cells of unknown patients; no intervals over patients" in text
+    assert "patients of the test may have been trained on" in text
+    assert "few validation patients" not in text
+    assert "No patients are known" in text
+    entry = found["models"]["basic_cnn"]
+    assert (entry["num_patients"], entry["auc"]["ci95"]) == (0, None)
+    assert "of unknown patients</h1>" in (tmp_path / "report" / "report.html").read_text()
+    assert "cells of unknown patients" in (tmp_path / "report" / "model_card_basic_cnn.md").read_text()
 
 
 def test_no_leak_between_patients(run, data_dir, tmp_path):

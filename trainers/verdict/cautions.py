@@ -35,8 +35,9 @@ def find(judged: Judged, config: str) -> list[Caution]:
     found = []
     patient_ids = judged.predictions.patient_ids
     if config == "by_cell":
+        were = "were" if any(patient_ids) else "may have been"
         found.append(
-            Caution("leak", "The cells are split one by one (by_cell): the patients of the test were trained on too.")
+            Caution("leak", f"The cells are split one by one (by_cell): patients of the test {were} trained on too.")
         )
     if text := leak.sentence(judged.name, judged.leak):
         is_leak = judged.leak[leak.TRAINED_ON] or judged.leak[leak.CHOSEN_BY]
@@ -44,7 +45,7 @@ def find(judged: Judged, config: str) -> list[Caution]:
     if judged.leak["is_external"]:
         found.append(Caution("note", f"External data for {judged.name}: it was trained on cells of another source."))
     found += _of_patients(judged.predictions.labels, patient_ids)
-    if few := [choice for choice in judged.choices if choice.split and choice.num_patients < FEW_VALIDATION_PATIENTS]:
+    if few := [item for item in judged.choices if item.split and 0 < item.num_patients < FEW_VALIDATION_PATIENTS]:
         found.append(
             Caution(
                 "caution",

@@ -24,7 +24,7 @@ class Choice(NamedTuple):
 
     Attributes:
       split: the validation split's expression.
-      num_cells, num_patients: of it.
+      num_cells, num_patients: of it; 0 patients if they are unknown.
       thresholds: by name, see `operating_points.NAMES`.
       temperature: see `calibration.fit_temperature`.
     """
@@ -46,7 +46,7 @@ def choose(split: str, predictions: "Predictions") -> Choice:
     return Choice(
         split,
         len(labels),
-        len(set(patient_ids.tolist())),
+        len(set(patient_ids.tolist()) - {""}),
         operating_points.choose(labels, probabilities),
         calibration.fit_temperature(labels, probabilities),
     )

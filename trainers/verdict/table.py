@@ -13,8 +13,7 @@ def render(entries: dict[str, dict[str, Any]]) -> str:
     """
     width = max(24, *(len(name) + 2 for name in entries))
     first = next(iter(entries.values()))
-    people = f"{first['num_patients']} patient{'' if first['num_patients'] == 1 else 's'}"
-    lines = [f"{first['split']}: {first['num_cells']:,} cells of {people}; 95 % intervals over patients"]
+    lines = [f"{first['split']}: {first['num_cells']:,} cells of {_people(first['num_patients'])}"]
     lines.append(f"{'':<18}" + "".join(f"{name:>{width}}" for name in entries))
     for name in NAMES:
         lines.append(f"{name:<18}" + "".join(f"{_with_interval(item[name]):>{width}}" for item in entries.values()))
@@ -28,6 +27,12 @@ def render(entries: dict[str, dict[str, Any]]) -> str:
                 for metric in NAMES
             ]
     return "\n".join(lines)
+
+
+def _people(num_patients: int) -> str:
+    if not num_patients:
+        return "unknown patients; no intervals over patients"
+    return f"{num_patients} patient{'' if num_patients == 1 else 's'}; 95 % intervals over patients"
 
 
 def _with_interval(metric: dict[str, Any]) -> str:
