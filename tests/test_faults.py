@@ -29,7 +29,7 @@ from conftest import (
     zip_folder,
 )
 
-from pipeline import MAX_PIXELS, job, layout, plan, results, storage, workers
+from pipeline import MAX_PIXELS, completion, job, layout, plan, results, storage, workers
 from pipeline.cells import Cell
 from pipeline.errors import InputError
 from pipeline.listing import Listing
@@ -202,7 +202,7 @@ def assert_ctrl_c_is_told_in_one_line(process):
 
 
 def test_what_the_disk_lost_is_filled_again(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "_complete", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+    monkeypatch.setattr(completion, "complete", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
     with pytest.raises(InputError, match="power cut"):
         prepare(source, tmp_path / "data", cells_per_shard=5)
     monkeypatch.undo()
@@ -220,7 +220,7 @@ def test_what_the_disk_lost_is_filled_again(source, tmp_path, monkeypatch):
 
 
 def test_results_that_the_disk_lost_at_the_end_are_named(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "_check_results", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+    monkeypatch.setattr(completion, "check_results", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
     with job.plan(listing_of(source), plan.Settings(), source=str(source), data_dir=str(tmp_path)) as planned:
         with pytest.raises(InputError, match="power cut"):
             job.run(planned)

@@ -392,7 +392,8 @@ def test_waiting_is_measured_both_ways():
                 waiting.reset()
                 started = time.perf_counter()
             time.sleep(seconds_to_use)
-        return waiting.seconds / (time.perf_counter() - started)
+            ended = time.perf_counter()
+        return waiting.seconds / (ended - started)
 
     assert share(0.02, 0.0) > 0.5
     assert share(0.0, 0.02) < 0.05
