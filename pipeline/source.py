@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from etils import epath
@@ -228,10 +229,10 @@ def open_source(path: str) -> Source:
     try:
         if place.is_dir():
             return FolderSource(os.fspath(place))
-        if place.is_file():
-            return ZipSource(os.fspath(place))
         if place.exists():
-            raise InputError(f"--source={path} is no regular file; expected a folder or a .zip file")
+            if not is_remote(place) and not Path(place).is_file():  # to etils whatever is no folder is a file
+                raise InputError(f"--source={path} is no regular file; expected a folder or a .zip file")
+            return ZipSource(os.fspath(place))
     except OSError as error:
         raise InputError(f"--source={path} cannot be read: {error}") from error
     raise InputError(f"--source={path} does not exist; expected a folder, a .zip file, or 'nih' to download the NLM's")

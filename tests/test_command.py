@@ -47,3 +47,24 @@ def test_an_error_ends_the_command_while_batches_are_being_read():
 )
 def test_a_flag_that_cannot_be_used_is_told_in_one_line(arguments, expected):
     assert_one_line_error(run_command("pipeline.preprocess", *arguments), expected, "see --help")
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        ("import botocore.exceptions as e; raise e.NoCredentialsError()", "NoCredentialsError: Unable to locate"),
+        ("raise ImportError('Install s3fs to access S3')", "ImportError: Install s3fs"),
+    ],
+)
+def test_what_an_object_store_says_is_one_line(raised, expected):
+    code = f"from pipeline.command import run\ndef main(_):\n    {raised}\nrun(main)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert_one_line_error(result, expected)
+    assert result.returncode == 1
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    code = "from pipeline.command import run\ndef main(_):\n    raise ValueError('a bug')\nrun(main)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr

@@ -145,6 +145,22 @@ def test_an_archive_that_lost_its_beginning(source, tmp_path):
         listing_of(archive)
 
 
+def test_encrypted_entries_are_rejected(source, tmp_path):
+    archive = zip_folder(source, tmp_path / "cells.zip")
+    content = bytearray(archive.read_bytes())
+    directory = content.index(b"PK\x01\x02", content.index(b"Uninfected/C9"))
+    content[directory + 8] |= 1
+    archive.write_bytes(content)
+    listing = listing_of(archive)
+    assert (len(listing.cells), [item.reason for item in listing.rejected]) == (35, ["encrypted"])
+
+
+def test_a_source_that_is_neither_file_nor_folder(tmp_path):
+    os.mkfifo(tmp_path / "cells.zip")
+    with pytest.raises(InputError, match=r"cells.zip is no regular file; expected a folder or a .zip file"):
+        open_source(str(tmp_path / "cells.zip"))
+
+
 def test_hostile_names_are_rejected(source, tmp_path):
     archive = zip_folder(source, tmp_path / "cells.zip")
     with zipfile.ZipFile(archive, "a") as out:

@@ -62,6 +62,13 @@ def test_a_missing_file(directory, name):
     assert files_named(directory) == {name}
 
 
+def test_a_folder_in_a_files_place(directory):
+    for name in (TRAIN, f"{OTHER}.index.npy"):
+        (directory / name).unlink()
+        (directory / name).mkdir()
+        assert any(problem.file == name and "cannot be read" in problem.what for problem in verify(directory))
+
+
 def test_a_foreign_file(directory):
     shutil.copy(directory / TRAIN, directory / "tfds_malaria-train.tfrecord-00004-of-00004")
     assert verify(directory) == [("tfds_malaria-train.tfrecord-00004-of-00004", "does not belong to the data set")]
@@ -95,6 +102,8 @@ def rewrite(directory, change, sealed):
         (lambda m: m["splits"]["train"]["shards"][0].update(num_records=1), "records, the manifest says 1"),
         (lambda m: m["settings"].update(image_size_px=17), "record 0 is not 17 pixels wide"),
         (lambda m: m["splits"].pop("test"), "has the splits train, validation"),
+        (lambda m: m["splits"]["test"]["shards"].append(m["splits"]["test"]["shards"][0]), "a shard more than once"),
+        (lambda m: m.update(dataset="tfds_cats"), "it is not a manifest of tfds_malaria"),
     ],
 )
 def test_a_manifest_that_disagrees(directory, change, expected):

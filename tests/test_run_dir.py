@@ -1,0 +1,52 @@
+"""A run's folder: what is read from it, and when it may be used again."""
+
+import json
+
+import pytest
+
+from pipeline.errors import InputError
+from trainers import run_dir
+
+WANTED = {"model": "basic_cnn", "flags": {"epochs": 2, "run_dir": "run"}, "data": {"fingerprint": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "is no run: it has no run.json; expected the --run_dir of a trainer"),
+        ("{", "cannot be read"),
+        ("[]", "no model in it"),
+        ("{}", "no model in it"),
+    ],
+)
+def test_what_is_no_run(content, expected, tmp_path):
+    if content is not None:
+        (tmp_path / run_dir.RUN).write_text(content)
+    with pytest.raises(InputError, match=expected):
+        run_dir.read(str(tmp_path))
+
+
+def test_what_tells_runs_apart():
+    assert run_dir.differences(WANTED, WANTED) == []
+    other = {"model": "vgg_ft", "flags": {"epochs": 3}, "data": {"fingerprint": "g"}}
+    found = run_dir.differences(other, WANTED)
+    assert found[0] == "its model is vgg_ft, wanted basic_cnn"
+    assert "its --epochs is 3, wanted 2" in found
+    assert found[-1] == "its data set was made from another source"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--run_dir=.*file/run cannot be written: .*; give another"):
+        run_dir.claim(str(tmp_path / "file" / "run"), WANTED)
+
+
+def test_only_a_run_that_kept_nothing_is_left(tmp_path):
+    for kept in (None, run_dir.MODEL, run_dir.HISTORY):
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        (folder / run_dir.RUN).write_text(json.dumps(WANTED))
+        if kept:
+            (folder / kept).touch()
+        run_dir.leave(str(folder))
+        assert (folder / run_dir.RUN).exists() == (kept is not None)
