@@ -1,6 +1,6 @@
 """README.md and BUILD.md, typed in by a reader: every command that they quote is run, or it is said here why not.
 
-The documents' commands run one after the other in a copy of the project, with synthetic cells, one epoch and no home.
+A document's commands run one after the other in a copy of the project, with small synthetic cells, one epoch, no home.
 """
 
 import functools
@@ -23,6 +23,7 @@ NOT_RUN = {  # the first that is found in a command counts
     r"pip install|pip freeze|pip wheel|venv|apt-get|make peers": "installs packages; CI does so in a fresh clone",
     r"^make bench|benchmarks\.": "takes minutes; tests/test_benchmarks.py and test_input_benchmarks.py run it small",
     r"PYTHON=": "needs another Python",
+    r"make demo SOURCE": "is `make demo` with other cells; tests/test_makefile.py reads what it would run",
     r"make (test|lint|format|coverage)|-m pytest": "is what runs this test, or stands beside it in .ci/run",
     r"KERAS_BACKEND=jax": "needs JAX; tests/test_jax.py trains on it",
     r"[<…]|Runner|^dask": "needs a cluster; tests/test_clusters.py runs one of Dask",
@@ -32,6 +33,8 @@ NOT_RUN = {  # the first that is found in a command counts
 
 SMALLER = [  # a pattern, and what a test runs in its place
     (r"--source=nih", "--source=path/to/cell_images.zip"),  # tests/test_download.py downloads
+    (r"-m pipeline.preprocess .*", r"\g<0> --image_size_px=32"),
+    (r"(tfds build --data_dir=\.\./)data", r"\1built"),  # it has no such flag
     (r"^make demo.*", r"\g<0> EPOCHS=1"),
     (r"-m trainers\.(basic_cnn|vgg_\w+) .*", r"\g<0> --epochs=1"),
     (r"-m trainers\.vgg_.*", r"\g<0> --vgg_weights=none"),

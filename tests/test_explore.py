@@ -79,14 +79,13 @@ def test_unknown_patients_are_no_patient(source, tmp_path):
 
 
 def test_the_command(data_dir, tmp_path):
-    for config in ("by_patient", "folds", "by_cell"):
-        output = tmp_path / "deep" / f"{config}.png"
-        result = run_command("pipeline.explore", f"--data_dir={data_dir}", f"--output={output}", f"--config={config}")
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.strip() == str(output)
-        picture = cv2.imread(str(output))
-        assert picture.shape[0] > 700
-        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 500
+    output = tmp_path / "deep" / "folds.png"
+    result = run_command("pipeline.explore", f"--data_dir={data_dir}", f"--output={output}", "--config=folds")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(output)
+    picture = cv2.imread(str(output))
+    assert picture.shape[0] > 700
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 500
 
 
 def test_old_data_sets_have_no_size_distribution(explored, tmp_path):
