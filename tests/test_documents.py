@@ -23,6 +23,8 @@ NOT_RUN = {  # the first that is found in a command counts
     r"pip install|pip freeze|pip wheel|venv|apt-get|make peers": "installs packages; CI does so in a fresh clone",
     r"^make bench|benchmarks\.": "takes minutes; tests/test_benchmarks.py and test_input_benchmarks.py run it small",
     r"PYTHON=": "needs another Python",
+    r"runs/(8|25) ?$": "is the training before it, for more epochs",
+    r"runs/fold_4": "is what tests/test_training.py runs",
     r"make demo SOURCE": "is `make demo` with other cells; tests/test_makefile.py reads what it would run",
     r"make (test|lint|format|coverage)|-m pytest": "is what runs this test, or stands beside it in .ci/run",
     r"KERAS_BACKEND=jax": "needs JAX; tests/test_jax.py trains on it",
@@ -41,7 +43,7 @@ SMALLER = [  # a pattern, and what a test runs in its place
     (r"=saved_model,onnx,litert", "=saved_model"),  # tests/test_export.py writes them all where their packages are
 ]
 
-NOISY = r"\btfds\b"  # TensorFlow and TFDS speak for themselves there, which BUILD.md says
+NOISY = r"\btfds\b|import tensorflow"  # libraries speak for themselves there; BUILD.md says that it is harmless
 NOISE = re.compile(r"warning|onednn|traceback|^[WEIF]\d{4} |deprecat|cuda", re.IGNORECASE | re.MULTILINE)
 
 
