@@ -141,7 +141,7 @@ def test_what_a_document_quotes_can_be_typed_in(name, tmp_path, synthetic_zip):
         commands = [command for command in commands if not command.startswith("make demo")]  # once is enough
     if name == "README.md":  # tests/test_export.py runs those of BUILD.md
         commands += [f"python -c {shlex.quote(block)}" for block in python_blocks(document)]
-    assert len(commands) > 7, commands
+    assert len(commands) > 6, commands
     reader = Reader(tmp_path)
     reader.bring_cells(synthetic_zip)
     problems = [problem for command in dict.fromkeys(commands) if (problem := reader.type_in(command))]
