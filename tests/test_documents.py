@@ -95,6 +95,10 @@ class Reader:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.folder / name)
         (self.folder / ".venv").symlink_to(Path(sys.prefix))
+        for name in ("requirements.txt", "constraints.txt"):
+            os.utime(
+                self.folder / name, (0, 0)
+            )  # the environment is older than a change to them: that is no matter here
         if not (self.folder / ".venv" / "installed").exists():
             pytest.skip("make has not made this environment")
 
