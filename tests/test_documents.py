@@ -96,9 +96,7 @@ class Reader:
                 shutil.copy2(ROOT / name, self.folder / name)
         (self.folder / ".venv").symlink_to(Path(sys.prefix))
         for name in ("requirements.txt", "constraints.txt"):
-            os.utime(
-                self.folder / name, (0, 0)
-            )  # the environment is older than a change to them: that is no matter here
+            os.utime(self.folder / name, (0, 0))  # or make would install what has changed
         if not (self.folder / ".venv" / "installed").exists():
             pytest.skip("make has not made this environment")
 
