@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import pytest
 from conftest import ROOT
+from test_imports import ORDER
 
 COMMAND = re.compile(r"make [\w=. -]+$|(?!-)\S+ .*(?:--|install |pytest )")  # and not only a name of one
 
@@ -90,10 +91,10 @@ class Reader:
             "HOME": str(home),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
-        for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
-            if (ROOT / name).exists():
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, self.folder / name)
+        for package in ORDER[:-1]:
+            shutil.copytree(ROOT / package, self.folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("Makefile", "pyproject.toml", "requirements.txt", "constraints.txt"):
+            shutil.copy(ROOT / name, self.folder)
         (self.folder / ".venv").symlink_to(Path(sys.prefix))
         for name in ("requirements.txt", "constraints.txt"):
             os.utime(self.folder / name, (0, 0))  # or make would install what has changed
