@@ -160,6 +160,20 @@ def test_train_throughput(data_dir, tmp_path):
     assert 0 <= written["ratios"]["share of the step time spent waiting for data"] <= 1
 
 
+def test_what_frozen_features_gain_is_measured(data_dir, tmp_path):
+    output = tmp_path / "x.json"
+    flags = ("--model=vgg_frozen", "--split=train[:16]", "--batch_size=8", "--steps=1", "--repeats=1")
+    result = run_command("benchmarks.train_throughput", f"--data_dir={data_dir}", f"--output={output}", *flags)
+    assert result.returncode == 0, result.stderr
+    written = json.loads(output.read_text())
+    recomputed, once = written["cases"][-2:]
+    assert (recomputed["name"], once["name"]) == ("25 epochs, recomputed", "25 epochs, features computed once")
+    assert recomputed["num_images"] == once["num_images"] == 25 * 16
+    assert written["ratios"]["recomputed to computed once"] == pytest.approx(
+        recomputed["seconds"] / once["seconds"], rel=0.01
+    )
+
+
 def test_mistakes(data_dir, tmp_path):
     flags = (f"--data_dir={data_dir}", f"--output={tmp_path / 'x.json'}")
     for mistake in ("--readers=fast", "--peers=ffcv,fast", "--sizes=many", "--batch_sizes=0", "--work_dir=nowhere"):
