@@ -77,7 +77,7 @@ bench: $(INSTALLED)
 	@$(BIN)/python -m pipeline.preprocess --source=$(BENCH)/cells --data_dir=$(BENCH)/data
 	@$(BIN)/python -m benchmarks.input_throughput --data_dir=$(BENCH)/data --output=$(BENCH)/input.json \
 	  --num_cells=$(BENCH_CELLS) --sizes=$(BENCH_CELLS) --batch_sizes=64 --repeats=$(BENCH_REPEATS) --work_dir=$(BENCH) \
-  $(if $(wildcard $(PEERS)/bin/python),--peers=all)
+	  $(if $(wildcard $(PEERS)/bin/python),--peers=all)
 	@$(BIN)/python -m benchmarks.train_throughput --data_dir=$(BENCH)/data --output=$(BENCH)/train.json \
 	  --repeats=$(BENCH_REPEATS)
 	@$(BIN)/python -m benchmarks.train_throughput --data_dir=$(BENCH)/data --output=$(BENCH)/frozen.json \

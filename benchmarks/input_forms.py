@@ -83,7 +83,7 @@ def make_torchvision_importable() -> None:
     import torch
 
     try:
-        import torchvision  # noqa: F401
+        import torchvision  # noqa: F401 - whether it can be imported is the question
     except RuntimeError:
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]

@@ -128,7 +128,7 @@ class FolderSource(Source):
         if self._local_prefix is None:
             return (self._folder / path).read_bytes()
         # Joining paths as objects takes as long as reading the file.
-        with open(self._local_prefix + path, "rb", buffering=0) as file:  # noqa: PTH123
+        with open(self._local_prefix + path, "rb", buffering=0) as file:  # noqa: PTH123 - see above
             return file.read()
 
     def checksum(self, path: str, place: tuple[int, ...]) -> int:
