@@ -41,12 +41,12 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         run_dir.claim(str(tmp_path / "file" / "run"), WANTED)
 
 
-def test_only_a_run_that_kept_nothing_is_left(tmp_path):
+def test_only_a_run_that_kept_nothing_is_released(tmp_path):
     for kept in (None, run_dir.MODEL, run_dir.HISTORY):
         folder = tmp_path / str(kept)
         folder.mkdir()
         (folder / run_dir.RUN).write_text(json.dumps(WANTED))
         if kept:
             (folder / kept).touch()
-        run_dir.leave(str(folder))
+        run_dir.release(str(folder))
         assert (folder / run_dir.RUN).exists() == (kept is not None)

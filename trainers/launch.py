@@ -26,5 +26,5 @@ def launch(model: str, arguments: Sequence[str]) -> int | None:
 
         return loop.train(model, task, options, run)
     except (InputError, KeyboardInterrupt):
-        run_dir.leave(options.run_dir)
+        run_dir.release(options.run_dir)
         raise

@@ -99,7 +99,7 @@ def claim(run_dir: str, wanted: Run) -> Run:
     return found
 
 
-def leave(run_dir: str) -> None:
+def release(run_dir: str) -> None:
     """Frees the folder of a run that failed before it kept anything, so that it may be begun with other flags."""
     directory = Path(run_dir)
     if not any((directory / name).exists() for name in (MODEL, HISTORY, CHECKPOINT, FEATURES)):
