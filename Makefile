@@ -58,7 +58,7 @@ $(INSTALLED): requirements.txt constraints.txt
 	  { echo "error: $(PYTHON) is $$($(PYTHON) --version); expected Python 3.11 to 3.13: make PYTHON=python3.11 …" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "error: $(PYTHON) has no venv; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "installing the requirements into $(VENV) (about two minutes, once)"
+	@echo "installing the requirements into $(VENV) (some minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
