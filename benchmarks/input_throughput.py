@@ -19,14 +19,14 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from benchmarks import input_chart, measurement
-from benchmarks.clock import Content, Work, summed, total_of
-from benchmarks.input_cases import HERE, MODES, PEERS, Case, plan, run_once
-from pipeline import manifest
+from benchmarks.harness import input_chart, measurement
+from benchmarks.harness.clock import Content, Work, summed, total_of
+from benchmarks.harness.input_cases import HERE, MODES, PEERS, Case, plan, run_once
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from trainers import quiet
+from pipeline.records import manifest
+from trainers import tf_import
 
 _CELLS_AT_A_TIME = 1024
 _RATIOS = (  # name, then (reader, figure) over (reader, figure), at the smallest batch size
@@ -72,7 +72,7 @@ def lay_out(directory: Path, num_cells: int, folder: Path | None) -> Work:
     Returns:
       the work on these cells, without a reader.
     """
-    quiet.import_tensorflow()
+    tf_import.import_tensorflow()
 
     from trainers.input_pipeline import batching
     from trainers.input_pipeline.splits import open_split

@@ -18,10 +18,10 @@ import numpy as np
 import psutil
 from absl import flags
 
-from benchmarks import measurement
+from benchmarks.harness import measurement
 from benchmarks.preprocess_throughput import lay_out
 from pipeline.command import reject_arguments, run
-from trainers import quiet, run_dir
+from trainers import run_dir, tf_import
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,19 +33,19 @@ def main(arguments: Sequence[str]) -> None:
     memory = []
     with tempfile.TemporaryDirectory() as folder:
         num_cells = lay_out(values.source, Path(folder), values.num_cells)
-        quiet.import_tensorflow()
+        tf_import.import_tensorflow()
 
-        from trainers import decoding  # seconds of imports that mistakes need not wait for
-        from trainers.verdict import predictions
+        from trainers.evaluation import predictions
+        from trainers.input_pipeline import image_files  # seconds of imports that mistakes need not wait for
 
         model = predictions.load_model(values.run_dir)
         predict = predictions.predictor(model, values.batch_size)
         size = model.input_shape[1]
 
-        def files() -> decoding.Files:
-            return decoding.image_files([folder])
+        def files() -> image_files.Files:
+            return image_files.image_files([folder])
 
-        decoded = decoding.decode_files(islice(files(), values.batch_size), size)
+        decoded = image_files.decode_files(islice(files(), values.batch_size), size)
         batch = np.stack([cell.pixels for cell in decoded if cell.pixels is not None])
         predict(batch)
         for _ in range(values.repeats):
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
             num_predicted = num_cells // values.batch_size * values.batch_size
             rates["model alone"].append(num_predicted / (time.perf_counter() - started))
             started = time.perf_counter()
-            for _ in predictions.predict_files(predict, decoding.decode_files(files(), size), values.batch_size):
+            for _ in predictions.predict_files(predict, image_files.decode_files(files(), size), values.batch_size):
                 pass
             rates["trainers.predict"].append(num_cells / (time.perf_counter() - started))
             memory.append(psutil.Process().memory_info().rss)

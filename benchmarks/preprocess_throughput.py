@@ -20,9 +20,9 @@ from typing import Any
 import psutil
 from absl import flags
 
-from benchmarks import measurement
-from benchmarks.measurement import Measurement, measure
-from benchmarks.preprocess_peers import PEERS
+from benchmarks.baselines.preprocess import PEERS
+from benchmarks.harness import measurement
+from benchmarks.harness.measurement import Measurement, measure
 from benchmarks.repeated_cells import lay_out
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
@@ -50,7 +50,7 @@ def run_ours(source: Path, output_dir: Path) -> tuple[Measurement, float]:
 
 def run_peer(peer: str, source: Path, output_dir: Path) -> tuple[Measurement, float]:
     """One run of a peer: whole, and the seconds without start-up."""
-    command = [sys.executable, "-m", "benchmarks.preprocess_peers", f"--peer={peer}", f"--source={source}"]
+    command = [sys.executable, "-m", "benchmarks.baselines.preprocess", f"--peer={peer}", f"--source={source}"]
     result = measure([*command, f"--output_dir={output_dir}"])
     return result, float(result.output.split()[-1])
 

@@ -12,8 +12,8 @@ from absl import flags
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
-from pipeline.listing import list_cells
-from pipeline.source import open_source
+from pipeline.source.archive import open_source
+from pipeline.source.listing import list_cells
 
 
 def lay_out(source: str, folder: Path, num_cells: int) -> int:

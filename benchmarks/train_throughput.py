@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from benchmarks import measurement
-from pipeline import manifest
+from benchmarks.harness import measurement
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from trainers import quiet
+from pipeline.records import manifest
+from trainers import tf_import
 from trainers.input_pipeline.splits import open_split
 from trainers.training_flags import INPUT_MODES, MODELS, PRECISIONS
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from trainers.input_pipeline.waiting import Waiting
+    from trainers.input_pipeline.input_stall import Waiting
 
 _WARM_UP_STEPS = 5
 REAL, SYNTHETIC, INPUT = "fit on real data", "fit on one synthetic batch", "input alone"
@@ -129,13 +129,13 @@ def main(arguments: Sequence[str]) -> None:
     values = flags.FLAGS
     directory, its_manifest = manifest.read_dataset(values.data_dir, values.config)
     split = open_split(directory, values.split)
-    quiet.import_tensorflow()
+    tf_import.import_tensorflow()
     import keras
     import tensorflow as tf
 
     from trainers.input_pipeline import batching
-    from trainers.input_pipeline.order import Order
-    from trainers.input_pipeline.waiting import Waiting, measured
+    from trainers.input_pipeline.input_stall import Waiting, measured
+    from trainers.input_pipeline.shuffle_order import ShuffleOrder
     from trainers.training import allocator, hardware
 
     allocator.keep_freed_memory()
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str]) -> None:
     num_cells = split.num_cells // values.batch_size * values.batch_size  # every step has a whole batch
     if not num_cells:
         raise InputError(f"--batch_size={values.batch_size} is more than the {split.num_cells} cells of {values.split}")
-    order = Order(num_cells, values.batch_size, values.seed)
+    order = ShuffleOrder(num_cells, values.batch_size, values.seed)
     mode = batching.choose_mode(values.input, [split])
     epochs = 1 + (_WARM_UP_STEPS + values.steps) // order.steps_per_epoch
     waiting = Waiting()
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str]) -> None:
         values.repeats,
     )
     if values.model == "vgg_frozen":
-        from benchmarks import frozen_features
+        from benchmarks.harness import frozen_features
 
         more_cases, more_ratios = frozen_features.compare(
             split, its_manifest, values.batch_size, values.seed, used.jit_compile, values.repeats

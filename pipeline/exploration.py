@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from pipeline import image, keys, parsing, tfrecord
 from pipeline.cells import LABELS
 from pipeline.errors import InputError
-from pipeline.manifest import Manifest
+from pipeline.records import index, parsing, tfrecord
+from pipeline.records.manifest import Manifest
+from pipeline.source import decode
 
 NUM_SAMPLES = 16
 _NUM_COLOURED = 2000  # cells whose colour is looked at
@@ -78,7 +79,7 @@ def explore(directory: epath.Path, manifest: Manifest) -> Exploration:
 def _patients(directory: epath.Path, shards: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     counts: dict[str, np.ndarray] = {}
     for shard in shards:
-        found = keys.read(str(directory / shard["file"]), 0, shard["num_records"])
+        found = index.read(str(directory / shard["file"]), 0, shard["num_records"])
         for label, patient in zip(found.labels.tolist(), found.patient_ids.tolist(), strict=True):
             if patient:
                 counts.setdefault(patient, np.zeros(len(LABELS), np.int64))[label] += 1
@@ -96,7 +97,7 @@ def _cells(directory: epath.Path, manifest: Manifest, split: str) -> Iterator[Ce
                 for _, record in islice(tfrecord.read_records(file), -(-_NUM_COLOURED // len(shards))):
                     parsed = parsing.parse(record)
                     stored = np.frombuffer(parsed.image, np.uint8)
-                    pixels = image.decode_png(stored) if encoding == "png" else stored.reshape(size, size, 3)
+                    pixels = decode.decode_png(stored) if encoding == "png" else stored.reshape(size, size, 3)
                     yield CellImage(pixels, parsed.label, parsed.patient_id)
         except (OSError, ValueError, tfrecord.DamagedRecord) as error:
             raise InputError(f"{path}: {error}; check the data set with python -m pipeline.verify") from error

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pipeline.cells import LABELS
 from pipeline.exploration import NUM_SAMPLES, Exploration
-from pipeline.manifest import SIZE_BIN_PX
+from pipeline.records.manifest import SIZE_BIN_PX
 
 _COLOURS = ("#3d7fc4", "#d9822b")
 _GRID = int(NUM_SAMPLES**0.5)

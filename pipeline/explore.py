@@ -12,10 +12,10 @@ from pathlib import Path
 
 from absl import flags
 
-from pipeline import manifest
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
-from pipeline.split import CONFIGS
+from pipeline.records import manifest
+from pipeline.splits.configs import CONFIGS
 
 _SUFFIXES = (".png", ".pdf", ".svg")
 

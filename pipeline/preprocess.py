@@ -17,12 +17,14 @@ from contextlib import ExitStack, nullcontext
 
 from absl import flags
 
-from pipeline import job, layout, listing, plan, workers
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex, parse_class_folders
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
-from pipeline.example import IMAGE_ENCODINGS
-from pipeline.source import open_source
+from pipeline.job import plan, prepare, workers
+from pipeline.records import layout
+from pipeline.records.example import IMAGE_ENCODINGS
+from pipeline.source import listing
+from pipeline.source.archive import open_source
 
 _DEFAULTS = plan.Settings()
 
@@ -82,15 +84,15 @@ def main(arguments: Sequence[str]) -> None:
     patient_regex = compile_patient_regex(_PATIENT_REGEX.value)
     source = _SOURCE.value
     if source == "nih":
-        from pipeline import download
+        from pipeline.source import download
 
         source = str(download.fetch_archive(_DOWNLOAD_DIR.value))
     if _PIPELINE_OPTIONS.value:
-        from pipeline import runner  # Beam takes a second to import: not for --help and mistakes
+        from pipeline.job import beam_pipeline  # Beam takes a second to import: not for --help and mistakes
 
-        runner.parse_options(_PIPELINE_OPTIONS.value)
+        beam_pipeline.parse_options(_PIPELINE_OPTIONS.value)
     is_local = not any(option.startswith("--runner=") for option in _PIPELINE_OPTIONS.value)
-    with workers.started("pipeline.fill") if is_local else nullcontext():
+    with workers.started("pipeline.job.fill") if is_local else nullcontext():
         _preprocess(source, configs, class_folders, patient_regex)
     gc.freeze()  # what ends with the process need not be searched for garbage at its end, which takes 0.2 s
 
@@ -107,14 +109,14 @@ def _preprocess(
     with ExitStack() as held:
         planned = [
             held.enter_context(
-                job.plan(cells, settings, source=source, data_dir=_DATA_DIR.value, overwrite=_OVERWRITE.value)
+                prepare.plan(cells, settings, source=source, data_dir=_DATA_DIR.value, overwrite=_OVERWRITE.value)
             )
             for settings in _settings(configs, class_folders)
         ]
         del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
         print(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - listed:.2f} s", flush=True)
         for each in planned:
-            outcome = job.run(
+            outcome = prepare.run(
                 each, max_rejected_fraction=_MAX_REJECTED_FRACTION.value, pipeline_options=_PIPELINE_OPTIONS.value
             )
             print(_summary(outcome))
@@ -135,7 +137,7 @@ def _settings(configs: Sequence[str], class_folders: tuple[str, ...]) -> list[pl
     ]
 
 
-def _summary(outcome: job.Outcome) -> str:
+def _summary(outcome: prepare.JobResult) -> str:
     made = outcome.manifest
     lines = [f"{made['dataset']}/{made['config']}/{made['version']} from {made['source']['name']}"]
     for name, split in made["splits"].items():

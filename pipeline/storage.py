@@ -9,7 +9,8 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import filelock
 import fsspec.config
@@ -48,10 +49,10 @@ def is_remote(path: str | epath.PathLike) -> bool:
 
 
 @contextmanager
-def open_whole(path: epath.Path) -> Iterator[BinaryIO]:
+def open_atomic(path: epath.Path | Path) -> Iterator[BinaryIO]:
     """Opens a file for writing that appears under its name when the block ends, and not at all if it raises."""
     if is_remote(path):
-        file = path.open("wb")
+        file: Any = path.open("wb")
         try:
             yield file
         except BaseException:
@@ -70,9 +71,9 @@ def open_whole(path: epath.Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_whole(path: epath.Path, content: bytes) -> None:
-    """Writes a file that appears under its name only when it is whole."""
-    with open_whole(path) as file:
+def write_atomic(path: epath.Path | Path, content: bytes) -> None:
+    """Writes a file that appears under its name only once it is complete."""
+    with open_atomic(path) as file:
         file.write(content)
 
 

@@ -19,11 +19,12 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from pipeline import fill, layout, manifest, parsing, tfrecord
 from pipeline.cells import DATASET_NAME, LABELS
 from pipeline.command import reject_arguments, run
+from pipeline.job import fill
 from pipeline.progress import progress_bar
-from pipeline.split import CONFIGS
+from pipeline.records import layout, manifest, parsing, tfrecord
+from pipeline.splits.configs import CONFIGS
 
 _CHUNK_BYTES = 1 << 20
 _Row = tuple[int, int, int, int]  # of a shard's index, see `fill.INDEX_COLUMNS`

@@ -12,10 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import job, layout, plan, synthetic, tfrecord
+from pipeline import synthetic
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
-from pipeline.listing import list_cells
-from pipeline.source import open_source
+from pipeline.job import plan
+from pipeline.job import prepare as job
+from pipeline.records import layout, tfrecord
+from pipeline.source.archive import open_source
+from pipeline.source.listing import list_cells
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,7 +110,7 @@ def assert_one_line_error(result, *expected):
 
 def write_run(folder, data_dir, model, config="by_patient", splits=("train", "validation", "test")):
     """A run's folder as a trainer leaves it, with any Keras model in it: for tests of what comes after training."""
-    from pipeline import manifest
+    from pipeline.records import manifest
     from trainers import data, run_dir
     from trainers.input_pipeline.splits import open_split
 

@@ -14,13 +14,14 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from pipeline import layout, manifest, metadata, plan
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
 from pipeline.errors import InputError
-from pipeline.example import IMAGE, LABEL, tfds_features
-from pipeline.listing import list_cells
-from pipeline.source import open_source
-from pipeline.split import CONFIGS
+from pipeline.job import plan
+from pipeline.records import layout, manifest, tfds_metadata
+from pipeline.records.example import IMAGE, LABEL, tfds_features
+from pipeline.source.archive import open_source
+from pipeline.source.listing import list_cells
+from pipeline.splits.configs import CONFIGS
 
 _ARCHIVE = "cell_images.zip"
 _FOLDER = "cell_images"
@@ -50,7 +51,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         return self.dataset_info_from_configs(
             features=None if is_prepared else tfds_features(defaults.image_size_px, defaults.image_encoding),
             supervised_keys=(IMAGE, LABEL),
-            homepage=metadata.HOMEPAGE,
+            homepage=tfds_metadata.HOMEPAGE,
             disable_shuffling=True,
         )
 
@@ -85,14 +86,14 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         self.info.read_from_directory(self.data_path)
 
     def _download_and_prepare(self, manual_dir: epath.Path, download_config: tfds.download.DownloadConfig) -> None:
-        from pipeline import job  # Beam takes a second and a half to import: not for reading
+        from pipeline.job import prepare  # Beam takes a second and a half to import: not for reading
 
         source = _find_source(manual_dir)
         patient_regex = compile_patient_regex(DEFAULT_PATIENT_REGEX)
         beam_options = download_config.beam_options
         with open_source(source) as opened:
             cells = list_cells(opened, source, DEFAULT_CLASS_FOLDERS, patient_regex)
-        job.prepare(
+        prepare.prepare(
             cells,
             plan.Settings(config=self.builder_config.name),
             source=source,

@@ -11,7 +11,7 @@ from absl import flags
 
 from pipeline.command import run
 from trainers import training_flags
-from trainers.launch import launch
+from trainers.training.main import launch
 
 training_flags.define(optimizer="adam", learning_rate=1e-3)
 flags.adopt_module_key_flags(training_flags)

@@ -17,13 +17,13 @@ from absl import flags
 
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.split import CONFIGS, NUM_FOLDS
-from trainers import evaluation_flags, folds, quiet, run_dir
+from pipeline.splits.configs import CONFIGS, NUM_FOLDS
+from trainers import evaluation_flags, folds, run_dir, tf_import
+from trainers.evaluation import runs
+from trainers.evaluation.data_set import DataSet
+from trainers.evaluation.runs import FOLDS
 from trainers.training.signals import INTERRUPTED, PREEMPTED
 from trainers.training_flags import MODELS
-from trainers.verdict import candidates
-from trainers.verdict.candidates import FOLDS
-from trainers.verdict.data_set import DataSet
 
 REPORT = "report"
 _BATCH_SIZE = 256  # of predictions; --batch_size is the trainer's
@@ -50,15 +50,15 @@ def main(arguments: Sequence[str]) -> int | None:
             raise InputError(
                 f"the trainer of fold {fold} ended with status {status}, see above; the same command continues with it"
             )
-    _, planned = candidates.plan([str(folder) for folder in folders], FOLDS, None)
+    _, planned = runs.plan([str(folder) for folder in folders], FOLDS, None)
     for candidate in planned:
         data_set.open(candidate.members)
     options = evaluation_flags.read(_BATCH_SIZE)
 
-    quiet.import_tensorflow()
-    from trainers.verdict import evaluation  # seconds of imports that mistakes need not wait for
+    tf_import.import_tensorflow()
+    from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
 
-    print(evaluation.evaluate(planned, data_set, options, str(Path(_OUTPUT_DIR.value) / REPORT)))
+    print(evaluate.evaluate(planned, data_set, options, str(Path(_OUTPUT_DIR.value) / REPORT)))
     return None
 
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from pipeline import keys, layout, manifest
 from pipeline.errors import InputError
+from pipeline.records import index, layout, manifest
 from trainers import run_dir
 from trainers.input_pipeline.splits import Split, open_split, overlap
 from trainers.training_flags import Options
@@ -90,5 +90,5 @@ def patients_of(split: Split, its_manifest: manifest.Manifest) -> list[str]:
             patients |= set(entry["patients"])
             parts = {name: part for name, part in parts.items() if name not in shards}
     for part in parts.values():
-        patients |= set(keys.read(*part).patient_ids.tolist())
+        patients |= set(index.read(*part).patient_ids.tolist())
     return sorted(patients)

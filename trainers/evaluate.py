@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from pipeline.command import reject_arguments, run
-from pipeline.split import CONFIGS
-from trainers import evaluation_flags, quiet
-from trainers.verdict import candidates
-from trainers.verdict.data_set import DataSet
+from pipeline.splits.configs import CONFIGS
+from trainers import evaluation_flags, tf_import
+from trainers.evaluation import runs
+from trainers.evaluation.data_set import DataSet
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
 _RUN_DIRS = flags.DEFINE_list("run_dirs", None, "Folders of the runs to judge.", required=True)
@@ -31,16 +31,16 @@ flags.adopt_module_key_flags(evaluation_flags)
 def main(arguments: Sequence[str]) -> None:
     """Judges the runs, writes the report, prints the table."""
     reject_arguments(arguments)
-    config, planned = candidates.plan(_RUN_DIRS.value, _CONFIG.value, _SPLIT.value)
+    config, planned = runs.plan(_RUN_DIRS.value, _CONFIG.value, _SPLIT.value)
     data_set = DataSet(_DATA_DIR.value, config)
     for candidate in planned:
         data_set.open(candidate.members)
     options = evaluation_flags.read(_BATCH_SIZE.value)
 
-    quiet.import_tensorflow()
-    from trainers.verdict import evaluation  # seconds of imports that mistakes need not wait for
+    tf_import.import_tensorflow()
+    from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
 
-    print(evaluation.evaluate(planned, data_set, options, _OUTPUT_DIR.value))
+    print(evaluate.evaluate(planned, data_set, options, _OUTPUT_DIR.value))
 
 
 if __name__ == "__main__":

@@ -11,21 +11,21 @@ from absl import flags
 
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
-from trainers import formats, quiet, run_dir
+from trainers import export_formats, run_dir, tf_import
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of a run of a trainer.", required=True)
-_FORMAT = flags.DEFINE_list("format", None, f"One or more of {', '.join(formats.NAMES)}.", required=True)
+_FORMAT = flags.DEFINE_list("format", None, f"One or more of {', '.join(export_formats.NAMES)}.", required=True)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Exports the run's best model; prints where to."""
     reject_arguments(arguments)
     if not _FORMAT.value:
-        raise InputError(f"--format is empty; expected some of {','.join(formats.NAMES)}")
-    formats.check(_FORMAT.value, "format")
+        raise InputError(f"--format is empty; expected some of {','.join(export_formats.NAMES)}")
+    export_formats.check(_FORMAT.value, "format")
     run_dir.read(_RUN_DIR.value)
-    quiet.import_tensorflow()
-    for path in formats.export(_RUN_DIR.value, _FORMAT.value):
+    tf_import.import_tensorflow()
+    for path in export_formats.export(_RUN_DIR.value, _FORMAT.value):
         print(path)
 
 

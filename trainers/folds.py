@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from pipeline.errors import InputError
-from pipeline.split import CONFIGS, NUM_FOLDS
-from trainers.verdict.candidates import FOLDS
+from pipeline.splits.configs import CONFIGS, NUM_FOLDS
+from trainers.evaluation.runs import FOLDS
 
 _OURS = ("train_split", "validation_split", "test_split", "run_dir")
 

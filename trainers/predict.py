@@ -20,8 +20,8 @@ from absl import flags
 from pipeline.cells import LABELS
 from pipeline.command import run
 from pipeline.errors import InputError
-from trainers import quiet, run_dir
-from trainers.verdict import choice, operating_points
+from trainers import run_dir, tf_import
+from trainers.evaluation.metrics import operating_points, thresholds
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of the run whose model predicts.", required=True)
 _THRESHOLD = flags.DEFINE_string(
@@ -51,12 +51,12 @@ def _predict(paths: Sequence[str]) -> int:
     if not paths:
         raise InputError("got no images; expected paths of image files or folders behind the flags")
     run_dir.read(_RUN_DIR.value)
-    threshold = choice.find_threshold(_THRESHOLD.value, _RUN_DIR.value, _FLIPS.value)
+    threshold = thresholds.find_threshold(_THRESHOLD.value, _RUN_DIR.value, _FLIPS.value)
 
-    quiet.import_tensorflow()
+    tf_import.import_tensorflow()
     from pipeline.progress import progress_bar  # and seconds of imports that mistakes need not wait for
-    from trainers import decoding
-    from trainers.verdict import predictions
+    from trainers.evaluation import predictions
+    from trainers.input_pipeline import image_files
 
     model = predictions.load_model(_RUN_DIR.value)
     size = model.input_shape[1]
@@ -66,10 +66,10 @@ def _predict(paths: Sequence[str]) -> int:
         )
     predict = predictions.predictor(model, _BATCH_SIZE.value, _FLIPS.value)
     write = _writer(_FORMAT.value)
-    total = sum(1 for _ in decoding.image_files(paths))
+    total = sum(1 for _ in image_files.image_files(paths))
     num_failed = 0
     with progress_bar(total, "predicting", "images") as bar:
-        decoded = decoding.decode_files(decoding.image_files(paths), size)
+        decoded = image_files.decode_files(image_files.image_files(paths), size)
         for batch in predictions.predict_files(predict, decoded, _BATCH_SIZE.value):
             for cell, probability in batch:
                 if probability is None:

@@ -11,13 +11,17 @@ features/       what a frozen backbone gave, while the run is unfinished
 export/         the model in other forms, if asked for
 """
 
+import csv
+import io
 import json
 import platform
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline import storage
 from pipeline.errors import InputError
 
 RUN = "run.json"
@@ -33,7 +37,22 @@ _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
 # Where things lie, and how often a checkpoint is kept, does not decide on what comes out.
 _MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes"}
 
+HISTORY_COLUMNS = (
+    "epoch",
+    "loss",
+    "accuracy",
+    "val_loss",
+    "val_accuracy",
+    "learning_rate",
+    "seconds",
+    "images_per_second",
+    "waiting_share",
+)
+"""Of `history.csv`."""
+
 Run = dict[str, Any]
+HistoryRow = dict[str, float]
+"""One epoch of `history.csv`; `epoch` counts from 0."""
 
 
 def versions() -> dict[str, str]:
@@ -61,10 +80,8 @@ def read(run_dir: str) -> Run:
 
 def write(run_dir: str, run: Run) -> None:
     """Writes `run.json`; it appears whole or not at all."""
-    path = Path(run_dir) / RUN
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    content = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
+    storage.write_atomic(Path(run_dir) / RUN, content.encode())
 
 
 def claim(run_dir: str, wanted: Run) -> Run:
@@ -128,3 +145,20 @@ def farewell(run_dir: str, data_dir: str) -> str:
         f"all of it is in {run_dir}; next: python -m trainers.evaluate --data_dir={data_dir} --run_dirs={run_dir} "
         "--output_dir=report"
     )
+
+
+def read_history(path: Path) -> list[HistoryRow]:
+    """Reads `history.csv`; empty if there is none."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def write_history(history: Sequence[HistoryRow], path: Path) -> None:
+    """Writes `history.csv` atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HISTORY_COLUMNS)
+    writer.writeheader()
+    writer.writerows(history)
+    storage.write_atomic(path, text.getvalue().encode())

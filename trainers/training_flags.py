@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from pipeline.errors import InputError
-from pipeline.split import CONFIGS
-from trainers import formats
+from pipeline.splits.configs import CONFIGS
+from trainers import export_formats
 from trainers.augmentation.ranges import FILLS, FLIPS, Ranges
 
 MODELS = ("basic_cnn", "vgg_frozen", "vgg_ft")
@@ -189,7 +189,7 @@ def _define_hardware() -> None:
     flags.DEFINE_float(
         "checkpoint_minutes", 10.0, "Keep a checkpoint that often, and at each epoch's end.", lower_bound=0.0
     )
-    flags.DEFINE_list("export", [], f"Also write the best model in these forms: {', '.join(formats.NAMES)}.")
+    flags.DEFINE_list("export", [], f"Also write the best model in these forms: {', '.join(export_formats.NAMES)}.")
 
 
 def read() -> Options:
@@ -218,7 +218,7 @@ def _check(options: Options) -> None:
     for name, value in options._asdict().items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{name}={value} is no finite number")
-    formats.check(options.export, "export")
+    export_formats.check(options.export, "export")
     if options.warmup_epochs and options.schedule != "cosine":
         raise InputError(
             f"--warmup_epochs={options.warmup_epochs:g} goes with --schedule=cosine; got --schedule={options.schedule}"

@@ -13,7 +13,7 @@ from absl import flags
 
 from pipeline.command import run
 from trainers import training_flags
-from trainers.launch import launch
+from trainers.training.main import launch
 
 training_flags.define(optimizer="rmsprop", learning_rate=1e-4, is_vgg=True)
 flags.adopt_module_key_flags(training_flags)

@@ -12,7 +12,7 @@ from absl import flags
 from pipeline.command import run
 from trainers import training_flags
 from trainers.augmentation.ranges import Ranges
-from trainers.launch import launch
+from trainers.training.main import launch
 
 training_flags.define(
     optimizer="rmsprop",

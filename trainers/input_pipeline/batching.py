@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 from trainers.input_pipeline import memory, resident, streaming
 from trainers.input_pipeline.corruption import DamagedRecords
 from trainers.input_pipeline.mapped import MappedCells, is_mappable
-from trainers.input_pipeline.order import Order
+from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.input_pipeline.splits import Split
 
 _RESIDENT_SHARE_OF_MEMORY = 0.5
@@ -57,7 +57,7 @@ def choose_mode(mode: str, splits: Sequence[Split]) -> str:
 
 def training_batches(
     split: Split,
-    order: Order,
+    order: ShuffleOrder,
     epochs: int,
     mode: str,
     start_step: int = 0,
@@ -86,7 +86,7 @@ def training_batches(
 
 def open_training(
     split: Split,
-    order: Order,
+    order: ShuffleOrder,
     epochs: int,
     mode: str,
     damaged: DamagedRecords | None = None,

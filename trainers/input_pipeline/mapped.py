@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from pipeline import image, layout, manifest, parsing, tfrecord
 from pipeline.errors import InputError
-from pipeline.fill import INDEX_COLUMNS
+from pipeline.job.fill import INDEX_COLUMNS
+from pipeline.records import layout, manifest, parsing, tfrecord
+from pipeline.source import decode
 from pipeline.storage import is_remote
 from trainers.input_pipeline.corruption import DamagedRecords
 from trainers.input_pipeline.splits import Split
@@ -113,7 +114,7 @@ class MappedCells:
         try:
             for i, (part, (start, num_bytes)) in enumerate(zip(parts, columns, strict=True)):
                 stored = self._views[part][start : start + num_bytes]
-                flat[i] = image.decode_png(stored).reshape(-1) if self._is_png else stored
+                flat[i] = decode.decode_png(stored).reshape(-1) if self._is_png else stored
         except ValueError as error:
             raise InputError(
                 f"{self._files[parts[i]]} is damaged ({error}); check the data set with python -m pipeline.verify, or "

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from pipeline import image, parsing, tfrecord
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
+from pipeline.records import parsing, tfrecord
+from pipeline.source import decode
 from trainers.input_pipeline.corruption import DamagedRecords
 from trainers.input_pipeline.mapped import MappedCells, is_mappable
 from trainers.input_pipeline.splits import Split
@@ -130,4 +131,4 @@ def _scan(file: str, skip: int, take: int, cells: Cells, is_png: bool, damaged: 
 
 def _decode(encoded: bytes, shape: Sequence[int], is_png: bool) -> np.ndarray:
     stored = np.frombuffer(encoded, np.uint8)
-    return image.decode_png(stored) if is_png else stored.reshape(shape)
+    return decode.decode_png(stored) if is_png else stored.reshape(shape)

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from pipeline.errors import InputError
-from pipeline.example import IMAGE
+from pipeline.records.example import IMAGE
 
 
 class Split(NamedTuple):

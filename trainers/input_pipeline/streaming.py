@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from pipeline import tfrecord
 from pipeline.errors import InputError
-from pipeline.example import FILENAME, IMAGE, LABEL, PATIENT_ID
+from pipeline.records import tfrecord
+from pipeline.records.example import FILENAME, IMAGE, LABEL, PATIENT_ID
 from trainers.input_pipeline.corruption import DamagedRecords
-from trainers.input_pipeline.order import Order
+from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.input_pipeline.splits import Split
 
 _SHUFFLED_RECORDS = 4096
@@ -40,7 +40,7 @@ def in_order(split: Split, batch_size: int) -> tf.data.Dataset:
     return records.batch(batch_size).map(_parser(split), num_parallel_calls=2, deterministic=True)
 
 
-def shuffled(split: Split, order: Order, epochs: int) -> tf.data.Dataset:
+def shuffled(split: Split, order: ShuffleOrder, epochs: int) -> tf.data.Dataset:
     """All epochs in a row, each cell once an epoch.
 
     Every host of several reads all shards and takes its slice of each batch.

@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers.input_pipeline import batching, streaming
 from trainers.input_pipeline.corruption import DamagedRecords
-from trainers.input_pipeline.order import Order
+from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.input_pipeline.splits import Split, part
 from trainers.models.feature_file import FeatureFile
 
@@ -118,7 +118,7 @@ def fingerprint(
     }
 
 
-def training_batches(features: Features, order: Order, epochs: int, start_step: int = 0) -> tf.data.Dataset:
+def training_batches(features: Features, order: ShuffleOrder, epochs: int, start_step: int = 0) -> tf.data.Dataset:
     """Shuffled batches of all epochs in a row: the features of what `batching.training_batches` has there.
 
     Args:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import keras
 from keras import ops
 
-from trainers.training.position import Position
+from trainers.training.position import TrainStep
 
 _STEPS_BETWEEN_UPDATES = 8  # averaging at each step would cost as much memory traffic as the optimizer
 
@@ -22,10 +22,10 @@ class WeightAverage(keras.callbacks.Callback):
     Args:
       model: whose weights.
       momentum: share of the average that a step keeps, 0…1; less in the first steps, as there is little to keep.
-      position: see `Position`.
+      position: see `TrainStep`.
     """
 
-    def __init__(self, model: keras.Model, momentum: float, position: Position) -> None:
+    def __init__(self, model: keras.Model, momentum: float, position: TrainStep) -> None:
         super().__init__()
         self._weights, self._momentum, self._position = model.trainable_variables, momentum, position
         self.averages = [

@@ -12,14 +12,14 @@ from keras import ops
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers import run_dir
-from trainers.input_pipeline.waiting import Waiting, verdict
-from trainers.training.position import Position
+from trainers.input_pipeline.input_stall import Waiting, verdict
+from trainers.training.position import TrainStep
 
 
 class Counter(keras.callbacks.Callback):
     """Keeps the position up to date; an epoch under way is continued from the step that it had reached."""
 
-    def __init__(self, position: Position) -> None:
+    def __init__(self, position: TrainStep) -> None:
         super().__init__()
         self._position = position
 
@@ -58,7 +58,7 @@ class StopAtNoNumber(keras.callbacks.Callback):
       InputError: from within the step.
     """
 
-    def __init__(self, position: Position, directory: Path) -> None:
+    def __init__(self, position: TrainStep, directory: Path) -> None:
         super().__init__()
         self._position, self._directory = position, directory
 
@@ -78,7 +78,7 @@ class Progress(keras.callbacks.Callback):
     says whether training waits for its input.
 
     Args:
-      position: see `Position`.
+      position: see `TrainStep`.
       num_cells: cells an epoch.
       batch_size: cells a step; the last one may have fewer.
       epochs: number of epochs.
@@ -87,7 +87,7 @@ class Progress(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, position: Position, num_cells: int, batch_size: int, epochs: int, waiting: Waiting, mode: str
+        self, position: TrainStep, num_cells: int, batch_size: int, epochs: int, waiting: Waiting, mode: str
     ) -> None:
         super().__init__()
         self._position, self._waiting, self._mode, self._has_judged = position, waiting, mode, False

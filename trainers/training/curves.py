@@ -1,7 +1,5 @@
-"""Learning curves: `history.csv` in, a picture out."""
+"""Learning curves: a history in, a picture out."""
 
-import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -10,46 +8,14 @@ matplotlib.use("agg")  # no display needed
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-COLUMNS = (
-    "epoch",
-    "loss",
-    "accuracy",
-    "val_loss",
-    "val_accuracy",
-    "learning_rate",
-    "seconds",
-    "images_per_second",
-    "waiting_share",
-)
-"""Of `history.csv`."""
-
-Row = dict[str, float]
-"""One epoch of `history.csv`; `epoch` counts from 0."""
+from trainers.run_dir import HistoryRow
 
 
-def read_history(path: Path) -> list[Row]:
-    """Reads `history.csv`; empty if there is none."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def write_history(history: Sequence[Row], path: Path) -> None:
-    """Writes `history.csv`; it appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(history)
-    partial.replace(path)
-
-
-def draw(history: list[Row], title: str, path: Path) -> None:
+def draw(history: list[HistoryRow], title: str, path: Path) -> None:
     """Draws loss and accuracy of training and validation over the epochs, the best epoch marked.
 
     Args:
-      history: see `read_history`; at least one epoch.
+      history: see `trainers.run_dir.read_history`; at least one epoch.
       title: stands over the picture.
       path: PNG to write.
     """

@@ -10,10 +10,9 @@ import keras
 
 from pipeline.errors import InputError
 from trainers import run_dir
-from trainers.training import curves
+from trainers.run_dir import HistoryRow
 from trainers.training.averaging import WeightAverage
-from trainers.training.curves import Row
-from trainers.training.position import Position
+from trainers.training.position import TrainStep
 from trainers.training.signals import StopRequest
 
 
@@ -33,7 +32,7 @@ class Judge(keras.callbacks.Callback):
         evaluate: Callable[[], dict[str, float]],
         model: keras.Model,
         average: WeightAverage | None,
-        history: Sequence[Row],
+        history: Sequence[HistoryRow],
         directory: Path,
     ) -> None:
         super().__init__()
@@ -63,7 +62,7 @@ class ResumedPlateau(keras.callbacks.ReduceLROnPlateau):
       **plateau: see keras.callbacks.ReduceLROnPlateau.
     """
 
-    def __init__(self, history: Sequence[Row], learning_rate: float, **plateau: float | str) -> None:
+    def __init__(self, history: Sequence[HistoryRow], learning_rate: float, **plateau: float | str) -> None:
         super().__init__(**plateau)
         self._history, self._first_learning_rate = history, learning_rate
 
@@ -81,7 +80,7 @@ class Keeper(keras.callbacks.Callback):
     model, history line, then the checkpoint that vouches for both.
 
     Args:
-      position: see `Position`.
+      position: see `TrainStep`.
       history: the epochs so far, which this extends.
       path: of `history.csv`.
       save: keeps a checkpoint.
@@ -91,8 +90,8 @@ class Keeper(keras.callbacks.Callback):
 
     def __init__(
         self,
-        position: Position,
-        history: list[Row],
+        position: TrainStep,
+        history: list[HistoryRow],
         path: Path,
         save: Callable[[], None],
         minutes: float,
@@ -110,8 +109,8 @@ class Keeper(keras.callbacks.Callback):
             self._keep()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        self._history.append({"epoch": epoch, **{name: float(logs[name]) for name in curves.COLUMNS[1:]}})
-        curves.write_history(self._history, self._path)
+        self._history.append({"epoch": epoch, **{name: float(logs[name]) for name in run_dir.HISTORY_COLUMNS[1:]}})
+        run_dir.write_history(self._history, self._path)
         row = self._history[-1]
         shown = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
         print(f"epoch {epoch + 1}: {shown}, {row['images_per_second']:.0f} images/s", flush=True)
@@ -127,7 +126,7 @@ class Keeper(keras.callbacks.Callback):
 class EarlyStop(keras.callbacks.Callback):
     """Stops when the validation loss has stood still; it needs nothing but the history, so it continues by itself."""
 
-    def __init__(self, history: Sequence[Row], patience: int) -> None:
+    def __init__(self, history: Sequence[HistoryRow], patience: int) -> None:
         super().__init__()
         self._history, self._patience = history, patience
 
@@ -136,7 +135,7 @@ class EarlyStop(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def has_stood_still(history: Sequence[Row], patience: int) -> bool:
+def has_stood_still(history: Sequence[HistoryRow], patience: int) -> bool:
     """Whether the last `patience` epochs brought no lower validation loss; never for a patience of 0."""
     losses = [row["val_loss"] for row in history]
     return bool(patience) and len(losses) - 1 - losses.index(min(losses, default=0)) >= patience if losses else False

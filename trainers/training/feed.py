@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from trainers.augmentation import draws
+from trainers.augmentation import params
 from trainers.augmentation.ranges import Ranges
 
 _PREFETCHED_BATCHES = 2
@@ -28,7 +28,7 @@ def with_draws(
 
     def draw(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         image, label = batch
-        transform, stain = draws.draw(ranges, image_size_px, seed, step, tf.shape(label)[0])
+        transform, stain = params.draw(ranges, image_size_px, seed, step, tf.shape(label)[0])
         return {"image": image, "transform": transform, "stain": stain}, label
 
     steps = tf.data.Dataset.range(start_step, tf.int64.max)

@@ -4,7 +4,7 @@ import dataclasses
 
 
 @dataclasses.dataclass
-class Position:
+class TrainStep:
     """Where a run is.
 
     Attributes:

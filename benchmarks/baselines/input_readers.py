@@ -1,0 +1,126 @@
+"""Readers of the cells in this environment: the project's three input modes, and what people write without it.
+
+python -m benchmarks.input_readers '<work as JSON>'    (see benchmarks.clock; benchmarks.input_throughput runs it)
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.harness import clock
+from benchmarks.harness.clock import Batch, Reader, Work
+from pipeline.cells import LABELS
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import tensorflow as tf
+
+_SHUFFLED_RECORDS = 2048  # as DALI
+_SEED = 42
+
+
+def _numpy(batches: tf.data.Dataset) -> Iterator[Batch]:
+    """The batches' memory, without the copy that `.numpy()` makes."""
+    for images, labels in batches:
+        yield np.asarray(memoryview(images)), np.asarray(memoryview(labels))
+
+
+def _ours(mode: str) -> Reader:
+    def read(work: Work) -> Iterator[Batch]:
+        from etils import epath
+
+        from trainers.input_pipeline import batching
+        from trainers.input_pipeline.shuffle_order import ShuffleOrder
+        from trainers.input_pipeline.splits import open_split
+        from trainers.training import allocator
+
+        allocator.keep_freed_memory()  # as every trainer does
+        split = open_split(epath.Path(work.dataset), work.expression)
+        order = ShuffleOrder(split.num_cells, work.batch_size, _SEED)
+        yield from _numpy(batching.training_batches(split, order, work.epochs, mode))
+
+    return Reader(read, ("trainers.input_pipeline",))
+
+
+def _parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    spec = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+    cell = tf.io.parse_single_example(record, spec)
+    image = tf.io.decode_raw(cell["image"], tf.uint8)
+    size = tf.cast(tf.math.round(tf.sqrt(tf.size(image) / 3)), tf.int32)
+    return tf.reshape(image, [size, size, 3]), cell["label"]
+
+
+def _tf_data(work: Work) -> Iterator[Batch]:
+    records = tf.data.TFRecordDataset(list(work.shards))
+    batches = records.map(_parse).shuffle(_SHUFFLED_RECORDS).batch(work.batch_size)
+    for _ in range(work.epochs):
+        yield from _numpy(batches)
+
+
+def _tf_data_autotuned(work: Work) -> Iterator[Batch]:
+    autotune = tf.data.AUTOTUNE
+    shards = tf.data.Dataset.from_tensor_slices(list(work.shards)).shuffle(len(work.shards))
+    records = shards.interleave(tf.data.TFRecordDataset, num_parallel_calls=autotune)
+    cells = records.shuffle(_SHUFFLED_RECORDS).map(_parse, num_parallel_calls=autotune)
+    batches = cells.batch(work.batch_size).prefetch(autotune)
+    for _ in range(work.epochs):
+        yield from _numpy(batches)
+
+
+def _tfds_load(work: Work) -> Iterator[Batch]:
+    import tensorflow_datasets as tfds
+
+    version_dir = Path(work.dataset)
+    cells = tfds.load(
+        "/".join(version_dir.parts[-3:]).replace("/1.", ":1."),
+        data_dir=str(version_dir.parents[2]),
+        split=work.expression,
+    )
+    batches = cells.shuffle(_SHUFFLED_RECORDS).batch(work.batch_size).prefetch(tf.data.AUTOTUNE)
+    for _ in range(work.epochs):
+        yield from _numpy(batches.map(lambda cell: (cell["image"], cell["label"])))
+
+
+def _numpy_in_memory(work: Work) -> Iterator[Batch]:
+    images, labels = np.array(work.images), work.labels
+    random = np.random.default_rng(_SEED)
+    for _ in range(work.epochs):
+        order = random.permutation(len(images))
+        for first in range(0, len(order), work.batch_size):
+            rows = order[first : first + work.batch_size]
+            yield images[rows], labels[rows]
+
+
+def _write_pngs(work: Work) -> None:
+    for name in LABELS:
+        (Path(work.own) / name).mkdir()
+    for i, (image, label) in enumerate(zip(work.images, work.labels, strict=True)):
+        cv2.imwrite(str(Path(work.own) / LABELS[label] / f"{i:06d}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+
+def _keras_directory(work: Work) -> Iterator[Batch]:
+    import keras
+
+    size = work.images.shape[1]
+    batches = keras.utils.image_dataset_from_directory(
+        work.own, class_names=list(LABELS), image_size=(size, size), batch_size=work.batch_size, seed=_SEED
+    )
+    for _ in range(work.epochs):
+        yield from _numpy(batches)
+
+
+READERS = {
+    "resident": _ours("resident"),
+    "mapped": _ours("mapped"),
+    "streaming": _ours("streaming"),
+    "numpy_in_memory": Reader(_numpy_in_memory),
+    "tf_data": Reader(_tf_data),
+    "tf_data_autotuned": Reader(_tf_data_autotuned),
+    "tfds_load": Reader(_tfds_load, ("tensorflow_datasets", "tfds_malaria")),
+    "keras_directory": Reader(_keras_directory, ("keras",), _write_pngs),
+}
+
+if __name__ == "__main__":
+    clock.run(READERS)

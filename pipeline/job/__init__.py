@@ -1,0 +1,1 @@
+"""How a data set gets onto disk: plan, fill, finish. The only place that imports Beam."""

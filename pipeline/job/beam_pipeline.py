@@ -1,0 +1,167 @@
+"""Beam's part of the job: names of shards in, filled shards in their folder; on whichever engine.
+
+An element is a shard's name: no pixel and no cell crosses a shuffle, and the bytes depend neither on the runner nor on
+the number of workers.
+"""
+
+import gc
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future
+from contextlib import contextmanager, redirect_stderr
+
+from pipeline.errors import InputError
+from pipeline.job import workers
+from pipeline.job.shard import ShardJob, ShardResult
+
+_disabled = logging.root.manager.disable
+logging.disable(logging.WARNING)  # importing Beam without Google Cloud's packages warns about those
+gc.disable()  # all that an import makes stays: looking for garbage takes a fifth of its time
+import apache_beam as beam  # noqa: E402 - the lines above are for it
+from apache_beam.metrics import Metrics  # noqa: E402 - as above
+from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402 - as above
+
+gc.enable()
+logging.disable(_disabled)
+
+_DASK = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"  # the only name by which Beam knows it
+
+
+class ShardError(Exception):
+    """A shard could not be filled; the message is one line."""
+
+
+_SHARD_ERROR = f"{ShardError.__name__}: "
+
+
+class FillShard(beam.DoFn):
+    """Fills the shard that its element names; yields nothing, since the result lies in the job's folder.
+
+    Runners differ in what they bring back (Dask's has no metrics), so Beam's counters are for watching only.
+    """
+
+    def __init__(self, target: ShardJob, num_threads: int | None) -> None:
+        self._target, self._num_threads = target, num_threads
+        self._records = Metrics.counter("malaria", "records_written")
+        self._bytes = Metrics.counter("malaria", "bytes_written")
+        self._rejected = Metrics.counter("malaria", "cells_rejected")
+        self._converted = Metrics.counter("malaria", "cells_converted")
+
+    def start_bundle(self) -> None:
+        """Begins with no shard at work."""
+        self._filling: dict[str, Future[ShardResult]] = {}
+
+    def process(self, file_name: str) -> None:
+        """Fills one shard, or lets a local worker process begin with it; raises ShardError if that fails."""
+        with _explained_as_shard_errors(file_name):
+            if workers.are_started():
+                self._filling[file_name] = workers.submit(
+                    "pipeline.job.fill:fill_shard", file_name, self._target, self._num_threads
+                )
+            else:
+                from pipeline.job import fill  # OpenCV is only for processes that decode
+
+                self._count(fill.fill_shard(file_name, self._target, self._num_threads))
+
+    def finish_bundle(self) -> None:
+        """Waits for the worker processes; raises ShardError if one failed."""
+        if self._filling:
+            from pipeline.records import (
+                tfds_metadata,  # needed at the end: TFDS takes a second to import, while workers are busy
+            )
+
+            del tfds_metadata
+        for file_name, filling in self._filling.items():
+            with _explained_as_shard_errors(file_name):
+                self._count(filling.result())
+
+    def _count(self, result: ShardResult) -> None:
+        self._records.inc(result.num_records)
+        self._bytes.inc(result.num_bytes)
+        self._rejected.inc(len(result.rejected))
+        self._converted.inc(sum(result.converted.values()))
+
+
+@contextmanager
+def _explained_as_shard_errors(file_name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(f"{file_name} could not be filled: {error}") from error
+    except BrokenExecutor as error:
+        raise ShardError(f"{file_name} could not be filled: a worker process was killed, perhaps for memory") from error
+
+
+def fill_shards(
+    file_names: Sequence[str], target: ShardJob, num_threads: int | None, pipeline_options: Sequence[str]
+) -> None:
+    """Fills shards by a Beam pipeline.
+
+    Args:
+      file_names: of the shards; at least one.
+      target, num_threads: see `fill.fill_shard`.
+      pipeline_options: Beam's options.
+
+    Raises:
+      InputError: if a shard cannot be filled or the runner fails; shards that were filled stay.
+    """
+    logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
+    try:
+        pipeline = beam.Pipeline(options=parse_options(pipeline_options))
+        _ = (
+            pipeline
+            | "Planned shards" >> beam.Create(file_names)
+            | "Spread over workers" >> beam.Reshuffle()
+            | "Fill shards" >> beam.ParDo(FillShard(target, num_threads))
+        )
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        if isinstance(error, ShardError) or _SHARD_ERROR in str(error):  # other runners hand on its text only
+            message = str(error).rpartition(_SHARD_ERROR)[2].partition(" [while running")[0]
+            raise InputError(f"{message}; mend that, then the same command continues") from error
+        if "KeyboardInterrupt" in str(error):
+            raise KeyboardInterrupt from error
+        if not any(option.startswith("--runner=") for option in pipeline_options):
+            raise
+        raise InputError(
+            f"the runner failed: {type(error).__name__}: {error}; check "
+            f"--pipeline_options={','.join(pipeline_options)}, then the same command continues"
+        ) from error
+
+
+def parse_options(pipeline_options: Sequence[str]) -> PipelineOptions:
+    """Reads Beam's options, with the project's defaults.
+
+    Raises:
+      InputError: if Beam does not understand one.
+    """
+    given = f"--pipeline_options={','.join(pipeline_options)}"
+    if stray := [option for option in pipeline_options if not option.startswith("--")]:
+        raise InputError(f"{given}: {stray[0]!r} is no option; expected --<name>=<value>")
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            options = PipelineOptions(_with_defaults(pipeline_options))
+            options.get_all_options()
+    except SystemExit as error:
+        raise InputError(f"{given}: {said.getvalue().strip().rpartition('error: ')[2]}") from error
+    return options
+
+
+def _with_defaults(pipeline_options: Sequence[str]) -> list[str]:
+    """Beam's options as given, and what must not be left to Beam."""
+    options = [_DASK if option == "--runner=DaskRunner" else option for option in pipeline_options]
+    if not any(option.startswith("--runner=") for option in options):
+        return ["--runner=FnApiRunner", *options]  # Beam's default first tries to download another one
+    if _DASK in options and not any(
+        option.startswith(("--dask_npartitions", "--dask_partition_size")) for option in options
+    ):
+        return ["--dask_partition_size=1", *options]  # by default all shards are one partition, for one worker
+    return options
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """A ShardError or Ctrl-C ends in one line of its own; its traceback would only hide that."""
+    error = record.exc_info and record.exc_info[1]
+    return not (isinstance(error, ShardError | KeyboardInterrupt) or "KeyboardInterrupt" in str(error))

@@ -1,0 +1,110 @@
+"""The plan: which cell goes into which shard of which split, in which order.
+
+In: a listing and the settings. Out: the shards, each with its own cells. Small, pure, and the same on every machine;
+the job then only fills. Each shard's part is kept in a file of its own, so that a worker reads only its own cells.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, Cell
+from pipeline.errors import InputError
+from pipeline.records.layout import shard_name
+from pipeline.source.listing import Listing
+from pipeline.splits.configs import CONFIGS, seeded_hash
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides, with the source, on every byte of a data set. Two equal settings give equal shards.
+
+    Attributes:
+      config: name in `split.CONFIGS`.
+      image_size_px: side of the stored image in pixels.
+      image_encoding: "raw" (uint8 bytes, no decoding when read) or "png" (lossless, compact).
+      split_seed: decides on the split and the order of the cells.
+      cells_per_shard: planned size of a shard; 1024 raw cells are 46 MiB.
+      class_folders: folder of each label in label order.
+      patient_regex: finds the patient in a file's base name.
+    """
+
+    config: str = "by_patient"
+    image_size_px: int = 125
+    image_encoding: str = "raw"
+    split_seed: int = 42
+    cells_per_shard: int = 1024
+    class_folders: tuple[str, ...] = DEFAULT_CLASS_FOLDERS
+    patient_regex: str = DEFAULT_PATIENT_REGEX
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as JSON values, in the manifest's form."""
+        return {**dataclasses.asdict(self), "class_folders": list(self.class_folders)}
+
+
+class Shard(NamedTuple):
+    """One file to fill.
+
+    Attributes:
+      split: name of the split.
+      file_name: name of the TFRecord file.
+      cells: in the order of the records.
+    """
+
+    split: str
+    file_name: str
+    cells: tuple[Cell, ...]
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(self, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Shard":
+        """Reads what `to_json` wrote."""
+        split, file_name, cells = json.loads(text)
+        return cls(split, file_name, tuple(Cell._make((*fields, tuple(place))) for *fields, place in cells))
+
+
+def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[Shard]:
+    """Plans all shards of a data set.
+
+    Within a split the cells are in seeded hash order, so that `train[:10%]` and every shard are a random sample.
+
+    Args:
+      listing: the source's cells.
+      settings: see `Settings`.
+      source_name: what to call the source in errors.
+
+    Raises:
+      InputError: if names tell no patient where the config needs one, or there are too few patients.
+    """
+    config = CONFIGS[settings.config]
+    if config.needs_patients:
+        _check_patients(listing.cells, settings, source_name)
+    shards = []
+    splits = config.assign(listing.cells, settings.split_seed)
+    for split in config.splits:
+        cells = [cell for cell, its_split in zip(listing.cells, splits, strict=True) if its_split == split]
+        cells.sort(key=lambda cell: seeded_hash(settings.split_seed, cell.filename))
+        parts = list(_even_parts(cells, settings.cells_per_shard))
+        for number, part in enumerate(parts):
+            shards.append(Shard(split, shard_name(split, number, len(parts)), tuple(part)))
+    return shards
+
+
+def _even_parts(cells: Sequence[Cell], at_most: int) -> Iterable[Sequence[Cell]]:
+    num_parts = -(-len(cells) // at_most)
+    for part in range(num_parts):
+        yield cells[part * len(cells) // num_parts : (part + 1) * len(cells) // num_parts]
+
+
+def _check_patients(cells: Sequence[Cell], settings: Settings, source_name: str) -> None:
+    nameless = [cell for cell in cells if not cell.patient_id]
+    if nameless:
+        raise InputError(
+            f"{len(nameless)} of {len(cells)} file names in {source_name} tell no patient, such as "
+            f"{nameless[0].filename!r}; expected names that match --patient_regex={settings.patient_regex}; give a "
+            f"--patient_regex that fits, or use --config=by_cell"
+        )

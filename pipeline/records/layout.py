@@ -1,0 +1,93 @@
+"""What lies where in a prepared data set; the only place that spells these names.
+
+`<data_dir>/tfds_malaria/<config>/<version>/` is TFDS's own layout, so that the folder the job fills is the folder
+that the builder reads.
+"""
+
+from etils import epath
+
+from pipeline.cells import DATASET_NAME
+from pipeline.errors import InputError
+from pipeline.splits.configs import CONFIGS
+from pipeline.storage import is_remote, open_place
+
+VERSION = "1.0.0"
+"""Of the data set's form and bytes: any change to the order, the records or the splits raises it."""
+
+RELEASE_NOTES = {VERSION: "First release."}
+MANIFEST = "manifest.json"
+DATASET_INFO = "dataset_info.json"
+TFDS_FILES = (DATASET_INFO, "features.json", "label.labels.txt")
+
+
+def check_config(config: str) -> None:
+    """Raises InputError for a config that does not exist."""
+    if config not in CONFIGS:
+        raise InputError(f"--config={config} is unknown; expected {', '.join(CONFIGS)}")
+
+
+def dataset_dir(data_dir: str, config: str) -> epath.Path:
+    """The version folder of a config below `--data_dir`, whether it exists or not.
+
+    Raises:
+      InputError: for an unknown config, or a `data_dir` that is itself a version folder.
+    """
+    check_config(config)
+    root = open_place(data_dir, "--data_dir")
+    absolute = root.resolve() if not is_remote(data_dir) else root
+    names = (absolute.name, absolute.parent.name)  # of a version folder within a config's, or of that one
+    depth = next((i for i, name in enumerate(names) if name in CONFIGS), None)
+    is_inside = depth is not None and absolute.parents[depth].name == DATASET_NAME
+    top = absolute.parents[depth + 1] if depth is not None and is_inside else None
+    if top or (root / DATASET_INFO).exists():
+        what = "the folder of one config" if depth == 0 else "a data set's own version folder"
+        raise InputError(
+            f"--data_dir={data_dir} is {what}; expected the folder that holds "
+            f"{DATASET_NAME}/<config>/<version>; give {top or 'its root'}"
+        )
+    return root / DATASET_NAME / config / VERSION
+
+
+def has_dataset(target: epath.Path) -> bool:
+    """Whether there is a data set in a version folder; an object store's is one from its manifest on."""
+    return (target / MANIFEST).exists() if is_remote(target) else target.exists()
+
+
+def incomplete_dir(target: epath.Path) -> epath.Path:
+    """The sibling of a version folder that a job works in: TFDS takes any existing version folder for complete."""
+    return target.parent / f"{target.name}.incomplete"
+
+
+def replaced_dir(target: epath.Path) -> epath.Path:
+    """Where a data set stands for the moment in which another takes its name."""
+    return target.parent / f"{target.name}.replaced"
+
+
+def shards_dir(target: epath.Path) -> epath.Path:
+    """Where shards are written: the incomplete folder, or on an object store, where renaming copies, the target."""
+    return target if is_remote(target) else incomplete_dir(target)
+
+
+def shard_name(split: str, shard: int, num_shards: int) -> str:
+    """TFDS's name of a shard: `tfds_malaria-train.tfrecord-00000-of-00017`."""
+    return f"{DATASET_NAME}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
+
+
+def index_name(shard_file: str) -> str:
+    """The file beside a shard that tells where its records and images lie."""
+    return f"{shard_file}.index.npy"
+
+
+def plan_name(shard_file: str) -> str:
+    """The shard's part of the plan, in the job's folder."""
+    return f"{shard_file}.plan.json"
+
+
+def result_name(shard_file: str) -> str:
+    """The mark in the job's folder that a shard is whole; it holds the shard's numbers."""
+    return f"{shard_file}.done.json"
+
+
+def expected_files(shard_files: list[str]) -> set[str]:
+    """All names in a whole data set's folder that has these shards."""
+    return {MANIFEST, *TFDS_FILES, *shard_files, *map(index_name, shard_files)}

@@ -1,0 +1,69 @@
+"""TFDS's own files of a data set: `dataset_info.json`, `features.json`, `label.labels.txt`, written by TFDS."""
+
+import json
+import os
+from typing import Any
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from pipeline.cells import DATASET_NAME
+from pipeline.records import layout
+from pipeline.records.example import IMAGE, LABEL, tfds_features
+from pipeline.splits.configs import CONFIGS
+from pipeline.storage import make_folder
+
+HOMEPAGE = "https://lhncbc.nlm.nih.gov/LHC-research/LHC-projects/image-processing/malaria-datasheet.html"
+
+
+def write(directory: epath.Path, manifest: dict[str, Any]) -> None:
+    """Writes what `tfds.builder_from_directory` needs, from the manifest's numbers.
+
+    Args:
+      directory: the folder that holds the shards.
+      manifest: see `pipeline.manifest`.
+    """
+    config, settings = manifest["config"], manifest["settings"]
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=directory, dataset_name=DATASET_NAME, filetype_suffix=tfds.core.FileFormat.TFRECORD.file_suffix
+    )
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name=DATASET_NAME,
+            version=tfds.core.Version(manifest["version"]),
+            data_dir=os.fspath(directory),
+            module_name="tfds_malaria",
+            config_name=config,
+            config_description=CONFIGS[config].description,
+            release_notes=layout.RELEASE_NOTES,
+        ),
+        description="Red blood cells of malaria patients and healthy people, cut from thin blood smears.",
+        homepage=HOMEPAGE,
+        features=tfds_features(settings["image_size_px"], settings["image_encoding"]),
+        supervised_keys=(IMAGE, LABEL),
+        disable_shuffling=True,  # the records' order is part of the plan
+    )
+    info.set_file_format(tfds.core.FileFormat.TFRECORD)
+    info.set_splits(
+        tfds.core.SplitDict(
+            [
+                tfds.core.SplitInfo(
+                    name=name,
+                    shard_lengths=[shard["num_records"] for shard in split["shards"]],
+                    num_bytes=sum(shard["num_bytes"] for shard in split["shards"]),
+                    filename_template=template,
+                )
+                for name, split in manifest["splits"].items()
+            ]
+        )
+    )
+    info.write_to_directory(directory)
+
+
+def write_default_config(dataset_root: epath.Path) -> None:
+    """Tells TFDS which config `tfds_malaria` means where the project's code is not imported."""
+    path = dataset_root / ".config" / "metadata.json"
+    content = json.dumps({"default_config_name": next(iter(CONFIGS))})
+    if not path.exists() or path.read_text() != content:
+        make_folder(path.parent)
+        path.write_text(content)

@@ -1,0 +1,172 @@
+"""What a source holds: its cells in a fixed order, and what was left aside.
+
+In: an opened source. Out: a `Listing` that does not depend on the order in which the file system or the archive tells
+its files, nor on whether the cells lie in a folder or in a zip of that folder.
+"""
+
+import hashlib
+import heapq
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
+from pipeline.errors import InputError
+from pipeline.source.archive import File, Source, is_hidden
+
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+_MAX_NAME_CHARACTERS = 1024
+_FILES_WITH_CHECKSUM = 1024
+
+
+class Listing(NamedTuple):
+    """What a source holds.
+
+    Attributes:
+      root: path of the folder that holds the class folders, from the source's top, "" or ending with `/`.
+      cells: sorted by file name, code point by code point.
+      rejected: image files that are refused by their name or place.
+      skipped: number of files left aside, by reason.
+      same_names: base names that are in both class folders; a mistake in copying looks like this.
+      fingerprint: sha256 over the sorted file names and sizes and the CRC-32 of 1,024 files chosen by a hash of their
+        names; the same for a folder and a zip of that folder, and cheap for both.
+    """
+
+    root: str
+    cells: list[Cell]
+    rejected: list[Rejected]
+    skipped: dict[str, int]
+    same_names: list[str]
+    fingerprint: str
+
+
+def _name_fault(path: str) -> str | None:
+    if len(path) > _MAX_NAME_CHARACTERS:
+        return f"name of {len(path)} characters; expected at most {_MAX_NAME_CHARACTERS}"
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "name is not UTF-8"
+    return None
+
+
+def _find_root(files: Sequence[File], folders: set[str], class_folders: Sequence[str], source_name: str) -> str:
+    parents = {
+        name: {f[: -len(name)] for f in folders if f == name or f.endswith("/" + name)} for name in class_folders
+    }
+    roots = sorted(set.intersection(*parents.values()), key=lambda root: (root.count("/"), root))
+    wanted = " and ".join(f"{name}/" for name in class_folders)
+    if not roots:
+        found = [name for name, places in parents.items() if places]
+        what = f"has a folder {found[0]}/ only" if found else f"has no class folders ({_found_instead(files, folders)})"
+        raise InputError(f"{source_name} {what}; expected {wanted} beside each other; name others by --class_folders")
+    if len(roots) > 1 and roots[1].count("/") == roots[0].count("/"):
+        raise InputError(
+            f"{source_name} has {wanted} more than once, in {roots[0]!r} and {roots[1]!r}; expected one place; "
+            "point --source at one of them"
+        )
+    return roots[0]
+
+
+def _found_instead(files: Sequence[File], folders: set[str]) -> str:
+    """What a source without class folders has: what most likely explains why there are none."""
+    if refused := sorted(file for file in files if file.fault):
+        return f"{len(refused)} files are refused, such as {_printable(refused[0].path)}: {refused[0].fault}"
+    if archives := sorted(file.path for file in files if file.path.lower().endswith(_ARCHIVE_SUFFIXES)):
+        return f"it holds {_printable(archives[0])}: unpack that first"
+    if folders:
+        return f"its folders are {', '.join(map(_printable, sorted(folders)[:3]))}{', …' if len(folders) > 3 else ''}"
+    return f"it has no folders, and {len(files)} files"
+
+
+def list_cells(
+    source: Source, source_name: str, class_folders: Sequence[str], patient_regex: re.Pattern[str]
+) -> Listing:
+    """Lists the cells of a source.
+
+    Args:
+      source: an opened source.
+      source_name: what to call it in errors.
+      class_folders: folder of each label, in label order; they may lie deeper, the topmost place counts.
+      patient_regex: finds the patient in the base name, see `cells.parse_patient`.
+
+    Returns:
+      the listing, independent of the order in which the file system or the archive tells its files.
+
+    Raises:
+      InputError: if the source cannot be listed, has no class folders, or a class has no image.
+    """
+    try:
+        files, folders = source.walk()
+    except OSError as error:
+        raise InputError(f"{source_name} cannot be listed: {error}; check that it can be read") from error
+    root = _find_root(files, folders, class_folders, source_name)
+    label_of = {folder: label for label, folder in enumerate(class_folders)}
+    cells: dict[str, Cell] = {}
+    rejected: list[Rejected] = []
+    skipped: Counter[str] = Counter()
+    for file in sorted(files):
+        filename = file.path.removeprefix(root) if file.path.startswith(root) else None
+        folder, _, below = (filename or "").partition("/")
+        if not file.path.lower().endswith(IMAGE_SUFFIXES) or is_hidden(file.path):
+            skipped["not an image by name"] += 1
+        elif fault := file.fault or _name_fault(file.path):
+            rejected.append(Rejected(_printable(file.path), fault))
+        elif filename is None or folder not in label_of or not below:
+            skipped["outside of the class folders"] += 1
+        elif not label_of.keys().isdisjoint(below.split("/")[:-1]):
+            rejected.append(Rejected(filename, "lies in a class folder within a class folder"))
+        elif filename in cells:
+            rejected.append(Rejected(filename, "the archive has this name more than once"))
+        else:
+            patient_id = parse_patient(below.rpartition("/")[2], patient_regex)
+            cells[filename] = Cell(filename, label_of[folder], patient_id, file.num_bytes, file.place)
+    for label, folder in enumerate(class_folders):
+        if not any(cell.label == label for cell in cells.values()):
+            raise InputError(
+                f"{source_name} has no image in {root}{folder}/{_first_reason(rejected)}; expected files ending in "
+                f"{', '.join(IMAGE_SUFFIXES)}; add some or name the folder by --class_folders"
+            )
+    try:
+        fingerprint = _fingerprint(list(cells.values()), root, source)
+    except OSError as error:
+        raise InputError(
+            f"{source_name} cannot be read: {error}; mend that, then the same command continues"
+        ) from error
+    return Listing(
+        root,
+        list(cells.values()),
+        rejected,
+        dict(sorted(skipped.items())),
+        _same_names(cells.values()),
+        fingerprint,
+    )
+
+
+def _first_reason(rejected: Sequence[Rejected]) -> str:
+    return f" ({len(rejected)} files are refused: {rejected[0].reason})" if rejected else ""
+
+
+def _fingerprint(cells: Sequence[Cell], root: str, source: Source) -> str:
+    digest = hashlib.sha256()
+    for cell in cells:
+        digest.update(f"{cell.filename}\0{cell.num_bytes}\n".encode())
+    chosen = heapq.nsmallest(
+        _FILES_WITH_CHECKSUM, cells, key=lambda cell: hashlib.blake2b(cell.filename.encode(), digest_size=8).digest()
+    )
+    for cell in chosen:
+        digest.update(f"{source.checksum(root + cell.filename, cell.place)}\n".encode())
+    return digest.hexdigest()
+
+
+def _same_names(cells: Iterable[Cell]) -> list[str]:
+    by_label: tuple[set[str], ...] = tuple(set() for _ in LABELS)
+    for cell in cells:
+        by_label[cell.label].add(cell.filename.rpartition("/")[2])
+    return sorted(set.intersection(*by_label))
+
+
+def _printable(path: str) -> str:
+    text = path.encode(errors="backslashreplace").decode()
+    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"

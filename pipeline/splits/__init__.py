@@ -1,0 +1,1 @@
+"""Which patient, and so which cell, goes into which split."""

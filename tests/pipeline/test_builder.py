@@ -1,0 +1,128 @@
+import hashlib
+import subprocess
+import sys
+
+import pytest
+import tensorflow_datasets as tfds
+from conftest import ROOT, listing_of, prepare, write_source, zip_folder
+
+import tfds_malaria
+from pipeline.errors import InputError
+from pipeline.splits.configs import CONFIGS
+
+
+def digests(directory):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+
+
+def manual(tmp_path, source):
+    folder = tmp_path / "manual"
+    folder.mkdir()
+    return zip_folder(source, folder / "cell_images.zip", prefix="cell_images/").parent
+
+
+@pytest.mark.parametrize("config", list(CONFIGS))
+def test_load_sees_every_cell_of_the_beam_jobs_folder(config, data_dir, synthetic_zip):
+    splits, info = tfds.load(f"tfds_malaria/{config}", data_dir=data_dir, with_info=True)
+    assert set(splits) == set(CONFIGS[config].splits)
+    expected = {cell.filename: (cell.label, cell.patient_id) for cell in listing_of(synthetic_zip).cells}
+    found = {}
+    for name, split in splits.items():
+        examples = list(split.as_numpy_iterator())
+        assert len(examples) == info.splits[name].num_examples
+        for example in examples:
+            assert example["image"].shape == (32, 32, 3)
+            assert example["image"].dtype == "uint8"
+            found[example["filename"].decode()] = (int(example["label"]), example["patient_id"].decode())
+    assert found == expected
+    assert info.features["label"].names == ["uninfected", "parasitized"]
+
+
+def test_by_patient_is_the_default(data_dir):
+    assert tfds.builder("tfds_malaria", data_dir=data_dir).info.config_name == "by_patient"
+    assert tfds_malaria.Builder(data_dir=data_dir).info.config_name == "by_patient"
+    assert "rajaraman2018" in tfds_malaria.Builder(data_dir=data_dir).info.citation
+
+
+def test_as_supervised_sub_splits_and_dataframes(data_dir):
+    builder = tfds_malaria.Builder(data_dir=data_dir)
+    num_cells = builder.info.splits["train"].num_examples
+    tenth = builder.as_dataset(split="train[:10%]", as_supervised=True)
+    labels = [int(label) for _, label in tenth.as_numpy_iterator()]
+    assert len(labels) == round(num_cells * 0.1)
+    assert set(labels) == {0, 1}
+    frame = tfds.as_dataframe(builder.as_dataset(split="validation"), builder.info)
+    assert sorted(frame.columns) == ["filename", "image", "label", "patient_id"]
+    assert len(frame) == builder.info.splits["validation"].num_examples
+
+
+def test_a_process_without_the_project_reads_it(data_dir):
+    folder = data_dir / "tfds_malaria" / "by_patient" / "1.0.0"
+    code = (
+        "import sys, tensorflow_datasets as tfds\n"
+        f"builder = tfds.builder_from_directory({str(folder)!r})\n"
+        "examples = list(builder.as_dataset(split='test').as_numpy_iterator())\n"
+        "assert len(examples) == builder.info.splits['test'].num_examples > 0\n"
+        f"named = tfds.load('tfds_malaria', data_dir={str(data_dir)!r}, split='test')\n"
+        "assert [e['filename'] for e in named.as_numpy_iterator()] == [e['filename'] for e in examples]\n"
+        "assert not {'pipeline', 'tfds_malaria'} & set(sys.modules)\n"
+        "print(builder.info.features['label'].names)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "['uninfected', 'parasitized']"
+
+
+def test_the_image_size_and_encoding_come_from_the_folder(source, tmp_path):
+    prepare(source, tmp_path, image_size_px=12, image_encoding="png")
+    builder = tfds_malaria.Builder(data_dir=tmp_path)
+    assert isinstance(builder.info.features["image"], tfds.features.Image)
+    assert next(builder.as_dataset(split="train").as_numpy_iterator())["image"].shape == (12, 12, 3)
+
+
+def test_download_and_prepare_runs_the_same_job(source, tmp_path):
+    ours = prepare(zip_folder(source, tmp_path / "cell_images.zip", prefix="cell_images/"), tmp_path / "ours")
+    builder = tfds_malaria.Builder(data_dir=tmp_path / "theirs")
+    config = tfds.download.DownloadConfig(manual_dir=manual(tmp_path, source))
+    builder.download_and_prepare(download_config=config)
+    assert digests(builder.data_path) == digests(ours.directory)
+    assert builder.info.splits["train"].num_examples > 0
+    assert len(list(builder.as_dataset(split="test"))) == builder.info.splits["test"].num_examples
+    builder.download_and_prepare()  # finds it there, without a source
+
+
+def test_a_folder_of_classes_in_manual_dir_will_do(tmp_path):
+    write_source(tmp_path / "manual")
+    builder = tfds_malaria.Builder(data_dir=tmp_path / "data", config="folds")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "manual"))
+    assert set(builder.info.splits) == {f"fold_{i}" for i in range(5)}
+
+
+def test_without_a_source_one_message_tells_how(tmp_path):
+    builder = tfds_malaria.Builder(data_dir=tmp_path)
+    with pytest.raises(InputError, match=r"no cells in manual_dir=.*python -m pipeline.preprocess --source=nih"):
+        builder.download_and_prepare()
+    assert not builder.data_path.exists()
+
+
+def test_a_half_filled_folder_is_never_a_data_set(source, tmp_path):
+    whole = prepare(source, tmp_path / "data").directory
+    (whole / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"no manifest.json"):
+        tfds_malaria.Builder(data_dir=tmp_path / "data").download_and_prepare()
+    whole.rename(whole.parent / "1.0.0.incomplete")
+    builder = tfds_malaria.Builder(data_dir=tmp_path / "data")
+    with pytest.raises(Exception, match=r"download_and_prepare|not found"):
+        builder.as_dataset(split="train")
+
+
+def test_tfds_build_makes_the_same_data_set(source, tmp_path):
+    folder = manual(tmp_path, source)
+    ours = prepare(folder / "cell_images.zip", tmp_path / "ours", config="by_cell")
+    command = [sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", "build"]
+    flags = ["--config=by_cell", f"--data_dir={tmp_path / 'built'}", f"--manual_dir={folder}"]
+    result = subprocess.run(
+        [*command, *flags], cwd=ROOT / "tfds_malaria", capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert digests(tmp_path / "built" / "tfds_malaria" / "by_cell" / "1.0.0") == digests(ours.directory)

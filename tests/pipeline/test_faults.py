@@ -1,0 +1,358 @@
+"""Kills, rivals, full disks and hostile input: no work is lost, and nothing half-made looks whole."""
+
+import contextlib
+import errno
+import gc
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from concurrent.futures import BrokenExecutor
+
+import psutil
+import pytest
+from conftest import (
+    ROOT,
+    assert_one_line_error,
+    data_set_digests,
+    listing_of,
+    png,
+    prepare,
+    run_command,
+    write_source,
+    zip_folder,
+)
+
+from pipeline import MAX_PIXELS, storage
+from pipeline.cells import Cell
+from pipeline.errors import InputError
+from pipeline.job import finish as job_finish
+from pipeline.job import plan, results, workers
+from pipeline.job import prepare as job
+from pipeline.records import layout
+from pipeline.source.archive import MAX_ENCODED_BYTES, FolderSource
+from pipeline.source.listing import Listing
+
+SMALL = ("--image_size_px=16", "--cells_per_shard=8")
+
+
+def kills(source, folder, first, step, *mode):
+    """Runs killer.py; returns its lines, the last of which is the job that was not killed."""
+    command = [sys.executable, ROOT / "tests/pipeline/killer.py", source, folder, str(first), str(step), *mode]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def assert_every_kill_was_survived(lines):
+    *killed, undisturbed = lines
+    assert undisturbed[1] == 0
+    for at, status, change, again, digests in killed:
+        assert (status, again) == (-signal.SIGKILL, 0), (at, change)
+        assert digests == undisturbed[4], (at, change)
+
+
+def test_killed_before_some_change_of_the_file_system_it_continues(source, tmp_path):
+    lines = kills(source, tmp_path, 3, 8)
+    assert len(lines) >= 6
+    assert_every_kill_was_survived(lines)
+
+
+def test_killed_during_the_last_writes_it_continues(source, tmp_path):
+    lines = kills(source, tmp_path, 43, 2)
+    changes = " ".join(change for _, _, change, _, _ in lines)
+    assert "manifest.json" in changes
+    assert "1.0.0" in changes
+    assert_every_kill_was_survived(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [(), ("overwrite",)])
+def test_killed_before_any_change_of_the_file_system_it_continues(source, tmp_path, mode):
+    lines = kills(source, tmp_path, 1, 1, *mode)
+    assert len(lines) > 40
+    assert_every_kill_was_survived(lines)
+
+
+def start(source, data_dir, *flags):
+    command = [sys.executable, "-m", "pipeline.preprocess", f"--source={source}", f"--data_dir={data_dir}", *flags]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(source, data_dir, *flags):
+    result = run_command("pipeline.preprocess", f"--source={source}", f"--data_dir={data_dir}", *flags)
+    assert result.returncode == 0, result.stderr
+    return data_set_digests(data_dir)
+
+
+def kill_at_random_moments(source, data_dir, seconds, *flags):
+    for moment in seconds:
+        process = start(source, data_dir, *flags)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=moment)
+        process.kill()
+        process.communicate()
+
+
+def test_killed_at_random_moments_it_continues(synthetic_zip, tmp_path):
+    flags = ("--cells_per_shard=4",)
+    kill_at_random_moments(synthetic_zip, tmp_path / "data", [random.uniform(0.4, 2.5) for _ in range(3)], *flags)
+    continued = finish(synthetic_zip, tmp_path / "data", *flags)
+    assert continued == finish(synthetic_zip, tmp_path / "undisturbed", *flags)
+
+
+def test_a_worker_that_was_killed_is_one_line_and_the_same_call_continues(synthetic_zip, tmp_path):
+    flags = ("--cells_per_shard=1",)
+    process = start(synthetic_zip, tmp_path / "data", *flags)
+    while not list((tmp_path / "data/tfds_malaria/by_patient/1.0.0.incomplete").glob("*/*.done.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    for child in psutil.Process(process.pid).children():
+        if "spawn_main" in " ".join(child.cmdline()):
+            child.kill()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1, error
+    assert "Traceback" not in error
+    assert "a worker process was killed, perhaps for memory; mend that, then the same command continues" in error
+    assert finish(synthetic_zip, tmp_path / "data", *flags) == finish(synthetic_zip, tmp_path / "undisturbed", *flags)
+
+
+def test_no_worker_that_was_killed_before_the_job_began_is_missed():
+    with workers.started("pipeline.job.fill"):
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        workers.begin("os:getpid")
+        with pytest.raises(BrokenExecutor):
+            workers.submit("os:getpid").result()
+
+
+def test_workers_end_with_a_main_process_that_was_killed(synthetic_zip, tmp_path):
+    process = start(synthetic_zip, tmp_path / "data", "--cells_per_shard=1")
+    while not list((tmp_path / "data/tfds_malaria/by_patient/1.0.0.incomplete").glob("*/*.done.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.kill()
+    process.communicate()
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+@pytest.mark.slow
+def test_a_series_of_kills(synthetic_zip, tmp_path):
+    flags = ("--cells_per_shard=2", "--config=by_patient,folds")
+    undisturbed = finish(synthetic_zip, tmp_path / "undisturbed", *flags)
+    for attempt in range(10):
+        data_dir = tmp_path / f"data{attempt}"
+        kill_at_random_moments(synthetic_zip, data_dir, [random.uniform(0.5, 4) for _ in range(4)], *flags)
+        assert finish(synthetic_zip, data_dir, *flags) == undisturbed
+
+
+def test_while_another_job_is_at_work_it_stops(source, tmp_path):
+    target = layout.dataset_dir(str(tmp_path / "data"), "by_patient")
+    with storage.lock(target):
+        result = run_command("pipeline.preprocess", f"--source={source}", f"--data_dir={tmp_path / 'data'}", *SMALL)
+        assert_one_line_error(result, "another job is at work on", "wait until it has ended")
+        assert not target.exists()
+    assert prepare(source, tmp_path / "data").num_filled == 36
+    assert [path.name for path in target.parent.iterdir()] == ["1.0.0"]
+
+
+def test_two_jobs_at_once_leave_one_whole_data_set(synthetic_zip, tmp_path):
+    rivals = [start(synthetic_zip, tmp_path / "data", "--cells_per_shard=4") for _ in range(2)]
+    outputs = [process.communicate() for process in rivals]
+    codes = sorted(process.returncode for process in rivals)
+    assert codes in ([0, 0], [0, 1]), outputs
+    if codes == [0, 1]:
+        assert any("another job is at work" in error for _, error in outputs), outputs
+    assert data_set_digests(tmp_path / "data") == finish(synthetic_zip, tmp_path / "alone", "--cells_per_shard=4")
+
+
+def test_interrupted_while_filling_it_says_so(synthetic_zip, tmp_path):
+    process = start(synthetic_zip, tmp_path / "data", "--cells_per_shard=1")
+    incomplete = tmp_path / "data/tfds_malaria/by_patient/1.0.0.incomplete"
+    while not list(incomplete.glob("*/*.done.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert_ctrl_c_is_told_in_one_line(process)
+
+
+def test_interrupted_while_its_workers_start_it_says_so(synthetic_zip, tmp_path):
+    process = start(synthetic_zip, tmp_path / "data")
+    while len(psutil.Process(process.pid).children()) < 2:  # Python's resource tracker and a worker
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert_ctrl_c_is_told_in_one_line(process)
+
+
+def assert_ctrl_c_is_told_in_one_line(process):
+    """A terminal sends it to the whole group."""
+    group = [*psutil.Process(process.pid).children(recursive=True), process]
+    while process.poll() is None:  # it is not heard in the moment in which workers are started
+        for each in group:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    _, error = process.communicate()
+    assert process.returncode == 130, error
+    lines = [line for line in error.splitlines() if line and not line.startswith(("listing", "filling shards"))]
+    assert set(lines) == {"interrupted; the same command continues"}, error
+
+
+def test_what_the_disk_lost_is_filled_again(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(job_finish, "complete", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+    with pytest.raises(InputError, match="power cut"):
+        prepare(source, tmp_path / "data", cells_per_shard=5)
+    monkeypatch.undo()
+    incomplete = layout.incomplete_dir(layout.dataset_dir(str(tmp_path / "data"), "by_patient"))
+    shards = sorted(incomplete.glob("*.tfrecord-?????-of-?????"))
+    shards[0].write_bytes(shards[0].read_bytes()[:100])
+    shards[1].unlink()
+    (incomplete / f"{shards[2].name}.index.npy").write_bytes(b"")
+    result = next(iter(incomplete.glob(f"*/{shards[3].name}.done.json")))
+    result.write_text(result.read_text()[:50])
+    assert prepare(source, tmp_path / "data", cells_per_shard=5).num_filled > 12
+    whole = prepare(source, tmp_path / "whole", cells_per_shard=5)
+    assert data_set_digests(tmp_path / "data") == data_set_digests(tmp_path / "whole")
+    assert whole.num_filled == 36
+
+
+def test_results_that_the_disk_lost_at_the_end_are_named(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(job_finish, "check_results", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+    with job.plan(listing_of(source), plan.Settings(), source=str(source), data_dir=str(tmp_path)) as planned:
+        with pytest.raises(InputError, match="power cut"):
+            job.run(planned)
+        first = next(iter(planned.num_cells))
+        (planned.job_dir / layout.result_name(first)).write_text("{")
+        with pytest.raises(InputError, match=f"1 of {len(planned.num_cells)} shards are missing, such as {first}"):
+            results.read_results(planned.job_dir, planned.num_cells)
+
+
+def test_filling_holds_no_cell(source, tmp_path):
+    cells = listing_of(source)
+    with job.plan(cells, plan.Settings(), source=str(source), data_dir=str(tmp_path / "data")) as planned:
+        del cells
+        gc.collect()
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Cell | Listing)]
+        job.run(planned)
+
+
+def limit_file_size():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+
+def test_a_full_disk_is_one_line_and_what_was_filled_is_kept(synthetic_zip, tmp_path):
+    flags = [f"--source={synthetic_zip}", f"--data_dir={tmp_path / 'data'}", "--cells_per_shard=4"]
+    command = [sys.executable, "-m", "pipeline.preprocess", *flags]
+    result = subprocess.run(
+        [*command, "--cells_per_shard=8"], cwd=ROOT, capture_output=True, text=True, preexec_fn=limit_file_size
+    )
+    assert_one_line_error(result, "could not be filled", "File too large", "the same command continues")
+    incomplete = layout.incomplete_dir(layout.dataset_dir(str(tmp_path / "data"), "by_patient"))
+    assert not [name for name in data_set_digests(incomplete) if name.endswith(".partial")]
+    continued = subprocess.run([*command, "--cells_per_shard=8"], cwd=ROOT, capture_output=True, text=True)
+    assert continued.returncode == 0, continued.stderr
+    assert run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}").returncode == 0
+
+
+def test_a_read_error_is_one_line_and_the_same_call_continues(source, tmp_path, monkeypatch):
+    real, calls = FolderSource.read, []
+
+    def fails_late(self, path, place):
+        calls.append(path)
+        if len(calls) > 36 + 20:  # each is read once for the source's fingerprint
+            raise OSError(errno.EIO, "Input/output error")
+        return real(self, path, place)
+
+    monkeypatch.setattr(FolderSource, "read", fails_late)
+    with pytest.raises(InputError, match=r"could not be filled: \[Errno 5\] Input/output error; mend that"):
+        prepare(source, tmp_path / "data", cells_per_shard=4)
+    monkeypatch.undo()
+    assert 0 < prepare(source, tmp_path / "data", cells_per_shard=4).num_filled < 36
+
+
+@contextlib.contextmanager
+def without_rights(folder):
+    """Root may write everywhere, so as root this becomes another user."""
+    folder.chmod(0o555)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+def test_permission_denied_is_one_line_and_the_same_call_continues(source, tmp_path):
+    (tmp_path / "data").mkdir()
+    cells = listing_of(source)
+    with without_rights(tmp_path / "data"), pytest.raises(InputError, match=r"cannot write to .*Permission denied"):
+        job.prepare(cells, plan.Settings(), source=str(source), data_dir=str(tmp_path / "data"))
+    assert prepare(source, tmp_path / "data").num_filled == 36
+
+
+def huge_png():
+    """A PNG of a few bytes that claims 100,000 × 100,000 pixels, with a checksum that fits."""
+    import struct
+    import zlib
+
+    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    content = png()
+    return content[:8] + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+def test_hostile_input_is_rejected_by_name_in_bounded_memory(tmp_path):
+    source = write_source(tmp_path / "cell_images")
+    name = "C1P1thinF_IMG_20150619_114756a_cell_{}.png"
+    archive = zip_folder(source, tmp_path / "cells.zip", compression=zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("Uninfected/" + name.format("huge"), huge_png())
+        out.writestr("Uninfected/" + name.format("bomb"), bytes(MAX_ENCODED_BYTES + 1))
+        out.writestr("Uninfected/../../" + name.format("up"), png())
+        out.writestr("/Uninfected/" + name.format("absolute"), png())
+        out.writestr(f"Uninfected/{'C' * 10_000}.png", png())
+    flags = (f"--source={archive}", f"--data_dir={tmp_path / 'data'}", "--max_rejected_fraction=0.5", *SMALL)
+    # Started by a small process: a child's peak begins with what its parent held when it was started.
+    code = (
+        "import resource, subprocess, sys; result = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(result.returncode)"
+    )
+    command = [sys.executable, "-c", code, sys.executable, "-m", "pipeline.preprocess", *flags]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 900 * 1024, "kilobytes; a bomb's bytes or a huge picture's pixels would not fit"
+    made = json.loads((tmp_path / "data/tfds_malaria/by_patient/1.0.0/manifest.json").read_text())
+    reasons = {item["filename"][:80]: item["reason"] for item in made["rejected"]}
+    assert len(reasons) == 5
+    assert f"at most {MAX_PIXELS} in all" in reasons["Uninfected/" + name.format("huge")]
+    assert "bytes" in reasons["Uninfected/" + name.format("bomb")]
+    assert "'..'" in reasons["Uninfected/../../" + name.format("up")]
+    assert not (tmp_path / name.format("up")).exists()
+
+
+def test_a_worker_of_a_job_that_was_given_up_writes_nothing(source, tmp_path, monkeypatch):
+    from pipeline.job import fill
+
+    targets = []
+    real = fill.fill_shard
+
+    def keeps_the_target(file_name, target, num_threads):
+        targets.append((file_name, target))
+        return real(file_name, target, num_threads)
+
+    monkeypatch.setattr(fill, "fill_shard", keeps_the_target)
+    directory = prepare(source, tmp_path / "data").directory
+    before, began = data_set_digests(tmp_path / "data"), time.time()
+    with pytest.raises(FileNotFoundError):
+        real(*targets[0])
+    assert data_set_digests(tmp_path / "data") == before
+    assert directory.stat().mtime < began

@@ -1,0 +1,209 @@
+import os
+import zipfile
+
+import pytest
+from conftest import listing_of, png, write_source, zip_folder
+
+from pipeline.errors import InputError
+from pipeline.source.archive import MAX_ENCODED_BYTES, UnreadableImage, open_source
+
+
+def filenames(listing):
+    return [cell.filename for cell in listing.cells]
+
+
+def test_folder_and_zip_list_alike_however_deep(source, tmp_path):
+    by_folder = listing_of(source)
+    flat = zip_folder(source, tmp_path / "flat.zip")
+    nested = zip_folder(source, tmp_path / "nested.zip", prefix="a/cell_images/", compression=zipfile.ZIP_DEFLATED)
+    assert filenames(by_folder) == sorted(filenames(by_folder))
+    assert len(by_folder.cells) == 36
+    for archive in (flat, nested):
+        by_zip = listing_of(archive)
+        assert [cell[:4] for cell in by_zip.cells] == [cell[:4] for cell in by_folder.cells]
+        assert by_zip.fingerprint == by_folder.fingerprint
+        with open_source(str(archive)) as zip_source, open_source(str(source)) as folder_source:
+            for cell in by_zip.cells[::7]:
+                path = by_zip.root + cell.filename
+                assert zip_source.read(path, cell.place) == folder_source.read(cell.filename, ())
+
+
+def test_label_and_patient(source):
+    cells = {cell.filename: cell for cell in listing_of(source).cells}
+    cell = cells["Parasitized/C1P1thinF_IMG_20150619_114756a_cell_0.png"]
+    assert (cell.label, cell.patient_id) == (1, "C1")
+    assert cells["Uninfected/C1P1thinF_IMG_20150619_114756a_cell_1.png"].label == 0
+
+
+def test_what_is_no_image_by_name_is_skipped_and_counted(source, tmp_path):
+    (source / "Parasitized" / "Thumbs.db").write_bytes(b"x")
+    (source / "Uninfected" / ".DS_Store").write_bytes(b"x")
+    (source / "Uninfected" / "._C1.png").write_bytes(b"x")
+    (source / "readme.png").write_bytes(b"x")
+    (source / "__MACOSX" / "Parasitized").mkdir(parents=True)
+    (source / "__MACOSX" / "Uninfected").mkdir(parents=True)
+    (source / "__MACOSX" / "Parasitized" / "C1.png").write_bytes(b"x")
+    by_folder, by_zip = listing_of(source), listing_of(zip_folder(source, tmp_path / "cells.zip"))
+    assert len(by_folder.cells) == len(by_zip.cells) == 36
+    assert by_zip.skipped == {"not an image by name": 4, "outside of the class folders": 1}
+    assert by_folder.skipped["outside of the class folders"] == 1
+    assert by_folder.skipped["not an image by name"] >= 3
+
+
+def test_the_topmost_class_folders_count(source):
+    write_source(source / "cell_images", num_patients=3)
+    assert len(listing_of(source).cells) == 36
+
+
+def test_two_places_beside_each_other_are_refused(tmp_path):
+    write_source(tmp_path / "cells" / "a")
+    write_source(tmp_path / "cells" / "b")
+    with pytest.raises(InputError, match="more than once, in 'a/' and 'b/'"):
+        listing_of(tmp_path / "cells")
+
+
+def test_other_class_folders(tmp_path):
+    folder = write_source(tmp_path / "mine", class_folders=("healthy", "infected"))
+    listing = listing_of(folder, class_folders=("healthy", "infected"))
+    assert {(cell.filename.split("/")[0], cell.label) for cell in listing.cells} == {("healthy", 0), ("infected", 1)}
+
+
+def test_fingerprint_tells_names_and_sizes_apart(source):
+    before = listing_of(source).fingerprint
+    path = source / "Uninfected" / "C3P3thinF_IMG_20150619_114756a_cell_0.png"
+    path.write_bytes(path.read_bytes() + b"x")
+    other_size = listing_of(source).fingerprint
+    path.rename(path.with_name("C3P3thinF_IMG_20150619_114756a_cell_10.png"))
+    assert len({before, other_size, listing_of(source).fingerprint}) == 3
+
+
+def test_links_out_of_the_folder_are_rejected(source, tmp_path):
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(png())
+    (source / "Uninfected" / "C1_out.png").symlink_to(outside)
+    (source / "Uninfected" / "C1_gone.png").symlink_to(source / "nowhere.png")
+    inside = source / "Uninfected" / "C1_in.png"
+    inside.symlink_to(source / "Uninfected" / "C1P1thinF_IMG_20150619_114756a_cell_1.png")
+    listing = listing_of(source)
+    assert [item.reason for item in listing.rejected] == [
+        "broken symbolic link",
+        "symbolic link out of the source's folder",
+    ]
+    assert "Uninfected/C1_in.png" in filenames(listing)
+
+
+def test_archives_of_other_systems(source, tmp_path):
+    expected = [cell[:4] for cell in listing_of(source).cells]
+    for name, form in (("dots.zip", "./{}"), ("windows.zip", "cells\\{}"), ("slashes.zip", "cells//{}")):
+        with zipfile.ZipFile(tmp_path / name, "w") as out:
+            for path in sorted(source.rglob("*.png")):
+                inside = path.relative_to(source).as_posix()
+                out.writestr(form.format(inside.replace("/", "\\") if "windows" in name else inside), path.read_bytes())
+        assert [cell[:4] for cell in listing_of(tmp_path / name).cells] == expected, name
+
+
+def test_a_class_folder_within_a_class_folder_is_rejected(source):
+    (source / "Uninfected" / "Parasitized").mkdir()
+    (source / "Uninfected" / "Parasitized" / "C1_a.png").write_bytes(png())
+    listing = listing_of(source)
+    assert [tuple(item) for item in listing.rejected] == [
+        ("Uninfected/Parasitized/C1_a.png", "lies in a class folder within a class folder")
+    ]
+
+
+def test_links_to_class_folders_are_named(source, tmp_path):
+    (tmp_path / "links").mkdir()
+    for name in ("Uninfected", "Parasitized"):
+        (tmp_path / "links" / name).symlink_to(source / name)
+    with pytest.raises(InputError, match="such as Parasitized: symbolic link out of the source's folder"):
+        listing_of(tmp_path / "links")
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda source, out: out.write(zip_folder(source, source.parent / "in.zip"), "in.zip"), "holds in.zip: unpack"),
+        (lambda _, out: out.writestr("C1_a.png", png()), "it has no folders, and 1 files"),
+        (lambda _, out: out.writestr("good/C1_a.png", png()), "its folders are good"),
+        (
+            lambda _, out: out.writestr("Uninfected/C1_a.png", png(), zipfile.ZIP_BZIP2),
+            "1 files are refused, such as Uninfected/C1_a.png: compressed by method 12; expected stored or deflated",
+        ),
+    ],
+)
+def test_what_is_there_instead_of_class_folders_is_named(make, expected, source, tmp_path):
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as out:
+        make(source, out)
+    with pytest.raises(InputError, match=expected):
+        listing_of(tmp_path / "cells.zip")
+
+
+def test_an_archive_that_lost_its_beginning(source, tmp_path):
+    archive = zip_folder(source, tmp_path / "cells.zip")
+    archive.write_bytes(archive.read_bytes()[5:])
+    with pytest.raises(InputError, match=r"lost its beginning|is cut off"):
+        listing_of(archive)
+
+
+def test_encrypted_entries_are_rejected(source, tmp_path):
+    archive = zip_folder(source, tmp_path / "cells.zip")
+    content = bytearray(archive.read_bytes())
+    directory = content.index(b"PK\x01\x02", content.index(b"Uninfected/C9"))
+    content[directory + 8] |= 1
+    archive.write_bytes(content)
+    listing = listing_of(archive)
+    assert (len(listing.cells), [item.reason for item in listing.rejected]) == (35, ["encrypted"])
+
+
+def test_a_source_that_is_neither_file_nor_folder(tmp_path):
+    os.mkfifo(tmp_path / "cells.zip")
+    with pytest.raises(InputError, match=r"cells.zip is no regular file; expected a folder or a .zip file"):
+        open_source(str(tmp_path / "cells.zip"))
+
+
+def test_hostile_names_are_rejected(source, tmp_path):
+    archive = zip_folder(source, tmp_path / "cells.zip")
+    with zipfile.ZipFile(archive, "a") as out:
+        for name in ("Uninfected/../../C1.png", "/Uninfected/C1.png", f"Uninfected/{'C' * 10_000}.png"):
+            out.writestr(name, png())
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            out.writestr(out.namelist()[0], png())
+    listing = listing_of(archive)
+    assert len(listing.cells) == 36
+    reasons = sorted(item.reason for item in listing.rejected)
+    assert len(reasons) == 4
+    assert [reason.split(";")[0] for reason in reasons] == [
+        "absolute path or '..' in the archive",
+        "absolute path or '..' in the archive",
+        "name of 10015 characters",
+        "the archive has this name more than once",
+    ]
+    assert max(len(item.filename) for item in listing.rejected) < 300
+
+
+def test_names_that_are_no_utf8_are_rejected(source):
+    (source / "Uninfected" / os.fsdecode(b"C1_\xff.png")).write_bytes(png())
+    assert [item.reason for item in listing_of(source).rejected] == ["name is not UTF-8"]
+
+
+def test_a_damaged_zip_entry_is_noticed(source, tmp_path):
+    archive = zip_folder(source, tmp_path / "cells.zip")
+    cell = listing_of(archive).cells[5]
+    content = bytearray(archive.read_bytes())
+    content[cell.place[0] + 200] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(UnreadableImage, match="CRC-32"), open_source(str(archive)) as zip_source:
+        zip_source.read(cell.filename, cell.place)
+    content[cell.place[0]] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(UnreadableImage, match="no file header"), open_source(str(archive)) as zip_source:
+        zip_source.read(cell.filename, cell.place)
+
+
+def test_a_zip_bomb_takes_no_memory(source, tmp_path):
+    archive = zip_folder(source, tmp_path / "cells.zip", compression=zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("Uninfected/C1_bomb.png", bytes(MAX_ENCODED_BYTES + 1))
+    cell = next(cell for cell in listing_of(archive).cells if "bomb" in cell.filename)
+    with pytest.raises(UnreadableImage, match="more than"), open_source(str(archive)) as zip_source:
+        zip_source.read(cell.filename, cell.place)

@@ -1,0 +1,172 @@
+"""Whatever is done to a data set, `pipeline.verify` names it."""
+
+import json
+import random
+import shutil
+
+import pytest
+from conftest import prepare, run_command
+
+from pipeline.errors import InputError
+from pipeline.records import manifest
+from pipeline.verify import verify
+
+TRAIN = "tfds_malaria-train.tfrecord-00000-of-00004"
+OTHER = "tfds_malaria-train.tfrecord-00001-of-00004"
+
+
+@pytest.fixture
+def directory(source, tmp_path):
+    return prepare(source, tmp_path / "data", image_size_px=16, cells_per_shard=5).directory
+
+
+def files_named(directory):
+    return {problem.file for problem in verify(directory)}
+
+
+def test_a_whole_data_set_has_no_problem(directory, tmp_path):
+    assert verify(directory) == []
+    result = run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{directory}: whole\n"
+
+
+def flip(path, position, bit=1):
+    content = bytearray(path.read_bytes())
+    content[position] ^= bit
+    path.write_bytes(content)
+
+
+def test_a_flipped_byte(directory, tmp_path):
+    flip(directory / TRAIN, 100)
+    assert files_named(directory) == {TRAIN}
+    result = run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}", "--config=by_patient")
+    assert result.returncode == 1
+    assert f"{directory / TRAIN}: its sha256 is not the manifest's" in result.stdout
+    assert "record at byte 0: its checksum does not fit" in result.stdout
+    assert "by_patient has 2 problems" in result.stderr
+
+
+def test_a_truncated_shard(directory):
+    content = (directory / TRAIN).read_bytes()
+    (directory / TRAIN).write_bytes(content[:-10])
+    problems = verify(directory)
+    assert {problem.file for problem in problems} == {TRAIN}
+    assert any("bytes, the manifest says" in problem.what for problem in problems)
+
+
+@pytest.mark.parametrize("name", [TRAIN, f"{TRAIN}.index.npy", "features.json"])
+def test_a_missing_file(directory, name):
+    (directory / name).unlink()
+    assert (name, "is missing") in verify(directory)
+    assert files_named(directory) == {name}
+
+
+def test_a_folder_in_a_files_place(directory):
+    for name in (TRAIN, f"{OTHER}.index.npy"):
+        (directory / name).unlink()
+        (directory / name).mkdir()
+        assert any(problem.file == name and "cannot be read" in problem.what for problem in verify(directory))
+
+
+def test_a_foreign_file(directory):
+    shutil.copy(directory / TRAIN, directory / "tfds_malaria-train.tfrecord-00004-of-00004")
+    assert verify(directory) == [("tfds_malaria-train.tfrecord-00004-of-00004", "does not belong to the data set")]
+
+
+def test_swapped_shards(directory):
+    one, other = (directory / TRAIN).read_bytes(), (directory / OTHER).read_bytes()
+    (directory / TRAIN).write_bytes(other)
+    (directory / OTHER).write_bytes(one)
+    assert files_named(directory) >= {TRAIN, OTHER}
+
+
+def rewrite(directory, change, sealed):
+    """Changes the manifest; sealed anew, only its disagreement with the records can be noticed."""
+    path = directory / "manifest.json"
+    made = json.loads(path.read_text())
+    change(made)
+    made.pop("checksum")
+    made.pop("files")
+    content = manifest.seal(made, directory) if sealed else json.dumps(made).encode()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda m: m["splits"]["train"].update(num_cells=7), "split train: num_cells is 7, its records say 20"),
+        (lambda m: m["splits"]["train"]["classes"].update(uninfected=0), "split train: classes is"),
+        (lambda m: m["splits"]["test"]["patients"].append("C99"), "split test: patients is"),
+        (lambda m: m["splits"]["train"]["shards"].pop(), "does not belong to the data set"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(num_records=1), "records, the manifest says 1"),
+        (lambda m: m["settings"].update(image_size_px=17), "record 0 is not 17 pixels wide"),
+        (lambda m: m["splits"].pop("test"), "has the splits train, validation"),
+        (lambda m: m["splits"]["test"]["shards"].append(m["splits"]["test"]["shards"][0]), "a shard more than once"),
+        (lambda m: m.update(dataset="tfds_cats"), "it is not a manifest of tfds_malaria"),
+    ],
+)
+def test_a_manifest_that_disagrees(directory, change, expected):
+    rewrite(directory, change, sealed=True)
+    assert any(expected in problem.what for problem in verify(directory)), verify(directory)
+    rewrite(directory, lambda made: made.update(version="1.0.0"), sealed=False)
+    assert verify(directory)
+
+
+def test_a_patient_in_two_splits_is_named(directory):
+    def move_a_shard(made):
+        shard = made["splits"]["test"]["shards"].pop()
+        made["splits"]["train"]["shards"].append(shard)
+
+    rewrite(directory, move_a_shard, sealed=True)
+    assert any("is in the splits" in problem.what for problem in verify(directory)), verify(directory)
+
+
+def test_another_configs_data_set_in_the_folder(source, directory):
+    other = prepare(source, directory.parents[2], config="by_cell", image_size_px=16).directory
+    shutil.rmtree(directory)
+    shutil.copytree(other, directory)
+    assert verify(directory) == [("manifest.json", "is that of by_cell/1.0.0, but lies in by_patient/1.0.0")]
+    with pytest.raises(InputError, match="it is that of config by_cell"):
+        manifest.read(directory)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"dataset": "tfds_malaria"}', b"\xff"])
+def test_a_manifest_that_is_none(directory, content):
+    (directory / "manifest.json").write_bytes(content)
+    assert files_named(directory) == {"manifest.json"}
+
+
+def test_nothing_to_verify(tmp_path, directory):
+    result = run_command("pipeline.verify", f"--data_dir={tmp_path / 'nothing'}")
+    assert result.returncode == 1
+    assert "make it with: python -m pipeline.preprocess" in result.stderr
+    (directory / "manifest.json").unlink()
+    result = run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}")
+    assert result.returncode == 1
+    assert "manifest.json: is missing: this is no whole data set" in result.stdout
+
+
+def corrupt(directory, times, seed):
+    """Flips one random bit of one random byte in one random file, and names where nobody noticed."""
+    rng = random.Random(seed)
+    files = sorted(path for path in directory.iterdir())
+    unnoticed = []
+    for _ in range(times):
+        path = rng.choice(files)
+        content = path.read_bytes()
+        position, bit = rng.randrange(len(content)), 1 << rng.randrange(8)
+        flip(path, position, bit)
+        if path.name not in files_named(directory):
+            unnoticed.append((path.name, position, bit))
+        path.write_bytes(content)
+    return unnoticed
+
+
+def test_random_corruptions_are_found(directory):
+    assert corrupt(directory, 25, seed=0) == []
+
+
+@pytest.mark.slow
+def test_a_thousand_random_corruptions_are_found(directory):
+    assert corrupt(directory, 1000, seed=1) == []

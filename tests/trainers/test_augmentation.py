@@ -1,0 +1,190 @@
+"""Augmentation: parity with Keras's ImageDataGenerator, stain on the cell alone, numbers fixed by (seed, step)."""
+
+import numpy as np
+import pytest
+
+from trainers.augmentation.ranges import Ranges
+
+SIZE = 64
+CHANGES = {
+    "rotation_degrees": 0.0,
+    "zoom_x": 1.0,
+    "zoom_y": 1.0,
+    "shift_x_px": 0.0,
+    "shift_y_px": 0.0,
+    "shear_degrees": 0.0,
+}
+LEGACY = {"rotation_degrees": "theta", "zoom_x": "zx", "zoom_y": "zy", "shift_x_px": "tx", "shift_y_px": "ty"}
+EVERYTHING = Ranges(180.0, 0.1, 0.05, 5.0, "both", "black", 0.15, 0.05, 0.2, 10.0)
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    """A smooth picture, float32 [64, 64, 3] in 0…255."""
+    import cv2
+
+    noise = np.random.default_rng(0).uniform(0, 255, (SIZE, SIZE, 3)).astype(np.float32)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX)
+
+
+def transform(flip_x=False, flip_y=False, **changes):
+    import tensorflow as tf
+
+    from trainers.augmentation import params
+
+    values = {name: tf.constant([value], tf.float32) for name, value in (CHANGES | changes).items()}
+    return params.compose(SIZE, flip_x=tf.constant([flip_x]), flip_y=tf.constant([flip_y]), **values)
+
+
+@pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")  # in Keras
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rotation_degrees": 25.0},
+        {"zoom_x": 1.2, "zoom_y": 0.9},
+        {"shift_x_px": 3.0, "shift_y_px": -2.5},
+        {"shear_degrees": 20.0},
+        {
+            "rotation_degrees": -17.0,
+            "zoom_x": 0.95,
+            "zoom_y": 1.04,
+            "shift_x_px": 3.0,
+            "shift_y_px": 1.5,
+            "shear_degrees": 5.0,
+        },
+    ],
+)
+def test_a_warp_is_that_of_the_original_generator(smooth, changes):
+    from keras.src.legacy.preprocessing.image import apply_affine_transform
+
+    from trainers.augmentation import apply
+
+    legacy = {LEGACY.get(name, "shear"): value for name, value in changes.items()}
+    expected = apply_affine_transform(
+        smooth.copy(), row_axis=0, col_axis=1, channel_axis=2, fill_mode="nearest", **legacy
+    )
+    found = np.asarray(apply.warp(smooth[None], transform(**changes), "nearest"))[0]
+    assert np.abs(found - smooth).max() > 10, "it changes the picture"
+    np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+def test_flips_come_after_the_warp_as_in_the_original_generator(smooth):
+    from trainers.augmentation import apply
+
+    turned = np.asarray(apply.warp(smooth[None], transform(rotation_degrees=25.0), "nearest"))[0]
+    both = transform(rotation_degrees=25.0, flip_x=True, flip_y=True)
+    np.testing.assert_allclose(apply.warp(smooth[None], both, "nearest")[0], turned[::-1, ::-1], atol=0.01)
+    one = transform(rotation_degrees=25.0, flip_x=True)
+    np.testing.assert_allclose(apply.warp(smooth[None], one, "nearest")[0], turned[:, ::-1], atol=0.01)
+
+
+def test_black_comes_in_from_beyond_the_border():
+    from trainers.augmentation import apply
+
+    white = np.full((1, SIZE, SIZE, 3), 255, np.float32)
+    found = np.asarray(apply.warp(white, transform(rotation_degrees=45.0), "black"))[0]
+    assert found[0, 0].max() == 0
+    assert found[SIZE // 2, SIZE // 2].min() == pytest.approx(255)
+
+
+def numbers(gain=(1, 1, 1), contrast=(1, 1, 1), offset=(0, 0, 0)):
+    return np.array([[*np.diag(gain).ravel(), *contrast, *offset]], np.float32)
+
+
+def test_stain_changes_the_cell_and_leaves_the_background_black():
+    from trainers.augmentation import apply
+
+    cell = np.zeros((1, 8, 8, 3), np.float32)
+    cell[:, 2:6, 2:6] = np.random.default_rng(0).uniform(50, 200, (1, 4, 4, 3))
+    inside = cell[:, 2:6, 2:6]
+    for given, expected in (
+        (numbers(gain=(1.1, 0.9, 1)), inside * (1.1, 0.9, 1)),
+        (numbers(offset=(5, -5, 10)), inside + np.array([5, -5, 10])),
+        (numbers(contrast=(1.2, 0.8, 1)), (inside - inside.mean((1, 2))) * (1.2, 0.8, 1) + inside.mean((1, 2))),
+    ):
+        found = np.array(apply.stain(cell, given))
+        np.testing.assert_allclose(found[:, 2:6, 2:6], expected, rtol=1e-4)
+        found[:, 2:6, 2:6] = 0
+        assert not found.any()
+
+
+def test_hue_turns_about_grey():
+    import tensorflow as tf
+
+    from trainers.augmentation import params
+
+    key = Ranges(stain_hue_degrees=30.0)
+    _, stains = params.draw(key, SIZE, 1, tf.constant(0, tf.int64), tf.constant(50))
+    matrices = stains.numpy()[:, :9].reshape(-1, 3, 3)
+    np.testing.assert_allclose(matrices @ np.ones(3), np.ones((50, 3)), atol=1e-5)
+    np.testing.assert_allclose(matrices @ matrices.transpose(0, 2, 1), np.tile(np.eye(3), (50, 1, 1)), atol=1e-5)
+    angles = np.rad2deg(np.arccos((np.trace(matrices, axis1=1, axis2=2) - 1) / 2))
+    assert 25 < angles.max() < 30.01
+
+
+def test_numbers_depend_on_seed_and_step_alone():
+    import tensorflow as tf
+
+    from trainers.augmentation import params
+
+    def draw(seed, step, num_cells=4):
+        return params.draw(EVERYTHING, SIZE, seed, tf.constant(step, tf.int64), tf.constant(num_cells))
+
+    for one, other in zip(draw(3, 7), draw(3, 7), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(draw(3, 7)[0], draw(3, 8)[0])
+    assert not np.array_equal(draw(3, 7)[0], draw(4, 7)[0])
+    # Runs of earlier versions were augmented with these numbers: a change makes them impossible to continue.
+    transforms, stains = draw(42, 0, 1)
+    np.testing.assert_allclose(transforms[0, :3], GOLDEN_TRANSFORM, rtol=1e-4)
+    np.testing.assert_allclose(stains[0, -3:], GOLDEN_OFFSET, rtol=1e-4)
+
+
+GOLDEN_TRANSFORM = [-0.278808, 0.911267, 12.299175]
+GOLDEN_OFFSET = [-8.615217, 8.029987, -11.366044]
+
+
+def test_ranges_are_kept():
+    import tensorflow as tf
+
+    from trainers.augmentation import params
+
+    transforms, stains = params.draw(
+        EVERYTHING._replace(stain_hue_degrees=0.0), SIZE, 0, tf.constant(0, tf.int64), tf.constant(4000)
+    )
+    area = np.abs(transforms[:, 0] * transforms[:, 4] - transforms[:, 1] * transforms[:, 3])
+    assert 0.9**2 * 0.99 < area.min() < 0.9
+    assert 1.1 < area.max() <= 1.1**2
+    mirrored = np.mean(transforms[:, 0] * transforms[:, 4] - transforms[:, 1] * transforms[:, 3] < 0)
+    assert 0.45 < mirrored < 0.55
+    gains, contrast, offset = stains[:, :9:4], stains[:, 9:12], stains[:, 12:]
+    for values, centre, span in ((gains, 1, 0.15), (contrast, 1, 0.2), (offset, 0, 0.05 * 255)):
+        assert np.abs(values - centre).max() <= span * 1.0001
+        assert np.abs(values - centre).max() > 0.98 * span
+        assert np.abs(np.mean(values) - centre) < 0.05 * span
+
+
+def test_nothing_is_the_identity(smooth):
+    import tensorflow as tf
+
+    from trainers.augmentation import apply, params
+
+    transforms, stains = params.draw(Ranges(), SIZE, 0, tf.constant(0, tf.int64), tf.constant(1))
+    image = np.round(smooth)[None]
+    found = apply.to_uint8(apply.warp(apply.stain(image, stains), transforms, "nearest"))
+    np.testing.assert_array_equal(found, image)
+    assert Ranges(fill="nearest").is_nothing
+    assert not Ranges(flip="horizontal").is_nothing
+
+
+def test_the_training_model_shares_its_weights_and_holds_stock_layers_alone():
+    from trainers.augmentation import apply
+    from trainers.models import architectures
+
+    model = architectures.basic_cnn(32)
+    trained = apply.augmented(model, "black")
+    assert [id(weight) for weight in trained.trainable_variables] == [
+        id(weight) for weight in model.trainable_variables
+    ]
+    assert {type(layer).__module__.partition(".")[0] for layer in model.layers} == {"keras"}
+    assert set(trained.input) == {"image", "transform", "stain"}

@@ -1,0 +1,132 @@
+"""Exported models, used as BUILD.md says."""
+
+import importlib.util
+import json
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, assert_one_line_error, run_command
+
+from pipeline.errors import InputError
+from trainers import export_formats
+from trainers.models import architectures
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+RUNTIMES = {"saved_model": "tensorflow", "onnx": "onnxruntime", "litert": "ai_edge_litert"}
+FILES = {"saved_model": "saved_model", "onnx": "model.onnx", "litert": "model.tflite"}
+
+
+def require(*packages):
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install -r requirements-export.txt")
+
+
+def make_run(folder, model):
+    folder.mkdir(parents=True)
+    if model.name != "basic_cnn":
+        last = model.get_layer("probability").kernel
+        last.assign(0.1 * np.asarray(last))  # or an untrained VGG's probabilities would all be 0
+    model.save(folder / "model.keras")
+    (folder / "run.json").write_text(json.dumps({"model": model.name, "status": "finished"}))
+    return folder
+
+
+def examples():
+    """The Python of BUILD.md's section by format."""
+    section = (ROOT / "BUILD.md").read_text().partition("## Exporting a model\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    return {name: next(block for block in blocks if FILES[name] in block) for name in FILES}
+
+
+def use(name, run, tmp_path, monkeypatch):
+    """Runs the example of a format on a run, as if it were runs/basic_cnn."""
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    (tmp_path / "runs/basic_cnn").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    scope = {"images": IMAGES}
+    exec(examples()[name], scope)
+    return scope["probability"]
+
+
+@pytest.mark.parametrize(
+    ("build", "policy"),
+    [(architectures.basic_cnn, "float32"), (architectures.vgg_ft, "mixed_bfloat16")],
+    ids=["float32", "bfloat16"],
+)
+@pytest.mark.parametrize("name", export_formats.NAMES)
+def test_exports_agree_with_the_model(name, build, policy, tmp_path, monkeypatch):
+    require(RUNTIMES[name], *export_formats._FORMATS[name].needs)
+    keras.utils.set_random_seed(1)
+    keras.config.set_dtype_policy(policy)
+    try:
+        run = make_run(tmp_path / "run", build(32))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert export_formats.export(run, [name]) == [run / "export" / FILES[name]]
+    assert [path.name for path in (run / "export").iterdir()] == [FILES[name]], "nothing else is left"
+    found = use(name, run, tmp_path, monkeypatch)
+    assert (found.dtype, found.shape) == (np.float32, (5, 1))
+    model = keras.models.load_model(run / "model.keras")
+    np.testing.assert_allclose(found, model.predict(IMAGES, verbose=0), atol=1e-5 if policy == "float32" else 1e-2)
+    in_float32 = build(32)
+    in_float32.set_weights(model.get_weights())
+    expected = in_float32.predict(IMAGES, verbose=0)
+    assert expected.std() > 1e-3, "predictions differ from cell to cell"
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_command_replaces_an_older_export(tmp_path):
+    run = make_run(tmp_path / "run", architectures.basic_cnn(32))
+    old = run / "export/saved_model"
+    old.mkdir(parents=True)
+    (old / "stale").write_text("")
+    result = run_command("trainers.export", f"--run_dir={run}", "--format=saved_model,litert")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [str(old), str(run / "export/model.tflite")]
+    assert not (old / "stale").exists()
+    assert (old / "saved_model.pb").exists()
+
+
+def test_mistakes(tmp_path):
+    run = make_run(tmp_path / "run", architectures.basic_cnn(32))
+
+    def export(folder, *flags):
+        return run_command("trainers.export", f"--run_dir={folder}", *flags)
+
+    assert_one_line_error(
+        export(run, "--format=tflite"), "--format=tflite is no known format", "saved_model,onnx,litert"
+    )
+    assert_one_line_error(export(run, "--format="), "--format is empty")
+    assert_one_line_error(export(tmp_path / "none", "--format=litert"), "is no run")
+    (tmp_path / "torn").mkdir()
+    shutil.copy(run / "run.json", tmp_path / "torn")
+    assert_one_line_error(export(tmp_path / "torn", "--format=litert"), "has no model.keras")
+    (tmp_path / "torn/model.keras").write_bytes(b"PK torn")
+    assert_one_line_error(export(tmp_path / "torn", "--format=litert"), "model.keras cannot be loaded")
+    (run / "export").write_text("in the way")
+    with pytest.raises(InputError, match=r"cannot be written.*export again"):
+        export_formats.export(run, ["saved_model"])
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"--export=onnx needs tf2onnx and onnx.*pip install -r requirements-export.txt"
+    ):
+        export_formats.check(["saved_model", "onnx"], "export")
+    export_formats.check(["saved_model", "litert"], "export")
+    with pytest.raises(InputError, match="--export=pdf is no known format"):
+        export_formats.check(["onnx", "pdf"], "export")
+
+
+def test_other_backends_are_sent_to_tensorflow(monkeypatch, tmp_path):
+    (tmp_path / "model.keras").touch()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(
+        InputError, match=r"not on jax; give the command KERAS_BACKEND=tensorflow python -m trainers.export"
+    ):
+        export_formats.export(tmp_path, ["onnx"])

@@ -1,0 +1,110 @@
+"""The models on Keras's JAX backend, each in a process of its own; TensorFlow only reads the data there."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, run_command
+
+from pipeline.records.layout import dataset_dir
+from trainers.models import architectures
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None, reason="JAX is not installed: pip install -r requirements-jax.txt"
+)
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+LABELS = np.arange(8) % 2
+
+TRAIN = """
+import sys
+import keras, numpy as np
+from trainers.models import architectures, parts
+assert keras.backend.backend() == "jax"
+assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules), "models import no TensorFlow"
+keras.utils.set_random_seed(0)
+name, policy, folder = sys.argv[1:]
+keras.config.set_dtype_policy(policy)
+model = getattr(architectures, name)(32, dropout_rate=0.1)
+model.get_layer("probability").kernel.assign(0.1 * np.asarray(model.get_layer("probability").kernel))
+before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+model.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
+images, labels = np.load(f"{folder}/images.npy"), np.load(f"{folder}/labels.npy")
+losses = model.fit(images, labels, batch_size=4, epochs=6, shuffle=False, verbose=0).history["loss"]
+assert losses[-1] < losses[0], losses
+for layer in model.layers:
+    if layer.weights:
+        changed = any((old != new).any() for old, new in zip(before[layer.name], layer.get_weights()))
+        assert changed == layer.trainable, layer.name
+np.save(f"{folder}/found.npy", model.predict(images, verbose=0))
+model.save(f"{folder}/model.keras")
+"""
+
+EXTRACT = """
+import sys
+from pathlib import Path
+import keras, numpy as np
+from etils import epath
+from pipeline import manifest
+from trainers.input_pipeline import batching
+from trainers.models import features, parts
+from trainers.training import mistakes
+from trainers.input_pipeline.splits import open_split
+assert keras.backend.backend() == "jax"
+directory, folder = epath.Path(sys.argv[1]), Path(sys.argv[2])
+model = keras.models.load_model(folder / "model.keras", compile=False)
+halves, split = parts.split(model), open_split(directory, "validation")
+found = features.extract(halves.backbone, split, manifest.read(directory), folder / "cache", vgg_input="imagenet")
+whole = model.predict(batching.evaluation_batches(split, 64).map(lambda image, *_: image), verbose=0)
+batches = features.evaluation_batches(found, 16)
+np.testing.assert_allclose(halves.head.predict(batches, verbose=0), whole, atol=2e-3)
+halves.head.compile("sgd", "binary_crossentropy")
+halves.head.fit(batches, shuffle=False, verbose=0)
+mistakes.log(model, batching.evaluation_batches(split, 64), folder / "tensorboard", 1)
+assert list((folder / "tensorboard").iterdir())
+"""
+
+
+def run(code, *arguments):
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [("basic_cnn", "float32"), ("vgg_frozen", "float32"), ("vgg_ft", "float32"), ("vgg_ft", "mixed_bfloat16")],
+)
+def test_training_on_jax(name, policy, tmp_path):
+    np.save(tmp_path / "images.npy", IMAGES)
+    np.save(tmp_path / "labels.npy", LABELS)
+    run(TRAIN, name, policy, tmp_path)
+    model = keras.models.load_model(tmp_path / "model.keras")
+    trainable = [weight.path for weight in getattr(architectures, name)(32).trainable_weights]
+    assert [weight.path for weight in model.trainable_weights] == trainable
+    on_jax = np.load(tmp_path / "found.npy")
+    assert on_jax.std() > 1e-3
+    atol = 1e-4 if policy == "float32" else 2e-2
+    np.testing.assert_allclose(model.predict(IMAGES, verbose=0), on_jax, atol=atol)
+
+
+def test_features_and_mistakes_on_jax(data_dir, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = architectures.vgg_frozen(32)
+    last = model.get_layer("probability").kernel
+    last.assign(0.1 * np.asarray(last))  # or the probabilities of an untrained head would all be 0
+    model.save(tmp_path / "model.keras")
+    run(EXTRACT, dataset_dir(str(data_dir), "by_patient"), tmp_path)
+
+
+def test_a_trainer_on_jax(data_dir, tmp_path):
+    """Augmented, averaged, checkpointed: JAX takes over the arrays of weights, which callbacks must not keep."""
+    flags = ("--train_split=train[:64]", "--epochs=2", "--batch_size=8", "--flip=both", "--stain_gain=0.1")
+    flags += ("--ema_momentum=0.9", "--checkpoint_minutes=0", f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
+    result = run_command("trainers.basic_cnn", *flags, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    assert result.returncode == 0, result.stderr
+    assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 3

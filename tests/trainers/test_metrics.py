@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from trainers.evaluation.metrics import metrics
+
+
+@pytest.fixture
+def verdict():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 500)
+    return labels, np.clip(0.3 * labels + rng.random(500) * 0.7, 0, 1)
+
+
+def test_formulas(verdict):
+    labels, probabilities = verdict
+    counts = metrics.confusion(labels, probabilities)
+    tn, fp, fn, tp = (counts[name] for name in ("tn", "fp", "fn", "tp"))
+    assert (tn + fp, fn + tp) == ((labels == 0).sum(), (labels == 1).sum())
+    found = metrics.compute(labels, probabilities)
+    assert set(found) == set(metrics.NAMES)
+    positive, negative = probabilities[labels == 1], probabilities[labels == 0]
+    wins = (positive[:, None] > negative).mean() + 0.5 * (positive[:, None] == negative).mean()
+    expected = {
+        "accuracy": (tp + tn) / 500,
+        "sensitivity": tp / (tp + fn),
+        "specificity": tn / (tn + fp),
+        "precision": tp / (tp + fp),
+        "f1": 2 * tp / (2 * tp + fp + fn),
+        "balanced_accuracy": (tp / (tp + fn) + tn / (tn + fp)) / 2,
+        "auc": wins,
+        "mcc": (tp * tn - fp * fn) / np.sqrt(float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))),
+        "brier": ((probabilities - labels) ** 2).mean(),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value), name
+
+
+def test_average_precision_by_hand():
+    labels, probabilities = np.array([1, 0, 1, 0]), np.array([0.9, 0.8, 0.7, 0.1])
+    assert metrics.compute(labels, probabilities)["average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+
+
+def test_the_threshold_itself_is_positive():
+    assert metrics.confusion(np.array([1, 0]), np.array([0.5, 0.4999])) == {"tn": 1, "fp": 0, "fn": 0, "tp": 1}
+
+
+def test_calibration_error_by_hand():
+    labels = np.array([0, 1, 1, 0, 1])
+    probabilities = np.array([0.1, 0.1, 0.9, 0.9, 1.0])
+    # bins of 0.5: (0.2 said, 1 of 2 found) and (2.8 said, 2 of 3 found)
+    assert metrics.expected_calibration_error(labels, probabilities, 2) == pytest.approx((0.8 + 0.8) / 5)
+    assert metrics.expected_calibration_error(labels, labels.astype(float)) == 0
+    assert metrics.expected_calibration_error(np.zeros(3), np.zeros(3)) == 0
+
+
+def test_every_metric_agrees_with_scikit_learn(verdict):
+    from sklearn import metrics as reference
+
+    labels, probabilities = verdict
+    calls = probabilities >= 0.5
+    report = reference.classification_report(labels, calls, output_dict=True)
+    found = metrics.compute(labels, probabilities)
+    assert found["sensitivity"] == pytest.approx(report["1"]["recall"])
+    assert found["specificity"] == pytest.approx(report["0"]["recall"])
+    assert found["precision"] == pytest.approx(report["1"]["precision"])
+    assert found["f1"] == pytest.approx(report["1"]["f1-score"])
+    weighted = metrics.class_weighted(labels, calls.astype(int))
+    assert weighted["recall"] == pytest.approx(found["accuracy"])
+    for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+        assert weighted[ours] == pytest.approx(report["weighted avg"][theirs])

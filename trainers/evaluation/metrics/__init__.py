@@ -1,0 +1,1 @@
+"""Numbers about predictions. Pure functions of arrays."""

@@ -1,0 +1,1 @@
+"""What people read: HTML report, plots, console table, model card."""

@@ -1,0 +1,64 @@
+"""Which cell comes when: (seed, step) → rows of the split; no state, so any step can be the first, on any host.
+
+The order of an epoch is a stateless permutation (`tf.random.experimental.index_shuffle`, a Feistel-like cipher of the
+position; the operation is marked experimental, so a test pins a golden order). It is a global shuffle without a buffer.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class ShuffleOrder(NamedTuple):
+    """The order of a training run.
+
+    Attributes:
+      num_cells: of the split.
+      batch_size: cells a global batch; an epoch's last batch may be smaller.
+      seed: decides on every epoch's order.
+      shard_index, shard_count: which contiguous slice of each global batch this host takes.
+    """
+
+    num_cells: int
+    batch_size: int
+    seed: int
+    shard_index: int = 0
+    shard_count: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch."""
+        return -(-self.num_cells // self.batch_size)
+
+    def rows(self, step: tf.Tensor) -> tf.Tensor:
+        """This host's rows of a step's batch.
+
+        Args:
+          step: int64 scalar, counted over all epochs from 0.
+
+        Returns:
+          int64 [n]; over all steps of an epoch and all hosts, each row of the split once.
+        """
+        num_cells = tf.constant(self.num_cells, tf.int64)
+        epoch, step_in_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch
+        first = step_in_epoch * self.batch_size
+        size = tf.minimum(num_cells - first, self.batch_size)
+        start = first + size * self.shard_index // self.shard_count
+        stop = first + size * (self.shard_index + 1) // self.shard_count
+        return permute(tf.range(start, stop), self.seed, epoch, num_cells)
+
+
+def permute(positions: tf.Tensor, seed: int, epoch: tf.Tensor, num_cells: tf.Tensor) -> tf.Tensor:
+    """Where the cells at the given positions of an epoch lie in the split.
+
+    Args:
+      positions: int64 [n] in 0…num_cells-1.
+      seed: decides on the order of every epoch.
+      epoch: int64 scalar.
+      num_cells: int64 scalar.
+
+    Returns:
+      int64 [n]; over all positions of an epoch a permutation.
+    """
+    key = tf.stack([tf.constant(seed, tf.int64), epoch])
+    return tf.random.experimental.index_shuffle(positions, key, num_cells - 1)
