@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, run_command
 
+from trainers.run_dir import read_history
+
 # Everything that has a state: dropout, augmentation, cosine or plateau, averaged weights, running metrics.
 FLAGS = ("--batch_size=8", "--seed=7", "--checkpoint_minutes=0")
 VGG = ("--epochs=2", "--train_split=train[:44]", "--vgg_weights=none")
