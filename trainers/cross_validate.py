@@ -50,15 +50,15 @@ def main(arguments: Sequence[str]) -> int | None:
             raise InputError(
                 f"the trainer of fold {fold} ended with status {status}, see above; the same command continues with it"
             )
-    _, planned = runs.plan([str(folder) for folder in folders], FOLDS, None)
-    for candidate in planned:
-        data_set.open(candidate.members)
+    _, grouped = runs.group([str(folder) for folder in folders], FOLDS, None)
+    for model_runs in grouped:
+        runs.open_splits(data_set, model_runs)
     options = evaluation_flags.read(_BATCH_SIZE)
 
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
 
-    print(evaluate.evaluate(planned, data_set, options, str(Path(_OUTPUT_DIR.value) / REPORT)))
+    print(evaluate.evaluate(grouped, data_set, options, str(Path(_OUTPUT_DIR.value) / REPORT)))
     return None
 
 

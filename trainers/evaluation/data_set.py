@@ -1,15 +1,11 @@
 """The data set that models are judged on, checked before anything slow begins. No TensorFlow needed."""
 
-from collections.abc import Iterable
-
 import tensorflow_datasets as tfds
 
 from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from pipeline.records import manifest
 from pipeline.records.example import LABEL
-from trainers.evaluation.runs import Member
-from trainers.input_pipeline.splits import Split, open_split, overlap
 
 
 class DataSet:
@@ -37,19 +33,3 @@ class DataSet:
     def fingerprint(self) -> str:
         """Of its source."""
         return self.manifest["source"]["fingerprint"]
-
-    def open(self, members: Iterable[Member]) -> list[Split]:
-        """The splits of a candidate's members.
-
-        Raises:
-          InputError: if one is no split, has no cells, or two of them share cells.
-        """
-        splits = [open_split(self.directory, member.expression) for member in members]
-        for number, split in enumerate(splits):
-            for other in splits[:number]:
-                if shared := overlap(split, other):
-                    raise InputError(
-                        f"the test splits {other.expression} and {split.expression} of the runs share {shared} cells; "
-                        "expected disjoint ones, so that they can be pooled"
-                    )
-        return splits
