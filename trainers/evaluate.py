@@ -15,8 +15,8 @@ from absl import flags
 from pipeline.command import reject_arguments, run
 from pipeline.splits.configs import CONFIGS
 from trainers import evaluation_flags, tf_import
+from trainers.data import open_data_set
 from trainers.evaluation import runs
-from trainers.evaluation.data_set import DataSet
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
 _RUN_DIRS = flags.DEFINE_list("run_dirs", None, "Folders of the runs to evaluate, separated by commas.", required=True)
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     """Evaluates the runs, writes the report, prints the table."""
     reject_arguments(arguments)
     config, grouped = runs.group(_RUN_DIRS.value, _CONFIG.value, _SPLIT.value)
-    data_set = DataSet(_DATA_DIR.value, config)
+    data_set = open_data_set(_DATA_DIR.value, config)
     for model_runs in grouped:
         runs.open_splits(data_set, model_runs)
     options = evaluation_flags.read(_BATCH_SIZE.value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError
-from trainers.evaluation.data_set import DataSet
+from trainers.data import DataSet
 from trainers.evaluation.metrics import label_issues
 from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.predictions import ModelPredictions, predict_runs

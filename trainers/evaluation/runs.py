@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
 from trainers import run_dir
-from trainers.evaluation.data_set import DataSet
-from trainers.input_pipeline.splits import Split, open_split, overlap
+from trainers.data import DataSet, Split, overlap
 
 FOLDS = "folds"
 LEAKS = ("train_patients", "validation_patients")
@@ -135,7 +134,7 @@ def open_splits(data_set: DataSet, model_runs: ModelRuns) -> list[Split]:
     Raises:
       InputError: if an expression names no split or no cells, or two runs share cells.
     """
-    splits = [open_split(data_set.directory, run.expression) for run in model_runs.runs]
+    splits = [data_set.open_split(run.expression) for run in model_runs.runs]
     for one, other in combinations(splits, 2):
         if shared := overlap(one, other):
             raise InputError(

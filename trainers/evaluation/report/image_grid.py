@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 from pipeline.cells import LABELS
 from pipeline.source.decode import encode_png
+from trainers.data import Split
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics.metrics import THRESHOLD
 from trainers.evaluation.predictions import ModelPredictions
 from trainers.evaluation.report import gradcam, plots
-from trainers.input_pipeline.splits import Split
 
 MAX_CELLS = 16
 TAG = "misclassified validation cells"

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from trainers import run_dir
+from trainers.data import DataSet
 from trainers.evaluation import runs
-from trainers.evaluation.data_set import DataSet
 from trainers.evaluation.metrics import metrics, thresholds
 from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.predictions import ModelPredictions
