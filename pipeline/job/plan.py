@@ -64,9 +64,8 @@ class Shard(NamedTuple):
     def from_json(cls, text: str) -> "Shard":
         """Reads what `to_json` wrote."""
         split, file_name, cells = json.loads(text)
-        return cls(
-            split, file_name, tuple(Cell(*fields, ZipEntry(*entry) if entry else None) for *fields, entry in cells)
-        )
+        read = (Cell._make((*fields, ZipEntry(*entry) if entry else None)) for *fields, entry in cells)
+        return cls(split, file_name, tuple(read))
 
 
 def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[Shard]:
