@@ -132,7 +132,7 @@ def _make_record(cell: Cell, source: Source, target: ShardJob) -> _Record:
     try:
         if cell.num_bytes > MAX_ENCODED_BYTES:
             raise UnreadableImage(f"{cell.num_bytes} bytes; expected at most {MAX_ENCODED_BYTES}")
-        encoded = source.read(target.root + cell.filename, cell.place)
+        encoded = source.read(target.root + cell.filename, cell.zip_entry)
         decoded = decode.decode(encoded, cell.filename)
     except UnreadableImage as error:
         return _Record(cell, reason=str(error))

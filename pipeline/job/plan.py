@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, Cell
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, Cell, ZipEntry
 from pipeline.errors import InputError
 from pipeline.records.layout import shard_name
 from pipeline.source.listing import Listing
@@ -64,7 +64,9 @@ class Shard(NamedTuple):
     def from_json(cls, text: str) -> "Shard":
         """Reads what `to_json` wrote."""
         split, file_name, cells = json.loads(text)
-        return cls(split, file_name, tuple(Cell._make((*fields, tuple(place))) for *fields, place in cells))
+        return cls(
+            split, file_name, tuple(Cell(*fields, ZipEntry(*entry) if entry else None) for *fields, entry in cells)
+        )
 
 
 def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[Shard]:

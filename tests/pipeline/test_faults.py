@@ -264,11 +264,11 @@ def test_a_full_disk_is_one_line_and_what_was_filled_is_kept(synthetic_zip, tmp_
 def test_a_read_error_is_one_line_and_the_same_call_continues(source, tmp_path, monkeypatch):
     real, calls = FolderSource.read, []
 
-    def fails_late(self, path, place):
+    def fails_late(self, path, zip_entry):
         calls.append(path)
         if len(calls) > 36 + 20:  # each is read once for the source's fingerprint
             raise OSError(errno.EIO, "Input/output error")
-        return real(self, path, place)
+        return real(self, path, zip_entry)
 
     monkeypatch.setattr(FolderSource, "read", fails_late)
     with pytest.raises(InputError, match=r"could not be filled: \[Errno 5\] Input/output error; mend that"):
