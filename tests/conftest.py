@@ -1,16 +1,25 @@
 """Small sources and prepared data sets that many tests share."""
 
+import contextlib
 import hashlib
+import io
 import os
+import random
+import runpy
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
+from absl import app, flags
+from absl.testing import flagsaver
 
 from pipeline import synthetic
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
@@ -21,6 +30,9 @@ from pipeline.source.archive import open_source
 from pipeline.source.listing import list_cells
 
 ROOT = Path(__file__).parent.parent
+
+hypothesis.settings.register_profile("suite", derandomize=True, database=None, deadline=None, max_examples=50)
+hypothesis.settings.load_profile("suite")
 
 
 def png(seed=0, height=20, width=24, channels=3, dtype=np.uint8):
@@ -58,7 +70,9 @@ def listing_of(source, class_folders=DEFAULT_CLASS_FOLDERS, patient_regex=DEFAUL
 def prepare(source, data_dir, **settings):
     """Runs the job in this process."""
     options = {
-        key: settings.pop(key) for key in ("overwrite", "max_rejected_fraction", "pipeline_options") if key in settings
+        key: settings.pop(key)
+        for key in ("overwrite", "repair", "max_rejected_fraction", "pipeline_options")
+        if key in settings
     }
     listing = listing_of(source, settings.get("class_folders", DEFAULT_CLASS_FOLDERS))
     return job.prepare(listing, plan.Settings(**settings), source=str(source), data_dir=str(data_dir), **options)
@@ -98,6 +112,60 @@ def run_command(module, *arguments, **environment):
     )
 
 
+def _remove_command_flags():
+    """Takes the flags of the project's commands out of absl's registry; returns them with their modules."""
+    packages = ("pipeline.", "trainers.", "benchmarks.", str(ROOT))  # a main module is known by its path
+    flags_by_module = flags.FLAGS.flags_by_module_dict().items()
+    removed = [(module, flag) for module, defined in flags_by_module if module.startswith(packages) for flag in defined]
+    for _, flag in removed:
+        delattr(flags.FLAGS, flag.name)
+    return removed
+
+
+@contextlib.contextmanager
+def _fresh_flags():
+    """Within the block a command may define flags that another command has defined before."""
+    app.define_help_flags()  # absl defines them once per process
+    with flagsaver.flagsaver():
+        imported = _remove_command_flags()
+        try:
+            yield
+        finally:
+            _remove_command_flags()
+            for module, flag in imported:
+                flags.FLAGS[flag.name] = flag
+                flags.FLAGS.register_flag_by_module(module, flag)
+
+
+def run_in_process(module, *arguments):
+    """Does what `run_command` does within this process, which has imported TensorFlow already.
+
+    Not for kills and Ctrl-C, nor for what a fresh process is needed for: an exception that the command does not turn
+    into an error is raised here, and what child processes and C++ print is not in the result.
+    """
+    output, errors = io.StringIO(), io.StringIO()
+    if keras := sys.modules.get("keras"):
+        keras.utils.clear_session()  # so that layers are numbered from 1
+    with (
+        _fresh_flags(),
+        mock.patch.object(sys, "argv", [module, *map(str, arguments)]),
+        mock.patch.dict(os.environ),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        warnings.filterwarnings("ignore", "'.*' found in sys.modules after import of package", RuntimeWarning)
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        finally:
+            if keras := sys.modules.get("keras"):
+                keras.config.set_dtype_policy("float32")  # trainers set another one for good
+    return subprocess.CompletedProcess([module, *arguments], status, output.getvalue(), errors.getvalue())
+
+
 def assert_one_line_error(result, *expected):
     """The command failed with one line on standard error that holds every expected text."""
     assert result.returncode not in (0, None), result.stdout
@@ -108,16 +176,21 @@ def assert_one_line_error(result, *expected):
         assert text in errors[0]
 
 
+def open_split(data_dir, expression, config="by_patient"):
+    """A split of a prepared data set, as the trainers open it."""
+    from trainers.data import open_data_set
+
+    return open_data_set(str(data_dir), config).open_split(expression)
+
+
 def write_run(folder, data_dir, model, config="by_patient", splits=("train", "validation", "test")):
     """A run's folder as a trainer leaves it, with any Keras model in it: for tests of what comes after training."""
-    from pipeline.records import manifest
     from trainers import data, run_dir
-    from trainers.input_pipeline.splits import open_split
 
     folder.mkdir(parents=True)
     model.save(folder / run_dir.MODEL)
-    directory, its_manifest = manifest.read_dataset(str(data_dir), config)
-    train, validation, _ = (open_split(directory, split) for split in splits)
+    data_set = data.open_data_set(str(data_dir), config)
+    train, validation, _ = map(data_set.open_split, splits)
     flags = dict(zip(("train_split", "validation_split", "test_split"), splits, strict=True))
     run = {
         "model": model.name,
@@ -128,11 +201,11 @@ def write_run(folder, data_dir, model, config="by_patient", splits=("train", "va
         "data": {
             "dataset": f"tfds_malaria/{config}/1.0.0",
             "source": "cell_images.zip",
-            "fingerprint": its_manifest["source"]["fingerprint"],
+            "fingerprint": data_set.fingerprint,
             "num_train_cells": train.num_cells,
             "num_validation_cells": validation.num_cells,
-            "train_patients": data.patients_of(train, its_manifest),
-            "validation_patients": data.patients_of(validation, its_manifest),
+            "train_patients": data.patients_of(train, data_set.manifest),
+            "validation_patients": data.patients_of(validation, data_set.manifest),
         },
         "versions": run_dir.versions(),
         "timings": {"seconds": 1.0},
@@ -186,3 +259,20 @@ def real_cells():
     if not path:
         pytest.skip("MALARIA_CELLS names no archive of real cells")
     return Path(path)
+
+
+@pytest.fixture
+def random_seed():
+    """Another seed in every run, printed where a test fails; RANDOM_SEED=<seed> repeats it."""
+    seed = int(os.environ.get("RANDOM_SEED") or random.SystemRandom().randrange(2**31))
+    print(f"RANDOM_SEED={seed}")
+    return seed
+
+
+@pytest.fixture(scope="session")
+def no_gpu():
+    """For tests whose expectations hold on CPUs only."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this test expects a machine without GPU")

@@ -11,17 +11,18 @@ import tensorflow as tf
 from pipeline.errors import InputError
 from trainers import export_formats, run_dir
 from trainers.augmentation import preview
-from trainers.data import Task
+from trainers.data import TrainingData
+from trainers.evaluation import predictions
+from trainers.evaluation.report import image_grid, plots
 from trainers.input_pipeline import batching
-from trainers.input_pipeline.corruption import DamagedRecords
-from trainers.training import allocator, checkpoint, curves, hardware, misclassified, signals
+from trainers.training import allocator, checkpoint, hardware, signals
 from trainers.training.epoch_end import Stopped
 from trainers.training.fit import fit
 from trainers.training.setup import FEATURES, open_study, trains_on_features
 from trainers.training_flags import Options
 
 
-def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | None:
+def train(model: str, task: TrainingData, options: Options, run: run_dir.Run) -> int | None:
     """Trains a model, keeps the best epoch by validation loss, and says where everything is.
 
     A run that was stopped continues at the step after its last checkpoint, with the same numbers as if it had not been.
@@ -51,15 +52,14 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
     )
     print("\n".join(used.lines))
     if not options.ranges.is_nothing:
-        with contextlib.suppress(tf.errors.OpError):  # of a damaged shard, which training names or skips
+        with contextlib.suppress(tf.errors.OpError):  # a corrupt shard, which training names
             (image, *_), *_ = batching.evaluation_batches(task.train, 1).take(1)
-            preview.draw(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
+            preview.save(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
     keras.utils.set_random_seed(options.seed)
-    damaged = DamagedRecords(options.max_corrupt_records)
     _choose_input(task, options, run, used)
     try:
-        with signals.caught() as asked_to_stop:
-            study = open_study(model, task, options, run["input"]["mode"], used, damaged)
+        with signals.caught() as asked_to_stop, batching.explained(task.train, task.validation):
+            study = open_study(model, task, options, run["input"]["mode"], used)
             history = fit(study, options, used, run["input"]["mode"], kept, asked_to_stop)
     except Stopped:
         _note_time(run, options, started)
@@ -69,11 +69,6 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
         raise InputError(
             f"{options.run_dir} cannot be written ({error}); mend that, then the same command continues"
         ) from error
-    except tf.errors.OpError as error:
-        if explained := batching.explain(error, (task.train, task.validation)):
-            raise explained from error
-        raise
-    run["input"]["skipped_records"] = [[Path(file).name, record] for file, record in damaged.found]
     _note_time(run, options, started)
     _finish(model, history, task, options, run)
     return None
@@ -90,7 +85,7 @@ def _precision(options: Options, run: run_dir.Run) -> str:
     return policy.removeprefix("mixed_") if policy else options.precision
 
 
-def _choose_input(task: Task, options: Options, run: run_dir.Run, used: hardware.Hardware) -> None:
+def _choose_input(task: TrainingData, options: Options, run: run_dir.Run, used: hardware.Hardware) -> None:
     """Decides on the input once a run: continuing keeps the order, even where `auto` would now choose otherwise."""
     mode = run.get("input", {}).get("mode")
     if mode is None:
@@ -101,17 +96,20 @@ def _choose_input(task: Task, options: Options, run: run_dir.Run, used: hardware
     run_dir.write(options.run_dir, run)
 
 
-def _finish(model: str, history: list[run_dir.HistoryRow], task: Task, options: Options, run: run_dir.Run) -> None:
+def _finish(
+    model: str, history: list[run_dir.HistoryRow], task: TrainingData, options: Options, run: run_dir.Run
+) -> None:
     directory = Path(options.run_dir)
-    curves.draw(history, f"{model}, {options.config}", directory / run_dir.CURVES)
+    plots.save_learning_curves(history, f"{model}, {options.config}", directory / run_dir.CURVES)
     best = min(history, key=lambda row: row["val_loss"])
     run["best_epoch"] = int(best["epoch"]) + 1
     run["timings"]["seconds_per_epoch"] = round(sum(row["seconds"] for row in history) / len(history), 3)
     run["timings"]["images_per_second"] = round(sum(row["images_per_second"] for row in history) / len(history), 1)
     run["input"]["waiting_share"] = round(sum(row["waiting_share"] for row in history) / len(history), 5)
-    best_model = keras.models.load_model(directory / run_dir.MODEL, compile=False)
+    predictions.fit_thresholds(options.run_dir, task.validation, options.batch_size)
+    best_model = predictions.load_model(options.run_dir)
     batches = batching.evaluation_batches(task.validation, options.batch_size)
-    misclassified.log(best_model, batches, directory / run_dir.TENSORBOARD / "validation", run["best_epoch"])
+    image_grid.log_misclassified(best_model, batches, directory / run_dir.TENSORBOARD / "validation", run["best_epoch"])
     if options.export:
         for path in export_formats.export(options.run_dir, options.export):
             print(f"exported {path}")
