@@ -1,16 +1,24 @@
 """Small sources and prepared data sets that many tests share."""
 
 import hashlib
+import io
 import os
+import random
+import runpy
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
+from absl import app, flags
 
 from pipeline import synthetic
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
@@ -21,6 +29,9 @@ from pipeline.source.archive import open_source
 from pipeline.source.listing import list_cells
 
 ROOT = Path(__file__).parent.parent
+
+hypothesis.settings.register_profile("suite", derandomize=True, database=None, deadline=None, max_examples=50)
+hypothesis.settings.load_profile("suite")
 
 
 def png(seed=0, height=20, width=24, channels=3, dtype=np.uint8):
@@ -96,6 +107,46 @@ def run_command(module, *arguments, **environment):
         timeout=600,
         check=False,
     )
+
+
+def _forget_command_flags():
+    """Lets the next command define flags that another one has defined, and absl's own have their defaults again."""
+    packages = ("pipeline.", "trainers.", "benchmarks.", str(ROOT))  # a main module is known by its path
+    by_module = flags.FLAGS.flags_by_module_dict().items()
+    for flag in [flag for module, defined in by_module if module.startswith(packages) for flag in defined]:
+        delattr(flags.FLAGS, flag.name)
+    flags.FLAGS.unparse_flags()
+
+
+def run_in_process(module, *arguments):
+    """Does what `run_command` does within this process, which has imported TensorFlow already.
+
+    Not for kills and Ctrl-C, nor for what a fresh process is needed for: an exception that the command does not turn
+    into an error is raised here, and what child processes and C++ print is not in the result.
+    """
+    output, errors = io.StringIO(), io.StringIO()
+    app.define_help_flags()  # absl defines them once per process
+    _forget_command_flags()  # of modules that tests have imported
+    if keras := sys.modules.get("keras"):
+        keras.utils.clear_session()  # so that layers are numbered from 1
+    with (
+        mock.patch.object(sys, "argv", [module, *map(str, arguments)]),
+        mock.patch.dict(os.environ),
+        warnings.catch_warnings(),
+        redirect_stdout(output),
+        redirect_stderr(errors),
+    ):
+        warnings.filterwarnings("ignore", "'.*' found in sys.modules after import of package", RuntimeWarning)
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        finally:
+            _forget_command_flags()
+            if keras := sys.modules.get("keras"):
+                keras.config.set_dtype_policy("float32")  # trainers set another one for good
+    return subprocess.CompletedProcess([module, *arguments], status, output.getvalue(), errors.getvalue())
 
 
 def assert_one_line_error(result, *expected):
@@ -191,3 +242,20 @@ def real_cells():
     if not path:
         pytest.skip("MALARIA_CELLS names no archive of real cells")
     return Path(path)
+
+
+@pytest.fixture
+def random_seed():
+    """Another seed in every run, printed where a test fails; RANDOM_SEED=<seed> repeats it."""
+    seed = int(os.environ.get("RANDOM_SEED") or random.SystemRandom().randrange(2**31))
+    print(f"RANDOM_SEED={seed}")
+    return seed
+
+
+@pytest.fixture(scope="session")
+def no_gpu():
+    """For tests whose expectations hold on CPUs only."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this test expects a machine without GPU")
