@@ -137,7 +137,7 @@ def _flipped(images: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
 def predict_split(predict: Predictor, split: Split, batch_size: int, description: str) -> Predictions:
     """Predicts every cell of a split once, under a progress bar with a description."""
     batches = []
-    with progress_bar(split.num_cells, description, "images") as bar:
+    with batching.explained(split), progress_bar(split.num_cells, description, "images") as bar:
         for image, label, filename, patient_id in batching.evaluation_batches(split, batch_size):
             batches.append((label.numpy(), predict(image.numpy()), _text(filename.numpy()), _text(patient_id.numpy())))
             bar.update(len(label))

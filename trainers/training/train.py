@@ -58,7 +58,7 @@ def train(model: str, task: TrainingData, options: Options, run: run_dir.Run) ->
     keras.utils.set_random_seed(options.seed)
     _choose_input(task, options, run, used)
     try:
-        with signals.caught() as asked_to_stop:
+        with signals.caught() as asked_to_stop, batching.explained(task.train, task.validation):
             study = open_study(model, task, options, run["input"]["mode"], used)
             history = fit(study, options, used, run["input"]["mode"], kept, asked_to_stop)
     except Stopped:
@@ -69,10 +69,6 @@ def train(model: str, task: TrainingData, options: Options, run: run_dir.Run) ->
         raise InputError(
             f"{options.run_dir} cannot be written ({error}); mend that, then the same command continues"
         ) from error
-    except tf.errors.OpError as error:
-        if explained := batching.explain(error, (task.train, task.validation)):
-            raise explained from error
-        raise
     _note_time(run, options, started)
     _finish(model, history, task, options, run)
     return None
