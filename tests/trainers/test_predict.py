@@ -9,7 +9,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, run_command, run_in_process, small_model, write_run
+from conftest import ROOT, assert_one_line_error, run_in_process, small_model, write_run
 
 from pipeline import synthetic
 from trainers.evaluation import predictions
@@ -47,7 +47,7 @@ def expected(run, files):
 
 def test_folders_and_files_in_order(small_run, cells):
     first = sorted(cells.glob("deeper/*"))[0]
-    result = run_command("trainers.predict", f"--run_dir={small_run}", first, cells)
+    result = predict(small_run, first, cells)
     assert result.returncode == 0, result.stderr
     files = [first, *sorted(cells.glob("*_*.*")), *sorted(cells.glob("deeper/*"))]
     rows = rows_of(result)
@@ -91,8 +91,9 @@ def test_mistakes_are_one_line(small_run, cells, data_dir, tmp_path):
     assert_one_line_error(predict(tmp_path, cells), "is no run")
     assert_one_line_error(predict(small_run, "--threshold=x", cells), "--threshold=x is neither")
     older = write_run(tmp_path / "older", data_dir, small_model())
-    command = f"run its training command again, which then only fits thresholds on the validation split: python -m trainers.basic_cnn --run_dir={older}"
-    assert_one_line_error(predict(older, "--threshold=youden", cells), "has no thresholds.json", command)
+    result = predict(older, "--threshold=youden", cells)
+    command = "run its training command again, which then only fits thresholds on the validation split: python -m"
+    assert_one_line_error(result, "has no thresholds.json", f"{command} trainers.basic_cnn --run_dir={older}")
 
 
 def test_a_reader_that_closes_the_pipe_ends_it_quietly(small_run, cells):

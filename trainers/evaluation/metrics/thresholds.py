@@ -1,4 +1,4 @@
-"""Thresholds and temperature of a run: fitted on its validation split when training ends, kept in `thresholds.json`.
+"""Thresholds and temperature of a run: fitted on validation when training ends, stored in `thresholds.json`.
 
 `trainers.evaluate` and `trainers.predict` only read the file. It holds for one model file, named by its sha256.
 """
