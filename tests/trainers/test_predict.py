@@ -92,8 +92,8 @@ def test_mistakes_are_one_line(small_run, cells, data_dir, tmp_path):
     assert_one_line_error(predict(small_run, "--threshold=x", cells), "--threshold=x is neither")
     older = write_run(tmp_path / "older", data_dir, small_model())
     result = predict(older, "--threshold=youden", cells)
-    command = "run its training command again, which then only fits thresholds on the validation split: python -m"
-    assert_one_line_error(result, "has no thresholds.json", f"{command} trainers.basic_cnn --run_dir={older}")
+    command = f"python -m trainers.basic_cnn --run_dir={older}"
+    assert_one_line_error(result, "has no thresholds.json", "run its training command again", command)
 
 
 def test_a_reader_that_closes_the_pipe_ends_it_quietly(small_run, cells):

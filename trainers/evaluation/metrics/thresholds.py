@@ -171,8 +171,8 @@ def missing(run_folder: str) -> str:
 
 def _training_command(run_folder: str) -> str:
     return (
-        "run its training command again, which then only fits thresholds on the validation split: python -m "
-        f"trainers.{run_dir.read(run_folder)['model']} --run_dir={run_folder} with the flags of its training"
+        "run its training command again, which fits them on validation (a finished run is not trained again): "
+        f"python -m trainers.{run_dir.read(run_folder)['model']} --run_dir={run_folder} with the flags of its training"
     )
 
 
