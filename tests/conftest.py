@@ -1,6 +1,5 @@
 """Small sources and prepared data sets that many tests share."""
 
-import contextlib
 import hashlib
 import io
 import os
@@ -11,7 +10,9 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import cv2
@@ -19,7 +20,6 @@ import hypothesis
 import numpy as np
 import pytest
 from absl import app, flags
-from absl.testing import flagsaver
 
 from pipeline import synthetic
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
@@ -112,29 +112,13 @@ def run_command(module, *arguments, **environment):
     )
 
 
-def _remove_command_flags():
-    """Takes the flags of the project's commands out of absl's registry; returns them with their modules."""
+def _forget_command_flags():
+    """Lets the next command define flags that another one has defined, and absl's own have their defaults again."""
     packages = ("pipeline.", "trainers.", "benchmarks.", str(ROOT))  # a main module is known by its path
-    flags_by_module = flags.FLAGS.flags_by_module_dict().items()
-    removed = [(module, flag) for module, defined in flags_by_module if module.startswith(packages) for flag in defined]
-    for _, flag in removed:
+    by_module = flags.FLAGS.flags_by_module_dict().items()
+    for flag in [flag for module, defined in by_module if module.startswith(packages) for flag in defined]:
         delattr(flags.FLAGS, flag.name)
-    return removed
-
-
-@contextlib.contextmanager
-def _fresh_flags():
-    """Within the block a command may define flags that another command has defined before."""
-    app.define_help_flags()  # absl defines them once per process
-    with flagsaver.flagsaver():
-        imported = _remove_command_flags()
-        try:
-            yield
-        finally:
-            _remove_command_flags()
-            for module, flag in imported:
-                flags.FLAGS[flag.name] = flag
-                flags.FLAGS.register_flag_by_module(module, flag)
+    flags.FLAGS.unparse_flags()
 
 
 def run_in_process(module, *arguments):
@@ -144,15 +128,16 @@ def run_in_process(module, *arguments):
     into an error is raised here, and what child processes and C++ print is not in the result.
     """
     output, errors = io.StringIO(), io.StringIO()
+    app.define_help_flags()  # absl defines them once per process
+    _forget_command_flags()  # of modules that tests have imported
     if keras := sys.modules.get("keras"):
         keras.utils.clear_session()  # so that layers are numbered from 1
     with (
-        _fresh_flags(),
         mock.patch.object(sys, "argv", [module, *map(str, arguments)]),
         mock.patch.dict(os.environ),
         warnings.catch_warnings(),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(errors),
+        redirect_stdout(output),
+        redirect_stderr(errors),
     ):
         warnings.filterwarnings("ignore", "'.*' found in sys.modules after import of package", RuntimeWarning)
         try:
@@ -161,6 +146,7 @@ def run_in_process(module, *arguments):
         except SystemExit as end:
             status = end.code or 0
         finally:
+            _forget_command_flags()
             if keras := sys.modules.get("keras"):
                 keras.config.set_dtype_policy("float32")  # trainers set another one for good
     return subprocess.CompletedProcess([module, *arguments], status, output.getvalue(), errors.getvalue())
@@ -250,6 +236,43 @@ def data_dir(synthetic_zip, tmp_path_factory):
     for config in ("by_patient", "by_cell", "folds"):
         prepare(synthetic_zip, path, config=config, image_size_px=32, cells_per_shard=20)
     return path
+
+
+@pytest.fixture(scope="session")
+def small_run(data_dir, tmp_path_factory):
+    """A run of a small model, with thresholds; for reading only."""
+    from trainers.evaluation import predictions
+
+    folder = write_run(tmp_path_factory.mktemp("runs") / "basic_cnn", data_dir, small_model())
+    predictions.fit_thresholds(str(folder), open_split(data_dir, "validation"), 32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_report(data_dir, small_run, tmp_path_factory):
+    """A report on two models; the second one was trained on test patients and has no thresholds.
+
+    Digests of the data set and the runs are taken before and after; meanwhile they are read-only.
+    """
+    from evaluating import evaluate_runs
+
+    leaky = tmp_path_factory.mktemp("leaky") / "vgg_ft"
+    write_run(leaky, data_dir, small_model("vgg_ft", seed=1), splits=("train+test", "validation", "test"))
+    folders = [path for top in (data_dir, small_run, leaky) for path in (top, *top.rglob("*")) if path.is_dir()]
+    before, after = [], []
+    for path in folders:
+        before.append(data_set_digests(path))
+        path.chmod(0o555)
+    try:
+        output = evaluate_runs(data_dir, [small_run, leaky], tmp_path_factory.mktemp("report"))
+    finally:
+        for path in folders:
+            path.chmod(0o755)
+            after.append(data_set_digests(path))
+    folder, text, metrics = output
+    return SimpleNamespace(
+        folder=folder, text=text, metrics=metrics, run_dirs=[small_run, leaky], before=before, after=after
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Image files for prediction: paths in, decoded and resized cells out, in order and in bounded memory.
 
-Threads read, decode and resize ahead of the model with the functions that made the training cells, in about 0.15 ms per
-cell, much less than the model takes.
+Threads read, decode and resize ahead of the model with the functions that the Beam job uses, in about 0.15 ms per cell,
+much less than the model takes.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Thresholds and temperature of a run: fitted on its validation split when training ends, kept in `thresholds.json`.
+"""Thresholds and temperature of a run: fitted on validation when training ends, stored in `thresholds.json`.
 
 `trainers.evaluate` and `trainers.predict` only read the file. It holds for one model file, named by its sha256.
 """
@@ -171,8 +171,8 @@ def missing(run_folder: str) -> str:
 
 def _training_command(run_folder: str) -> str:
     return (
-        "run its training command again, which then only fits thresholds on the validation split: python -m "
-        f"trainers.{run_dir.read(run_folder)['model']} --run_dir={run_folder} with the flags of its training"
+        "run its training command again, which fits them on validation (a finished run is not trained again): "
+        f"python -m trainers.{run_dir.read(run_folder)['model']} --run_dir={run_folder} with the flags of its training"
     )
 
 

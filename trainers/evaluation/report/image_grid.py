@@ -82,7 +82,7 @@ def plot(cells: Sequence[GridCell], title: str) -> Figure:
         axis.imshow(np.concatenate([cell.image, *([] if cell.heatmap is None else [cell.heatmap])], axis=1))
         name = cell.filename.rpartition("/")[2]
         short = name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME // 2 - 1]}…{name[-_MAX_NAME // 2 :]}"
-        axis.set_title(f"{short}\nlabel {cell.label}, predicted {cell.probability:.3f}", fontsize=8)
+        axis.set_title(f"{short}\nlabel {cell.label}, p(parasitized) {cell.probability:.3f}", fontsize=8)
     return figure
 
 

@@ -216,9 +216,11 @@ def learning_curves(histories: dict[str, list[HistoryRow]], title: str = "") -> 
             is_alone = len(histories) == 1
             prefix = "" if is_alone else f"{name}, "
             training, validation = (_colour(0), _colour(1)) if is_alone else (_colour(number),) * 2
-            axis.plot(epochs, [row[metric] for row in history], "--", color=training, label=f"{prefix}training")
+            axis.plot(
+                epochs, [row[metric] for row in history], "o--", markersize=3, color=training, label=f"{prefix}training"
+            )
             values = [row[f"val_{metric}"] for row in history]
-            axis.plot(epochs, values, "-", color=validation, label=f"{prefix}validation")
+            axis.plot(epochs, values, "o-", markersize=3, color=validation, label=f"{prefix}validation")
             axis.plot(epochs[best], values[best], "o", color=validation, markeredgecolor=_INK)
         axis.set(xlabel="epoch (dot: the best by validation loss)", ylabel=metric)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
