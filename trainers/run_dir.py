@@ -35,7 +35,7 @@ FEATURES = "features"
 
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
 # Where things lie, and how often a checkpoint is kept, does not decide on what comes out.
-_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes"}
+_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "max_corrupt_records"}  # the last: of older runs only
 
 HISTORY_COLUMNS = (
     "epoch",

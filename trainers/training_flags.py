@@ -64,7 +64,6 @@ class Options(NamedTuple):
     steps_per_execution: int
     distribute: str
     input: str
-    max_corrupt_records: int
     checkpoint_minutes: float
     export: list[str]
     vgg_weights: str | None = None
@@ -117,7 +116,6 @@ def _define_data() -> None:
         "resident: all cells in memory; mapped: memory maps of local shards; streaming: read while training; auto: "
         "the first of these that is possible.",
     )
-    flags.DEFINE_integer("max_corrupt_records", 0, "Damaged records to skip before the run stops.", lower_bound=0)
 
 
 def _define_recipe(optimizer: str, learning_rate: float, schedule: str) -> None:

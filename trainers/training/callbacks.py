@@ -12,7 +12,7 @@ from keras import ops
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers import run_dir
-from trainers.input_pipeline.input_stall import Waiting, verdict
+from trainers.input_pipeline.input_stall import InputStall, message
 from trainers.training.position import TrainStep
 
 
@@ -87,7 +87,7 @@ class Progress(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, position: TrainStep, num_cells: int, batch_size: int, epochs: int, waiting: Waiting, mode: str
+        self, position: TrainStep, num_cells: int, batch_size: int, epochs: int, waiting: InputStall, mode: str
     ) -> None:
         super().__init__()
         self._position, self._waiting, self._mode, self._has_judged = position, waiting, mode, False
@@ -126,4 +126,4 @@ class Progress(keras.callbacks.Callback):
         self._bar.close()
         if not self._has_judged:
             self._has_judged = True
-            print(verdict(logs["waiting_share"], self._mode), flush=True)
+            print(message(logs["waiting_share"], self._mode), flush=True)

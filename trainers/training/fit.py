@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 
 from trainers import run_dir
-from trainers.input_pipeline.input_stall import Waiting, measured
+from trainers.input_pipeline.input_stall import InputStall, measured
 from trainers.run_dir import HistoryRow
 from trainers.training import checkpoint, recipe
 from trainers.training.averaging import WeightAverage
@@ -62,7 +62,7 @@ def fit(
         ]
     )
     history: list[HistoryRow] = []
-    waiting = Waiting()
+    waiting = InputStall()
     progress = Progress(position, study.num_cells, options.batch_size, options.epochs, waiting, mode)
     if kept:
         checkpoint.restore(variables, kept.arrays, directory / run_dir.CHECKPOINT)

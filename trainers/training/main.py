@@ -15,7 +15,7 @@ def launch(model: str, arguments: Sequence[str]) -> int | None:
     """
     reject_arguments(arguments)
     options = training_flags.read()
-    task = data.open_task(options)
+    task = data.open_training_data(options)
     run = run_dir.claim(options.run_dir, data.describe(model, task, options))
     if run["status"] == "finished":
         print(f"{model} is trained already\n{run_dir.farewell(options.run_dir, options.data_dir)}")

@@ -11,12 +11,11 @@ import tensorflow as tf
 from pipeline.errors import InputError
 from trainers import run_dir
 from trainers.augmentation.apply import augmented
-from trainers.data import Task
+from trainers.augmentation.params import with_augmentation_params
+from trainers.data import TrainingData
 from trainers.input_pipeline import batching
-from trainers.input_pipeline.corruption import DamagedRecords
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
-from trainers.models import architectures, features, parts, vgg_weights
-from trainers.training import feed
+from trainers.models import architectures, features, vgg_weights
 from trainers.training.class_weight import class_weight
 from trainers.training.hardware import Hardware
 from trainers.training_flags import Options
@@ -52,9 +51,7 @@ def trains_on_features(model: str, options: Options) -> bool:
     return model == "vgg_frozen" and options.ranges.is_nothing
 
 
-def open_study(
-    model: str, task: Task, options: Options, mode: str, used: Hardware, damaged: DamagedRecords
-) -> TrainSetup:
+def open_study(model: str, task: TrainingData, options: Options, mode: str, used: Hardware) -> TrainSetup:
     """Builds a model and opens its data.
 
     Args:
@@ -63,7 +60,6 @@ def open_study(
       options: the flags.
       mode: of the input.
       used: the hardware; several devices cannot share an epoch's smaller last batch.
-      damaged: told of damaged records.
 
     Raises:
       InputError: if the weights cannot be read, or the cells cannot be shared by several devices.
@@ -73,18 +69,18 @@ def open_study(
     order = ShuffleOrder(task.train.num_cells, options.batch_size, options.seed)
     num_left_out = _count_left_out(order, options, used)
     if trains_on_features(model, options):
-        study = _on_features(saved, task, options, order, used, damaged)
+        study = _on_features(saved, task, options, order, used)
     else:
         if model == "vgg_frozen":
             print("the frozen layers see every cell anew in each epoch, since it is augmented")
-        study = _on_cells(saved, task, options, order, mode, used, damaged)
+        study = _on_cells(saved, task, options, order, mode, used)
     weights = class_weight(options.class_weight, _labels(task)) if options.class_weight != "none" else None
 
     def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
         batches = study.open_batches(epoch, step_in_epoch)
         if num_left_out:
-            batches = feed.whole_batches(batches, order.batch_size)
-        return feed.with_class_weights(batches, weights) if weights else batches
+            batches = batching.without_smaller_batches(batches, order.batch_size)
+        return batching.with_class_weights(batches, weights) if weights else batches
 
     return study._replace(
         open_batches=open_batches,
@@ -105,11 +101,6 @@ def _build(model: str, image_size_px: int, options: Options) -> keras.Model:
 def _count_left_out(order: ShuffleOrder, options: Options, used: Hardware) -> int:
     if used.num_replicas == 1:
         return 0
-    if options.max_corrupt_records:
-        raise InputError(
-            f"--max_corrupt_records={options.max_corrupt_records} leaves smaller batches, which several devices cannot "
-            "share; give --distribute=none, or make the data set again"
-        )
     num_left_out = order.num_cells % order.batch_size
     if num_left_out == order.num_cells:
         raise InputError(
@@ -122,26 +113,20 @@ def _count_left_out(order: ShuffleOrder, options: Options, used: Hardware) -> in
 
 
 def _on_cells(
-    saved: keras.Model,
-    task: Task,
-    options: Options,
-    order: ShuffleOrder,
-    mode: str,
-    used: Hardware,
-    damaged: DamagedRecords,
+    saved: keras.Model, task: TrainingData, options: Options, order: ShuffleOrder, mode: str, used: Hardware
 ) -> TrainSetup:
     ranges = options.ranges
     with used.scope():
         trained = saved if ranges.is_nothing else augmented(saved, ranges.fill)
 
-    batches_from = batching.open_training(task.train, order, options.epochs, mode, damaged)
+    batches_from = batching.open_training(task.train, order, options.epochs, mode)
 
     def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
         first = epoch * order.steps_per_epoch + step_in_epoch
         batches = batches_from(first)
         if ranges.is_nothing:
             return batches
-        return feed.with_draws(batches, ranges, task.train.image_size_px, options.seed, first)
+        return with_augmentation_params(batches, ranges, task.train.image_size_px, options.seed, first)
 
     validation = batching.evaluation_batches(task.validation, options.batch_size)
     return TrainSetup(
@@ -157,20 +142,19 @@ def _on_cells(
 
 
 def _on_features(
-    saved: keras.Model, task: Task, options: Options, order: ShuffleOrder, used: Hardware, damaged: DamagedRecords
+    saved: keras.Model, task: TrainingData, options: Options, order: ShuffleOrder, used: Hardware
 ) -> TrainSetup:
     with used.scope():
-        backbone, head = parts.split(saved)
+        backbone, head = features.split_backbone(saved)
     train, validation = (
         features.extract(
             backbone,
             split,
-            task.manifest,
+            task.data_set.manifest,
             Path(options.run_dir) / run_dir.FEATURES,
             vgg_input=options.vgg_input,
             batch_size=options.batch_size,
             jit_compile=used.jit_compile,
-            damaged=damaged,
         )
         for split in (task.train, task.validation)
     )
@@ -187,6 +171,6 @@ def _on_features(
     )
 
 
-def _labels(task: Task) -> np.ndarray:
+def _labels(task: TrainingData) -> np.ndarray:
     batches = batching.evaluation_batches(task.train, 1024)
     return np.concatenate([label.numpy() for _, label, *_ in batches])

@@ -11,9 +11,8 @@ import tensorflow as tf
 from pipeline.errors import InputError
 from trainers import export_formats, run_dir
 from trainers.augmentation import preview
-from trainers.data import Task
+from trainers.data import TrainingData
 from trainers.input_pipeline import batching
-from trainers.input_pipeline.corruption import DamagedRecords
 from trainers.training import allocator, checkpoint, curves, hardware, misclassified, signals
 from trainers.training.epoch_end import Stopped
 from trainers.training.fit import fit
@@ -21,7 +20,7 @@ from trainers.training.setup import FEATURES, open_study, trains_on_features
 from trainers.training_flags import Options
 
 
-def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | None:
+def train(model: str, task: TrainingData, options: Options, run: run_dir.Run) -> int | None:
     """Trains a model, keeps the best epoch by validation loss, and says where everything is.
 
     A run that was stopped continues at the step after its last checkpoint, with the same numbers as if it had not been.
@@ -51,15 +50,14 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
     )
     print("\n".join(used.lines))
     if not options.ranges.is_nothing:
-        with contextlib.suppress(tf.errors.OpError):  # of a damaged shard, which training names or skips
+        with contextlib.suppress(tf.errors.OpError):  # a corrupt shard, which training names
             (image, *_), *_ = batching.evaluation_batches(task.train, 1).take(1)
-            preview.draw(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
+            preview.save(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
     keras.utils.set_random_seed(options.seed)
-    damaged = DamagedRecords(options.max_corrupt_records)
     _choose_input(task, options, run, used)
     try:
         with signals.caught() as asked_to_stop:
-            study = open_study(model, task, options, run["input"]["mode"], used, damaged)
+            study = open_study(model, task, options, run["input"]["mode"], used)
             history = fit(study, options, used, run["input"]["mode"], kept, asked_to_stop)
     except Stopped:
         _note_time(run, options, started)
@@ -73,7 +71,6 @@ def train(model: str, task: Task, options: Options, run: run_dir.Run) -> int | N
         if explained := batching.explain(error, (task.train, task.validation)):
             raise explained from error
         raise
-    run["input"]["skipped_records"] = [[Path(file).name, record] for file, record in damaged.found]
     _note_time(run, options, started)
     _finish(model, history, task, options, run)
     return None
@@ -90,7 +87,7 @@ def _precision(options: Options, run: run_dir.Run) -> str:
     return policy.removeprefix("mixed_") if policy else options.precision
 
 
-def _choose_input(task: Task, options: Options, run: run_dir.Run, used: hardware.Hardware) -> None:
+def _choose_input(task: TrainingData, options: Options, run: run_dir.Run, used: hardware.Hardware) -> None:
     """Decides on the input once a run: continuing keeps the order, even where `auto` would now choose otherwise."""
     mode = run.get("input", {}).get("mode")
     if mode is None:
@@ -101,7 +98,9 @@ def _choose_input(task: Task, options: Options, run: run_dir.Run, used: hardware
     run_dir.write(options.run_dir, run)
 
 
-def _finish(model: str, history: list[run_dir.HistoryRow], task: Task, options: Options, run: run_dir.Run) -> None:
+def _finish(
+    model: str, history: list[run_dir.HistoryRow], task: TrainingData, options: Options, run: run_dir.Run
+) -> None:
     directory = Path(options.run_dir)
     curves.draw(history, f"{model}, {options.config}", directory / run_dir.CURVES)
     best = min(history, key=lambda row: row["val_loss"])
