@@ -1,20 +1,38 @@
 """The shell around every command: flags in, exit status out, a user's mistake in one line."""
 
+import ast
 import functools
 import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import app, flags, logging
 
 from pipeline.errors import InputError
 
 _STORES = ("s3fs", "gcsfs", "adlfs", "botocore", "aiobotocore", "aiohttp", "google")
+_HELP = {"--help", "-help", "-h", "-?"}
+_ENVIRONMENT = {
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(1 << 24),  # OpenCV's own limit behind `source.decode.MAX_PIXELS`
+    "OPENCV_LOG_LEVEL": "SILENT",  # an image that cannot be decoded is reported as rejected
+    "EPATH_USE_TF": "false",  # TensorFlow takes seconds to import and cannot read s3://
+}
 
 
-def run(main: Callable[[Sequence[str]], int | None], *, keep_unknown_flags: bool = False) -> None:
+def set_environment() -> None:
+    """Sets what OpenCV and etils read from the environment at their first use, unless it is set; for own processes."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def run(
+    main: Callable[[Sequence[str]], int | None],
+    *,
+    keep_unknown_flags: bool = False,
+    flag_groups: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Runs `main(positional_arguments)` as a command and exits the process.
 
     Flags are parsed first, in absl's own form. The exit status is what `main` returns (0 for None),
@@ -24,6 +42,8 @@ def run(main: Callable[[Sequence[str]], int | None], *, keep_unknown_flags: bool
       main: receives the arguments that are not flags, without the program's name.
       keep_unknown_flags: whether flags that this command does not define are passed to `main` like arguments, for a
         command that hands them on; otherwise they are an error.
+      flag_groups: heading -> names of the flags that `--help` lists under it, in this order; the command's other flags
+        follow under "other".
     """
 
     def guarded(argv: Sequence[str]) -> int | None:
@@ -35,7 +55,9 @@ def run(main: Callable[[Sequence[str]], int | None], *, keep_unknown_flags: bool
         gc.collect()
         return status
 
-    app.run(guarded, flags_parser=functools.partial(_parse, keep_unknown_flags=keep_unknown_flags))
+    set_environment()
+    parse = functools.partial(_parse, keep_unknown_flags=keep_unknown_flags, flag_groups=flag_groups or {})
+    app.run(guarded, flags_parser=parse)
 
 
 def _status(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int | None:
@@ -50,21 +72,47 @@ def _status(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        os._exit(130)  # at once: Beam's and TensorFlow's threads may still be at work, and hear Ctrl-C again
+        os._exit(130)  # at once: Beam's and TensorFlow's threads may still run and would receive Ctrl-C again
     return 1
 
 
-def _parse(argv: Sequence[str], *, keep_unknown_flags: bool) -> list[str]:
-    """What absl's own parser does, with its errors in one line."""
+def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """What absl's own parser does, with its errors in one line and its help in groups."""
+    if not _HELP.isdisjoint(argv[1:]):
+        print(_help(flag_groups))
+        sys.exit(0)
     try:
         return flags.FLAGS(argv, known_only=keep_unknown_flags)
     except flags.Error as error:
-        told = (line.strip() for line in str(error).splitlines() if line.strip())
+        lines = (line.strip() for line in str(error).splitlines() if line.strip())
         faults = [
-            re.sub(r"^flag --(\w+)=None: Flag --\1 must have a value.*", r"--\1 is missing", line) for line in told
+            re.sub(r"^flag --(\w+)=None: Flag --\1 must have a value.*", r"--\1 is missing", line) for line in lines
         ]
         print(f"error: {'; '.join(faults).removeprefix('ERROR:: ')}; see --help", file=sys.stderr)
         sys.exit(1)
+
+
+def _help(flag_groups: Mapping[str, Sequence[str]]) -> str:
+    """The command's docstring and its flags; absl's own help has no groups and shows defaults as Python literals."""
+    by_name = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module("__main__")}
+    groups = {heading: [by_name.pop(name) for name in names] for heading, names in flag_groups.items()}
+    groups["other" if groups else "flags"] = [by_name[name] for name in sorted(by_name)]
+    parts = [(sys.modules["__main__"].__doc__ or "").strip()]
+    for heading, members in groups.items():
+        if members:
+            parts.append("\n".join([f"{heading}:", *map(_flag_help, members)]))
+    return "\n\n".join([*parts, "Try --helpfull for the flags of absl and of libraries, such as --flagfile."])
+
+
+def _flag_help(flag: flags.Flag) -> str:
+    name = f"[no]{flag.name}" if flag.boolean else flag.name
+    lines = [flags.text_wrap(f"--{name}: {flag.help}", indent="    ", firstline_indent="  ")]
+    # `default_as_str` is a literal such as '^(C\\d+)': shown is what one would type.
+    default = flag.default_as_str and ast.literal_eval(flag.default_as_str)
+    details = [f"default: {default}" if default else "", flag.parser.syntactic_help]
+    if any(details):
+        lines.append(flags.text_wrap(f"({'; '.join(filter(None, details))})", indent="    "))
+    return "\n".join(lines)
 
 
 def _is_of_a_store(error: Exception) -> bool:

@@ -68,3 +68,25 @@ def test_a_mistake_of_ours_keeps_its_traceback():
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+HAS_FLAGS = r"""
+"Does something."
+from absl import flags
+from pipeline.command import run
+flags.DEFINE_string("pattern", r"^(C\d+)", "Finds.")
+flags.DEFINE_enum("kind", "a", ["a", "b"], "Chooses.")
+flags.DEFINE_bool("again", False, "Repeats.")
+flags.DEFINE_list("names", ["x", "y"], "Lists.")
+run(print, flag_groups={"data": ("pattern",), "recipe": ("kind",)})
+"""
+
+
+def test_help_groups_the_flags_and_shows_defaults_as_one_types_them():
+    command = [sys.executable, "-c", HAS_FLAGS, "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    data, recipe, other = (result.stdout.index(f"\n{heading}:\n") for heading in ("data", "recipe", "other"))
+    assert data < result.stdout.index("--pattern: Finds.\n    (default: ^(C\\d+))") < recipe
+    assert recipe < result.stdout.index("--kind: <a|b>: Chooses.\n    (default: a)") < other
+    assert other < result.stdout.index("--[no]again: Repeats.\n    (default: false)")
+    assert "(default: x,y; a comma separated list)" in result.stdout
