@@ -5,9 +5,14 @@ import subprocess
 
 import pytest
 from conftest import ROOT
-from test_documents import unknown_flags
+from test_documents import check_flags, commands_of
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+
+
+def dry_run(*arguments):
+    command = ["make", "--dry-run", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.replace("\\\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -19,18 +24,25 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
     ],
 )
 def test_the_demo_takes_any_path(source, folder):
-    result = subprocess.run(
-        ["make", "--dry-run", "demo", f"SOURCE={source}"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert f'pipeline.preprocess --source="{source}" --data_dir="{folder}/data"\n' in result.stdout
-    assert f'--run_dirs="{folder}/runs/basic_cnn"' in result.stdout
+    commands = dry_run("demo", f"SOURCE={source}")
+    assert f'pipeline.preprocess --source="{source}" --data_dir="{folder}/data"\n' in commands
+    assert f'--run_dirs="{folder}/runs/basic_cnn"' in commands
 
 
-def test_every_flag_of_the_benchmarks_exists():
-    result = subprocess.run(
-        ["make", "--dry-run", "bench", "SOURCE=my cells.zip"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    commands = [line for line in result.stdout.replace("\\\n", " ").splitlines() if " -m " in line]
+def test_flags_of_the_commands_are_allowed(monkeypatch):
+    commands = [line for line in dry_run("demo", "bench", "SOURCE=my cells.zip").splitlines() if " -m " in line]
     assert len(commands) >= 8
-    assert [unknown_flags(command) for command in commands] == [set()] * len(commands)
-    assert any('--source="my cells.zip"' in command for command in commands)
+    for command in commands:
+        check_flags(command, monkeypatch)
+
+
+def test_quoted_targets_exist():
+    targets = [
+        text.split()[1:]
+        for name in ("README.md", "BUILD.md", "CONTRIBUTING.md")
+        for text in commands_of(name)
+        if text.startswith("make ")
+    ]
+    assert targets
+    for arguments in targets:
+        dry_run(*arguments)
