@@ -1,4 +1,4 @@
-"""Small sources and prepared data sets that many tests share."""
+"""What many tests share: small sources and data sets, ways to run a command, seeds."""
 
 import hashlib
 import io
