@@ -45,11 +45,8 @@ LIBRARIES = r"\btfds\b|import tensorflow"  # these log what they like
 NOISE = re.compile(r"warning|onednn|traceback|^[WEIF]\d{4} |deprecat|cuda", re.IGNORECASE | re.MULTILINE)
 
 
-needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
-
-
 def quoted_commands(document):
-    """The commands of a document in its order, each once: lines of indented blocks, and code within text."""
+    """The commands of a document, each once: the lines of indented blocks, then the commands within text."""
     text = re.sub(r"^```.*?^```", "", document, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"\s*\\\n\s*", " ", text)
     blocks = [re.sub(r"\s+# .*", "", line.strip()) for line in text.splitlines() if line.startswith("    ")]
@@ -157,37 +154,34 @@ def test_quoted_names_exist(name):
         assert (ROOT / path).exists(), path
 
 
-def would_run(*arguments):
-    """What make would run."""
+def dry_run(*arguments):
+    """The commands that make would run."""
     make = ["make", "--dry-run", *arguments]
     return subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout.replace("\\\n", " ")
 
 
-@needs_make
 @pytest.mark.parametrize(
     ("source", "folder"),
     [("cells/cell_images.zip", "demo/cell_images"), ("path/to/my cells/", "demo/my cells")],
 )
 def test_the_demo_takes_any_path(source, folder):
-    commands = would_run("demo", f"SOURCE={source}")
+    commands = dry_run("demo", f"SOURCE={source}")
     assert f'pipeline.preprocess --source="{source}" --data_dir="{folder}/data"\n' in commands
     assert f'--run_dirs="{folder}/runs/basic_cnn"' in commands
 
 
-@needs_make
 def test_the_makefile_gives_flags_that_are_allowed(monkeypatch):
-    commands = [line for line in would_run("demo", "bench", "SOURCE=my cells.zip").splitlines() if " -m " in line]
+    commands = [line for line in dry_run("demo", "bench", "SOURCE=my cells.zip").splitlines() if " -m " in line]
     assert len(commands) >= 8
     for text in commands:
         check_flags(text, monkeypatch)
 
 
-@needs_make
 def test_quoted_targets_exist():
     quoted = [shlex.split(text) for name in DOCUMENTS for text in commands_of(name) if text.startswith("make ")]
     assert quoted
     for _, *arguments in quoted:
-        would_run(*arguments)
+        dry_run(*arguments)
 
 
 def test_the_checks_can_fail(monkeypatch):
