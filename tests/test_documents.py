@@ -1,4 +1,4 @@
-"""What the documents quote: commands that can be typed in, flags, links and names that exist."""
+"""What the documents and the Makefile quote: commands that can be typed in; flags, links and files that exist."""
 
 import itertools
 import os
@@ -20,7 +20,8 @@ from pipeline import command
 
 DOCUMENTS = ["README.md", "BUILD.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/decisions.md"]
 
-NOT_TYPED_IN = {  # the first that is found in a command counts
+NOT_TYPED_IN = {
+    r"-m [\w.]+$": "is the name of a command, without its flags",
     r"\bpip\b|venv|apt-get|make peers": "installs packages",
     r"[<…]|Runner|^dask": "needs a cluster; tests/pipeline/test_clusters.py runs one",
     r"^make (?!demo)|SOURCE=|PYTHON=|pytest": "runs the tests or the benchmarks, or what another command runs",
@@ -45,7 +46,7 @@ NOISE = re.compile(r"warning|onednn|traceback|^[WEIF]\d{4} |deprecat|cuda", re.I
 
 
 def quoted_commands(document):
-    """The commands of a document in its order, each once: lines of indented blocks, and code within text."""
+    """The commands of a document, each once: the lines of indented blocks, then the commands within text."""
     text = re.sub(r"^```.*?^```", "", document, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"\s*\\\n\s*", " ", text)
     blocks = [re.sub(r"\s+# .*", "", line.strip()) for line in text.splitlines() if line.startswith("    ")]
@@ -82,62 +83,55 @@ def check_flags(text, monkeypatch):
         check_flags(f"python -m trainers.basic_cnn --data_dir=x --run_dir=x {shlex.join(unknown)}", monkeypatch)
 
 
-class Reader:
-    """Someone with a copy of the project, and no more, who types commands into a shell."""
+def commands_to_type_in(name):
+    return [text for text in commands_of(name) if not any(re.search(pattern, text) for pattern in NOT_TYPED_IN)]
 
-    def __init__(self, folder, archive):
-        self.folder = folder / "project"
-        (folder / "home").mkdir()
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {key: os.environ[key] for key in os.environ if not key.startswith(("TF_", "PYTHON", "COV"))}
-        self.environment = environment | {"HOME": str(folder / "home"), "PATH": path}
-        for package in PACKAGES[:-1]:
-            shutil.copytree(ROOT / package, self.folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("Makefile", "pyproject.toml", "requirements.txt", "constraints.txt"):
-            shutil.copy(ROOT / name, self.folder)
-            os.utime(self.folder / name, (0, 0))  # or make would install what has changed
-        (self.folder / ".venv").symlink_to(sys.prefix)
-        for place in ("path/to", "tfds_malaria/path/to/manual_dir"):
-            (self.folder / place).mkdir(parents=True)
-            shutil.copy(archive, self.folder / place / "cell_images.zip")
-        with zipfile.ZipFile(archive) as cells:
-            names = [name for name in cells.namelist() if name.endswith(".png")][::20]
-            for place in ("path/to/cells", "cells"):
-                cells.extractall(self.folder / place, names)
-        (self.folder / "more").mkdir()
-        cv2.imwrite(str(self.folder / "more/cell.tif"), cv2.imread(str(self.folder / "cells" / names[0])))
 
-    def type_in(self, text):
+def type_in(commands, folder, archive):
+    """Runs commands in a shell, one after the other, as someone does who has a copy of the project and no more."""
+    project, home = folder / "project", folder / "home"
+    home.mkdir()
+    for package in PACKAGES[:-1]:
+        shutil.copytree(ROOT / package, project / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "pyproject.toml", "requirements.txt", "constraints.txt"):
+        shutil.copy(ROOT / name, project)
+        os.utime(project / name, (0, 0))  # or make would install what has changed
+    (project / ".venv").symlink_to(sys.prefix)
+    for place in ("path/to", "tfds_malaria/path/to/manual_dir"):
+        (project / place).mkdir(parents=True)
+        shutil.copy(archive, project / place / "cell_images.zip")
+    with zipfile.ZipFile(archive) as cells:
+        names = [name for name in cells.namelist() if name.endswith(".png")][::20]
+        cells.extractall(project / "cells", names)
+    shutil.copytree(project / "cells", project / "path/to/cells")
+    (project / "more").mkdir()
+    cv2.imwrite(str(project / "more/cell.tif"), cv2.imread(str(project / "cells" / names[0])))
+    environment = {key: os.environ[key] for key in os.environ if not key.startswith(("TF_", "PYTHON", "COV"))}
+    environment |= {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for text in commands:
         for pattern, replacement in SMALLER:
             text = re.sub(pattern, replacement, text)
         shell = ["bash", "-c", text]
-        result = subprocess.run(shell, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        result = subprocess.run(shell, cwd=project, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"
         noise = NOISE.search(result.stdout + result.stderr)
         assert not noise or re.search(LIBRARIES, text), f"{text}\n{result.stdout}\n{result.stderr}"
 
 
-def typed_in(name):
-    return [text for text in commands_of(name) if not any(re.search(pattern, text) for pattern in NOT_TYPED_IN)]
-
-
 def test_the_commands_of_the_readme_lead_from_cells_to_predictions(tmp_path, synthetic_zip):
-    texts = [text for text in typed_in("README.md") if not text.startswith("make")]
+    commands = [text for text in commands_to_type_in("README.md") if not text.startswith("make")]
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
-    assert len(texts) >= 4
+    assert len(commands) >= 4
     assert blocks
-    reader = Reader(tmp_path, synthetic_zip)
-    for text in [*texts, *(f"python -c {shlex.quote(block)}" for block in blocks)]:
-        reader.type_in(text)
+    type_in([*commands, *(f"python -c {shlex.quote(block)}" for block in blocks)], tmp_path, synthetic_zip)
 
 
 @pytest.mark.slow
-def test_make_demo_and_every_command_of_build(tmp_path, synthetic_zip):
-    reader = Reader(tmp_path, synthetic_zip)
-    if not (reader.folder / ".venv/installed").exists():
+def test_every_command_of_readme_and_build(tmp_path, synthetic_zip):
+    if not (Path(sys.prefix) / "installed").exists():
         pytest.skip("make has not made this environment")
-    for text in ["make demo", *dict.fromkeys(typed_in("README.md") + typed_in("BUILD.md"))]:
-        reader.type_in(text)
+    commands = dict.fromkeys(commands_to_type_in("README.md") + commands_to_type_in("BUILD.md"))
+    type_in(commands, tmp_path, synthetic_zip)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -158,6 +152,36 @@ def test_quoted_names_exist(name):
         assert not anchor or anchor in [re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings]
     for path in re.findall(r"`((?:tests|docs|" + "|".join(PACKAGES[:-1]) + r")/[\w/.-]+\.\w+)`", document):
         assert (ROOT / path).exists(), path
+
+
+def dry_run(*arguments):
+    """The commands that make would run."""
+    make = ["make", "--dry-run", *arguments]
+    return subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout.replace("\\\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("source", "folder"),
+    [("cells/cell_images.zip", "demo/cell_images"), ("path/to/my cells/", "demo/my cells")],
+)
+def test_the_demo_takes_any_path(source, folder):
+    commands = dry_run("demo", f"SOURCE={source}")
+    assert f'pipeline.preprocess --source="{source}" --data_dir="{folder}/data"\n' in commands
+    assert f'--run_dirs="{folder}/runs/basic_cnn"' in commands
+
+
+def test_the_makefile_gives_flags_that_are_allowed(monkeypatch):
+    commands = [line for line in dry_run("demo", "bench", "SOURCE=my cells.zip").splitlines() if " -m " in line]
+    assert len(commands) >= 8
+    for text in commands:
+        check_flags(text, monkeypatch)
+
+
+def test_quoted_targets_exist():
+    quoted = [shlex.split(text) for name in DOCUMENTS for text in commands_of(name) if text.startswith("make ")]
+    assert quoted
+    for _, *arguments in quoted:
+        dry_run(*arguments)
 
 
 def test_the_checks_can_fail(monkeypatch):
