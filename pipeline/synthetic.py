@@ -105,7 +105,8 @@ class _Canvas:
         """Draws ellipses of random size and opacity, normally distributed around a point."""
         for _ in range(count):
             at = center + complex(*self.rng.normal(0, spread, 2))
-            self.ellipse(layer, at, *(self.rng.uniform(0.4, 1, 2) * largest), 1, opacity * self.rng.uniform(0.4, 1))
+            a, b = self.rng.uniform(0.4, 1, 2) * largest
+            self.ellipse(layer, at, a, b, 1, opacity * self.rng.uniform(0.4, 1))
 
     def parasite(self) -> None:
         """Draws a ring, a band, a trophozoite or bare dots of chromatin, some hard to see."""
