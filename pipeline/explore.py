@@ -20,8 +20,7 @@ from pipeline import storage
 from pipeline.cells import LABELS
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
-from pipeline.records import index, manifest, parsing, tfrecord
-from pipeline.source import decode
+from pipeline.records import example, image, index, manifest, tfrecord
 from pipeline.splits.configs import CONFIGS
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def explore(directory: epath.Path, contents: manifest.Manifest) -> Exploration:
 def _count_patients(directory: epath.Path, shards: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     counts: dict[str, np.ndarray] = {}
     for shard in shards:
-        labels, patient_ids = index.read(str(directory / shard["file"]), 0, shard["num_records"])
+        labels, patient_ids = index.labels_and_patients(str(directory / shard["file"]), 0, shard["num_records"])
         for label, patient in zip(labels.tolist(), patient_ids.tolist(), strict=True):
             if patient:
                 counts.setdefault(patient, np.zeros(len(LABELS), np.int64))[label] += 1
@@ -108,11 +107,11 @@ def _read_cells(directory: epath.Path, contents: manifest.Manifest, split: str) 
         try:
             with path.open("rb") as file:
                 for _, record in islice(tfrecord.read_records(file), -(-_NUM_COLOURED // len(shards))):
-                    parsed = parsing.parse(record)
+                    parsed = example.parse(record)
                     stored = np.frombuffer(parsed.image, np.uint8)
-                    pixels = decode.decode_png(stored) if encoding == "png" else stored.reshape(size, size, 3)
+                    pixels = image.decode_png(stored) if encoding == "png" else stored.reshape(size, size, 3)
                     yield CellImage(pixels, parsed.label, parsed.patient_id)
-        except (OSError, ValueError, tfrecord.DamagedRecord) as error:
+        except (OSError, ValueError, tfrecord.CorruptRecord) as error:
             raise InputError(f"{path}: {error}; check the data set with python -m pipeline.verify") from error
 
 

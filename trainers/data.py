@@ -211,18 +211,5 @@ def patients_of(split: Split, contents: manifest.Manifest) -> list[str]:
             patients |= set(entry["patients"])
             parts = [part for part in parts if Path(part[0]).name not in num_records]
     for part in parts:
-        patients |= set(index.read(*part).patient_ids.tolist())
+        patients |= set(index.labels_and_patients(*part).patient_ids.tolist())
     return sorted(patients)
-
-
-def corrupt_shard(file: str, problem: str) -> InputError:
-    """The error for a shard that does not hold what it should, with the remedy.
-
-    Args:
-      file: the shard.
-      problem: what is wrong with it, such as `record 3 is corrupt`.
-    """
-    return InputError(
-        f"{file}: {problem}; python -m pipeline.verify names everything that is corrupt, and python -m "
-        "pipeline.preprocess with --repair makes the shard again from the same source"
-    )

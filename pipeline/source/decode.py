@@ -117,24 +117,6 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def decode_png(stored: np.ndarray) -> np.ndarray:
-    """Decodes what a record holds as a PNG.
-
-    Args:
-      stored: uint8 [n], the PNG's bytes.
-
-    Returns:
-      uint8 RGB [height, width, 3].
-
-    Raises:
-      ValueError: if it is none.
-    """
-    pixels = cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB)
-    if pixels is None:
-        raise ValueError("a record's image is no PNG, though its checksum fits")
-    return pixels
-
-
 def _plain_png_size(encoded: bytes) -> tuple[int, int] | None:
     """Height and width of a plain RGB PNG with all of its chunks, and of bounded size; None for any other file."""
     if not (encoded.startswith(_PNG_START) and encoded.endswith(_PNG_END)):
