@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,7 @@ def run_baseline(baseline: str, source: Path, output_dir: Path) -> tuple[Measure
 def compare(
     folders: dict[int, Path], main_size: int, repeats: int, work_dir: Path
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Runs all cases in turn.
-
-    Args:
-      folders: number of cells -> folder of them.
-      main_size: which of these the baselines read; `pipeline.preprocess` reads all.
-      repeats: runs of each case.
-      work_dir: for what they write.
+    """Runs all cases in turn: `pipeline.preprocess` on all folders (by number of cells), the baselines on the main one.
 
     Returns:
       cases and ratios, see `measurement.write`.
@@ -73,11 +68,8 @@ def compare(
     with progress_bar(repeats * len(sizes), "measuring", "runs") as bar:
         for _ in range(repeats):
             for name, size in sizes.items():
-                is_baseline = name in BASELINES
-                source = folders[size]
-                runs[name].append(
-                    run_baseline(name, source, output_dir) if is_baseline else run_ours(source, output_dir)
-                )
+                run_case = partial(run_baseline, name) if name in BASELINES else run_ours
+                runs[name].append(run_case(folders[size], output_dir))
                 shutil.rmtree(output_dir)
                 bar.update()
     cases = [

@@ -9,12 +9,12 @@ for `basic_cnn` on two CPU cores. Batches, allocator, precision and compilation 
 validation and augmentation are left out.
 """
 
-import functools
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from operator import truediv
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -41,11 +41,7 @@ RECOMPUTED, ONCE = f"{EPOCHS} epochs, recomputed", f"{EPOCHS} epochs, features c
 
 
 def fit(model: "keras.Model", batches: "tf.data.Dataset", num_steps: int, stall: "InputStall") -> tuple[float, float]:
-    """Trains for some steps after a few to warm up.
-
-    Returns:
-      seconds of the steps, and how many of them were spent waiting for data.
-    """
+    """Trains for some steps after a few to warm up; returns their seconds, and those spent waiting for data."""
     import keras
 
     class Clock(keras.callbacks.Callback):
@@ -67,16 +63,15 @@ def fit(model: "keras.Model", batches: "tf.data.Dataset", num_steps: int, stall:
     return clock.seconds, clock.waited
 
 
-def read(batches: "tf.data.Dataset", num_steps: int) -> tuple[float, float]:
-    """Takes batches and does nothing with them; returns seconds, and again, since all of them are spent waiting."""
+def read(batches: "tf.data.Dataset", num_steps: int) -> float:
+    """Takes batches and does nothing with them, after a few to warm up; returns seconds."""
     iterator = iter(batches)
     for _ in range(_WARM_UP_STEPS):
         next(iterator)
     started = time.perf_counter()
     for _ in range(num_steps):
         next(iterator)
-    seconds = time.perf_counter() - started
-    return seconds, seconds
+    return time.perf_counter() - started
 
 
 def measure_in_turn(
@@ -91,31 +86,6 @@ def measure_in_turn(
                 bar.update()
     cases = [measurement.case(name, num_images, runs[name]) for name in functions]
     return cases, {name: [run.seconds for run in runs[name]] for name in functions}
-
-
-def compare_input(
-    functions: Mapping[str, Callable[[], tuple[float, float]]], num_images: int, repeats: int
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Measures `REAL`, `SYNTHETIC` and `INPUT`; returns cases and ratios, see `measurement.write`."""
-    waited: dict[str, list[float]] = {name: [] for name in functions}
-
-    def seconds_of(name: str) -> float:
-        seconds, seconds_waited = functions[name]()
-        waited[name].append(seconds_waited)
-        return seconds
-
-    timed = {name: functools.partial(seconds_of, name) for name in functions}
-    cases, seconds = measure_in_turn(timed, num_images, repeats)
-    real, median = seconds[REAL], statistics.median
-    return cases, {
-        "fit on real data to fit on one synthetic batch": round(median(map(_divide, seconds[SYNTHETIC], real)), 4),
-        "share of the step time spent waiting for data": round(median(map(_divide, waited[REAL], real)), 5),
-        "input alone to fit on real data": round(median(real) / median(seconds[INPUT]), 1),
-    }
-
-
-def _divide(a: float, b: float) -> float:
-    return a / b
 
 
 def compare_frozen(
@@ -159,7 +129,7 @@ def compare_frozen(
 
     functions = {RECOMPUTED: recompute, ONCE: compute_once}
     cases, seconds = measure_in_turn(functions, EPOCHS * split.num_cells, values.repeats)
-    gain = statistics.median(map(_divide, seconds[RECOMPUTED], seconds[ONCE]))
+    gain = median(map(truediv, seconds[RECOMPUTED], seconds[ONCE]))
     return cases, {"recomputed to computed once": round(gain, 2)}
 
 
@@ -206,12 +176,26 @@ def main(arguments: Sequence[str]) -> None:
     shape = (values.batch_size, split.image_size_px, split.image_size_px, 3)
     images = tf.cast(tf.random.Generator.from_seed(values.seed).uniform(shape, maxval=256, dtype=tf.int32), tf.uint8)
     synthetic = tf.data.Dataset.from_tensors((images, tf.range(values.batch_size, dtype=tf.int64) % 2)).repeat()
+    fractions_waited = []
+
+    def fit_on_real_data() -> float:
+        seconds, waited = fit(model, real, values.steps, stall)
+        fractions_waited.append(waited / seconds)
+        return seconds
+
     functions = {
-        REAL: lambda: fit(model, real, values.steps, stall),
-        SYNTHETIC: lambda: fit(model, synthetic, values.steps, InputStall()),
+        REAL: fit_on_real_data,
+        SYNTHETIC: lambda: fit(model, synthetic, values.steps, InputStall())[0],
         INPUT: lambda: read(real, values.steps),
     }
-    cases, ratios = compare_input(functions, values.steps * values.batch_size, values.repeats)
+    cases, seconds = measure_in_turn(functions, values.steps * values.batch_size, values.repeats)
+    ratios = {
+        "fit on real data to fit on one synthetic batch": round(
+            median(map(truediv, seconds[SYNTHETIC], seconds[REAL])), 4
+        ),
+        "share of the step time spent waiting for data": round(median(fractions_waited), 5),
+        "input alone to fit on real data": round(median(seconds[REAL]) / median(seconds[INPUT]), 1),
+    }
     if values.model == "vgg_frozen":
         frozen_cases, frozen_ratios = compare_frozen(split, data_set.manifest, used.jit_compile)
         cases, ratios = [*cases, *frozen_cases], ratios | frozen_ratios

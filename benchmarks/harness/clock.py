@@ -36,13 +36,13 @@ class Content(NamedTuple):
       num_cells: how many.
       touched: sum of some bytes of each image.
       labels: sum of the labels.
-      crcs: sum of CRC-32s over each image with its label; None if not computed.
+      crcs: sum of CRC-32s over each image with its label; 0 if not computed.
     """
 
     num_cells: int
     touched: int
     labels: int
-    crcs: int | None = None
+    crcs: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def content_of(batch: Batch, with_crcs: bool = False) -> Content:
     """What a batch adds to its epoch."""
     images, labels = batch
     touched = int(images.reshape(len(images), -1)[:, ::_BYTES_BETWEEN_TOUCHES].sum(dtype=np.int64))
-    crcs = None
+    crcs = 0
     if with_crcs:
         pairs = zip(np.ascontiguousarray(images, np.uint8), labels.tolist(), strict=True)
         crcs = sum(zlib.crc32(image, int(label)) for image, label in pairs)
@@ -109,7 +109,7 @@ def content_of(batch: Batch, with_crcs: bool = False) -> Content:
 
 
 def total_of(contents: Iterable[Content]) -> Content:
-    """The content of batches together, all with CRCs."""
+    """The content of several batches together."""
     return Content(*(sum(column) for column in zip(*contents, strict=True)))
 
 
@@ -154,25 +154,25 @@ def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
     Raises:
       ValueError: if an epoch holds something else than expected.
     """
-    expected = work.expected._replace(crcs=None)
+    expected, content = work.expected._replace(crcs=0), Content(0, 0, 0)
     cpu_before, ends = _cpu_seconds(), [time.perf_counter()]
-    num_cells = touched = labels = 0
     batches = reader.read(work)
     for batch in batches:
-        part = content_of(batch)
-        num_cells, touched, labels = num_cells + part.num_cells, touched + part.touched, labels + part.labels
-        if num_cells >= expected.num_cells:
+        content = total_of([content, content_of(batch)])
+        if content.num_cells >= expected.num_cells:
             ends.append(time.perf_counter())
-            if (content := Content(num_cells, touched, labels)) != expected:
+            if content != expected:
                 raise ValueError(f"{work.reader}, epoch {len(ends) - 1}: read {content}, expected {expected}")
-            num_cells = touched = labels = 0
+            content = Content(0, 0, 0)
             if len(ends) == work.epochs + 1:
                 cpu_open = _cpu_seconds()  # workers that end with the reader might be missed afterwards
                 closing = time.perf_counter()
     del batches, batch
     closed = time.perf_counter()
-    if num_cells or len(ends) != work.epochs + 1:
-        raise ValueError(f"{work.reader} read {len(ends) - 1} epochs and {num_cells} cells, expected {work.epochs}")
+    if content.num_cells or len(ends) != work.epochs + 1:
+        raise ValueError(
+            f"{work.reader} read {len(ends) - 1} epochs and {content.num_cells} cells, expected {work.epochs} epochs"
+        )
     return {
         "epoch_seconds": [after - before for before, after in itertools.pairwise(ends)],
         "closing_seconds": closed - closing,

@@ -24,12 +24,7 @@ _REPEATED_SECONDS = 60  # what takes longer is run once
 
 
 class Case:
-    """One reader at one batch size on some cells, and its runs so far.
-
-    Args:
-      work: what it does.
-      launcher: command that starts each run.
-    """
+    """One reader at one batch size on some cells, and its runs so far, each started by the launcher."""
 
     def __init__(self, work: Work, launcher: Sequence[str] = ()) -> None:
         self.work, self._launcher = work, launcher

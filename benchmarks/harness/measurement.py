@@ -133,22 +133,16 @@ def write(path: Path, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, f
 
 
 def table(cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float]) -> str:
-    """Cases with rates, and ratios, as text."""
+    """The measured cases and the ratios as text, and what was not measured."""
     width = max(len(str(row["name"])) for row in cases)
-    lines = [f"{'':<{width}}  images/s  first epoch  seconds  CPU s  peak MB"]
+    lines = [f"{'':<{width}}  images/s  first epoch  CPU s  peak MB"]
     for row in cases:
-        rate, first, seconds = row["images_per_second"]["median"], row["first_epoch"], row.get("seconds")
-        if rate is None:
+        if row["images_per_second"]["median"] is None:
             lines.append(f"{row['name']:<{width}}  not measured: {row['error']}")
             continue
-        columns = (
-            f"{rate:>8,.0f}",
-            f"{first['median']:>11,.0f}" if first else f"{'':>11}",
-            f"{seconds:>7,.1f}" if seconds else f"{'':>7}",
-            f"{row['cpu_seconds']:>5,.1f}",
-            f"{row['peak_rss_bytes'] / 1e6:>7,.0f}",
-        )
-        lines.append("  ".join((f"{row['name']:<{width}}", *columns)))
+        first = f"{row['first_epoch']['median']:,.0f}" if row["first_epoch"] else ""
+        values = (row["images_per_second"]["median"], first, row["cpu_seconds"], row["peak_rss_bytes"] / 1e6)
+        lines.append("{:<{}}  {:>8,.0f}  {:>11}  {:>5,.1f}  {:>7,.0f}".format(row["name"], width, *values))
     return "\n".join([*lines, *(f"{name}: {ratio:.2f}" for name, ratio in ratios.items())])
 
 
