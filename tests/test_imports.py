@@ -1,4 +1,4 @@
-"""Which room may import which: benchmarks, tests → trainers → tfds_malaria → pipeline, and the floors in these."""
+"""Which package may import which: benchmarks, tests → trainers → tfds_malaria → pipeline, and the floors inside."""
 
 import ast
 import functools
@@ -8,8 +8,8 @@ import resource
 import pytest
 from conftest import ROOT, run_command
 
-PACKAGES = ["pipeline", "tfds_malaria", "trainers", "benchmarks", "tests"]  # each may import what stands before it
-FLOORS = {  # from the ground up; a room may import the floors below it. Above them all are the commands
+PACKAGES = ["pipeline", "tfds_malaria", "trainers", "benchmarks", "tests"]  # each may import those before it
+FLOORS = {  # from the ground up: a room imports only itself and the floors below. The commands are above all of them
     "pipeline": [["cells errors progress storage command"], ["splits", "source"], ["records"], ["job"]],
     "trainers": [
         ["run_dir tf_import export_formats", "augmentation"],
@@ -22,7 +22,7 @@ FLOORS = {  # from the ground up; a room may import the floors below it. Above t
     ],
 }
 ONLY_IN = {"apache_beam": ["pipeline.job", "benchmarks", "tests"], "keras": ["trainers", "benchmarks", "tests"]}
-NEVER_REACHED = {  # not even through what it imports
+NEVER_REACHED = {  # neither directly nor through other modules
     "pipeline.records": ["apache_beam", "cv2", "pipeline.job"],
     "trainers.evaluation.metrics": ["trainers.evaluation.predictions", "trainers.evaluation.runs"],
     "trainers.evaluation.predictions": ["trainers.evaluation.report"],
@@ -35,7 +35,7 @@ def is_within(module, packages):
 
 
 def imported(text, modules=()):
-    """Names of the modules that a text imports, anywhere in it."""
+    """Names of the modules that source code imports, also inside functions."""
     names = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -49,7 +49,7 @@ def imported(text, modules=()):
 
 @functools.cache
 def imports():
-    """By the name of each module of the repository: what it imports."""
+    """Each module of the repository, with what it imports."""
     paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
     return {module: imported(path.read_text(), modules) for module, path in modules.items()}
@@ -63,12 +63,12 @@ def floor_and_room(module):
 
 
 def violation(module, name):
-    """What is wrong with a module that imports another one; None if nothing is."""
+    """Why a module may not import another one; None if it may."""
     package, other = module.partition(".")[0], name.partition(".")[0]
     if other in ONLY_IN and not is_within(module, ONLY_IN[other]):
         return f"{module} imports {name}, which only {', '.join(ONLY_IN[other])} may"
     if other in PACKAGES and PACKAGES.index(other) > PACKAGES.index(package):
-        return f"{module} imports {name}, of a package further up"
+        return f"{module} imports {name}, of a package above it"
     if other == package:
         (floor, room), (other_floor, other_room) = floor_and_room(module), floor_and_room(name)
         if room != other_room and floor <= other_floor:
@@ -77,7 +77,7 @@ def violation(module, name):
 
 
 def reached(package, graph):
-    """All that a package imports, and what that imports."""
+    """Everything that a package imports, directly or through other modules."""
     modules, waiting = set(), [module for module in graph if is_within(module, [package])]
     while waiting:
         new = graph.get(waiting.pop(), set()) - modules
@@ -88,18 +88,18 @@ def reached(package, graph):
 
 def test_imports_lead_down():
     graph = imports()
-    violations = [violation(module, name) for module, names in graph.items() for name in sorted(names)]
+    violations = (violation(module, name) for module, names in graph.items() for name in sorted(names))
     assert not [text for text in violations if text]
 
 
-def test_each_package_stands_on_the_one_below_it():
+def test_each_package_imports_the_one_below_it():
     for lower, upper in itertools.pairwise(PACKAGES[:-1]):
         names = [name for module, names in imports().items() if is_within(module, [upper]) for name in names]
         assert any(is_within(name, [lower]) for name in names), f"{upper} imports nothing of {lower}"
 
 
 @pytest.mark.parametrize("package", NEVER_REACHED)
-def test_what_a_package_must_not_reach(package):
+def test_packages_that_must_not_be_reached(package):
     modules = reached(package, imports())
     assert modules
     assert not [name for name in modules if is_within(name, NEVER_REACHED[package])]
@@ -119,11 +119,11 @@ def test_the_checks_can_fail():
 
 
 @pytest.mark.parametrize("module", ["pipeline.preprocess", "trainers.vgg_ft", "trainers.evaluate"])
-def test_help_does_not_wait_for_large_libraries(module):
+def test_help_does_not_import_large_libraries(module):
     def seconds():
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime
 
     before = seconds()
     assert "--data_dir" in run_command(module, "--help").stdout
-    assert seconds() - before < 4, "seconds of a processor; TensorFlow alone takes six"
+    assert seconds() - before < 4, "CPU seconds; importing TensorFlow takes about six"

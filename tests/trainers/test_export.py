@@ -8,7 +8,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, run_command
+from conftest import ROOT, assert_one_line_error, run_in_process
 
 from pipeline.errors import InputError
 from trainers import export_formats
@@ -53,11 +53,14 @@ def use(name, run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("build", "policy"),
-    [(architectures.basic_cnn, "float32"), (architectures.vgg_ft, "mixed_bfloat16")],
-    ids=["float32", "bfloat16"],
+    ("name", "build", "policy"),
+    [
+        *((name, architectures.basic_cnn, "float32") for name in export_formats.NAMES),
+        ("saved_model", architectures.vgg_ft, "mixed_bfloat16"),
+        pytest.param("onnx", architectures.vgg_ft, "mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param("litert", architectures.vgg_ft, "mixed_bfloat16", marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("name", export_formats.NAMES)
 def test_exports_agree_with_the_model(name, build, policy, tmp_path, monkeypatch):
     require(RUNTIMES[name], *export_formats._FORMATS[name].needs)
     keras.utils.set_random_seed(1)
@@ -84,7 +87,7 @@ def test_the_command_replaces_an_older_export(tmp_path):
     old = run / "export/saved_model"
     old.mkdir(parents=True)
     (old / "stale").write_text("")
-    result = run_command("trainers.export", f"--run_dir={run}", "--format=saved_model,litert")
+    result = run_in_process("trainers.export", f"--run_dir={run}", "--format=saved_model,litert")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [str(old), str(run / "export/model.tflite")]
     assert not (old / "stale").exists()
@@ -95,7 +98,7 @@ def test_mistakes(tmp_path):
     run = make_run(tmp_path / "run", architectures.basic_cnn(32))
 
     def export(folder, *flags):
-        return run_command("trainers.export", f"--run_dir={folder}", *flags)
+        return run_in_process("trainers.export", f"--run_dir={folder}", *flags)
 
     assert_one_line_error(
         export(run, "--format=tflite"), "--format=tflite is no known format", "saved_model,onnx,litert"

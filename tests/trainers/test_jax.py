@@ -1,4 +1,4 @@
-"""The models on Keras's JAX backend, each in a process of its own; TensorFlow only reads the data there."""
+"""The models on Keras's JAX backend, in processes of their own; TensorFlow only reads the data there."""
 
 import importlib.util
 import os
@@ -18,28 +18,33 @@ pytestmark = pytest.mark.skipif(
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
 LABELS = np.arange(8) % 2
 
+CASES = [("basic_cnn", "float32"), ("vgg_frozen", "float32"), ("vgg_ft", "mixed_bfloat16")]
+
 TRAIN = """
 import sys
 import keras, numpy as np
-from trainers.models import architectures, parts
+from trainers.models import architectures
 assert keras.backend.backend() == "jax"
 assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules), "models import no TensorFlow"
-keras.utils.set_random_seed(0)
-name, policy, folder = sys.argv[1:]
-keras.config.set_dtype_policy(policy)
-model = getattr(architectures, name)(32, dropout_rate=0.1)
-model.get_layer("probability").kernel.assign(0.1 * np.asarray(model.get_layer("probability").kernel))
-before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
-model.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
+folder, *cases = sys.argv[1:]
 images, labels = np.load(f"{folder}/images.npy"), np.load(f"{folder}/labels.npy")
-losses = model.fit(images, labels, batch_size=4, epochs=6, shuffle=False, verbose=0).history["loss"]
-assert losses[-1] < losses[0], losses
-for layer in model.layers:
-    if layer.weights:
-        changed = any((old != new).any() for old, new in zip(before[layer.name], layer.get_weights()))
-        assert changed == layer.trainable, layer.name
-np.save(f"{folder}/found.npy", model.predict(images, verbose=0))
-model.save(f"{folder}/model.keras")
+for case in cases:
+    name, policy = case.split()
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(policy)
+    model = getattr(architectures, name)(32, dropout_rate=0.1)
+    model.get_layer("probability").kernel.assign(0.1 * np.asarray(model.get_layer("probability").kernel))
+    before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    model.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
+    losses = model.fit(images, labels, batch_size=4, epochs=3, shuffle=False, verbose=0).history["loss"]
+    assert losses[-1] < losses[0], losses
+    for layer in model.layers:
+        if layer.weights:
+            changed = any((old != new).any() for old, new in zip(before[layer.name], layer.get_weights()))
+            assert changed == layer.trainable, layer.name
+    np.save(f"{folder}/{name} {policy}.npy", model.predict(images, verbose=0))
+    model.save(f"{folder}/{name} {policy}.keras")
 """
 
 EXTRACT = """
@@ -54,10 +59,10 @@ assert keras.backend.backend() == "jax"
 data_set, folder = open_data_set(sys.argv[1], "by_patient"), Path(sys.argv[2])
 model = keras.models.load_model(folder / "model.keras", compile=False)
 halves, split = features.split_backbone(model), data_set.open_split("validation")
-found = features.extract(halves.backbone, split, data_set.manifest, folder / "cache", vgg_input="imagenet")
-whole = model.predict(batching.evaluation_batches(split, 64).map(lambda image, *_: image), verbose=0)
-batches = features.evaluation_batches(found, 16)
-np.testing.assert_allclose(halves.head.predict(batches, verbose=0), whole, atol=2e-3)
+extracted = features.extract(halves.backbone, split, data_set.manifest, folder / "cache", vgg_input="imagenet")
+expected = model.predict(batching.evaluation_batches(split, 64).map(lambda image, *_: image), verbose=0)
+batches = features.evaluation_batches(extracted, 16)
+np.testing.assert_allclose(halves.head.predict(batches, verbose=0), expected, atol=2e-3)
 halves.head.compile("sgd", "binary_crossentropy")
 halves.head.fit(batches, shuffle=False, verbose=0)
 misclassified.log(model, batching.evaluation_batches(split, 64), folder / "tensorboard", 1)
@@ -72,24 +77,28 @@ def run(code, *arguments):
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize(
-    ("name", "policy"),
-    [("basic_cnn", "float32"), ("vgg_frozen", "float32"), ("vgg_ft", "float32"), ("vgg_ft", "mixed_bfloat16")],
-)
-def test_training_on_jax(name, policy, tmp_path):
-    np.save(tmp_path / "images.npy", IMAGES)
-    np.save(tmp_path / "labels.npy", LABELS)
-    run(TRAIN, name, policy, tmp_path)
-    model = keras.models.load_model(tmp_path / "model.keras")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of the models that JAX has trained, and of what they predict."""
+    folder = tmp_path_factory.mktemp("jax")
+    np.save(folder / "images.npy", IMAGES)
+    np.save(folder / "labels.npy", LABELS)
+    run(TRAIN, folder, *map(" ".join, CASES))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "policy"), CASES)
+def test_training_on_jax(name, policy, trained):
+    model = keras.models.load_model(trained / f"{name} {policy}.keras")
     trainable = [weight.path for weight in getattr(architectures, name)(32).trainable_weights]
     assert [weight.path for weight in model.trainable_weights] == trainable
-    on_jax = np.load(tmp_path / "found.npy")
+    on_jax = np.load(trained / f"{name} {policy}.npy")
     assert on_jax.std() > 1e-3
     atol = 1e-4 if policy == "float32" else 2e-2
     np.testing.assert_allclose(model.predict(IMAGES, verbose=0), on_jax, atol=atol)
 
 
-def test_features_and_mistakes_on_jax(data_dir, tmp_path):
+def test_features_and_misclassified_on_jax(data_dir, tmp_path):
     keras.utils.set_random_seed(0)
     model = architectures.vgg_frozen(32)
     last = model.get_layer("probability").kernel
