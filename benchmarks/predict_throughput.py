@@ -9,7 +9,7 @@ and warm, without start-up. Memory is noted after each repeat: it should not gro
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -43,20 +43,17 @@ def main(arguments: Sequence[str]) -> None:
         decoded = image_files.decode_files(islice(image_files.image_files([folder]), values.batch_size), size)
         batch = np.stack([cell.pixels for cell in decoded if cell.pixels is not None])
         predict(batch)
-
-        def predict_batch() -> None:
-            for _ in range(num_cells // values.batch_size):
+        num_batches = num_cells // values.batch_size
+        for _ in range(values.repeats):
+            started = time.perf_counter()
+            for _ in range(num_batches):
                 predict(batch)
-
-        def predict_files() -> None:
+            rates["model alone"].append(num_batches * values.batch_size / (time.perf_counter() - started))
+            started = time.perf_counter()
             files = image_files.decode_files(image_files.image_files([folder]), size)
             for _ in predictions.predict_files(predict, files, values.batch_size):
                 pass
-
-        for _ in range(values.repeats):
-            whole_batches = num_cells // values.batch_size * values.batch_size
-            rates["model alone"].append(whole_batches / _seconds(predict_batch))
-            rates["trainers.predict"].append(num_cells / _seconds(predict_files))
+            rates["trainers.predict"].append(num_cells / (time.perf_counter() - started))
             memory.append(psutil.Process().memory_info().rss)
     cases = [
         {"name": name, "num_images": num_cells, "images_per_second": measurement.rates_entry(runs)}
@@ -68,12 +65,6 @@ def main(arguments: Sequence[str]) -> None:
     for name, runs in rates.items():
         print(f"{name:<18}{statistics.median(runs):>8,.0f} images/s")
     print(f"ratio {next(iter(ratios.values())):.2f}; memory {', '.join(f'{used / 1e6:,.0f}' for used in memory)} MB")
-
-
-def _seconds(function: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names

@@ -81,7 +81,8 @@ def run_once(work: Work, launcher: Sequence[str] = ()) -> tuple[dict[str, Any], 
     command = [*launcher, python, "-m", module, json.dumps(dataclasses.asdict(work))]
     name = f"{work.reader}, batch {work.batch_size},"
     run = measurement.measure(name, command, measurement.tree_bytes, _SECONDS_BETWEEN_SAMPLES)
-    return json.loads(run.output.splitlines()[-1]), run.sampled_bytes
+    # A short run may end before the first sample.
+    return json.loads(run.output.splitlines()[-1]), run.sampled_bytes or run.peak_rss_bytes
 
 
 def plan(

@@ -49,32 +49,22 @@ def test_an_honest_reader_is_timed_epoch_by_epoch():
 
 
 @pytest.mark.parametrize(
-    "cheat",
+    ("run", "cheat"),
     [
-        reader(changed(IMAGES, 3, 20, 20, 1)),
-        reader(labels=changed(LABELS, 3)),
-        reader(IMAGES[[0, 0, *range(2, 10)]]),
-        reader(size=9),
+        (check, reader(changed(IMAGES, 3, 20, 20, 1))),
+        (check, reader(labels=changed(LABELS, 3))),
+        (check, reader(IMAGES[[0, 0, *range(2, 10)]])),
+        (check, reader(size=9)),
+        (timed, reader(np.zeros_like(IMAGES))),
+        (timed, reader(IMAGES[[0, 0, *range(2, 10)]])),
+        (timed, reader(size=9)),
+        (timed, reader(epochs=1)),
+        (timed, reader(epochs=3)),
     ],
 )
-def test_the_check_finds_any_other_content(cheat):
+def test_any_other_content_is_an_error(run, cheat):
     with pytest.raises(ValueError, match="expected"):
-        check(cheat, WORK)
-
-
-@pytest.mark.parametrize(
-    "cheat",
-    [
-        reader(np.zeros_like(IMAGES)),
-        reader(IMAGES[[0, 0, *range(2, 10)]]),
-        reader(size=9),
-        reader(epochs=1),
-        reader(epochs=3),
-    ],
-)
-def test_the_clock_finds_what_was_not_read(cheat):
-    with pytest.raises(ValueError, match="expected"):
-        timed(cheat, WORK)
+        run(cheat, WORK)
 
 
 def test_leading_shards():
