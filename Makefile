@@ -6,7 +6,7 @@
 #   make extras                            what exports and JAX need; without it their tests are skipped
 #   make coverage                          the test suite, and the lines and branches that it does not reach
 #   make bench SOURCE=path/to/cell_images.zip    every benchmark, one after the other, into bench/
-#   make peers                             the loaders that benchmarks.input_throughput compares with
+#   make peers                             the libraries whose loaders benchmarks.input_throughput compares with
 
 PYTHON ?= python3
 VENV := .venv
@@ -95,15 +95,15 @@ bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks.predict_throughput --run_dir=$(BENCH)/basic_cnn --source="$(SOURCE)" \
 	  --output=$(BENCH)/predict.json --num_cells=$(BENCH_CELLS) --repeats=$(BENCH_REPEATS)
 
-# Each peer by itself: one that cannot be installed is named, and the benchmark reports it as such.
+# Each library by itself: one that cannot be installed is named, and the benchmark reports it as such.
 peers:
 	@pkg-config --exists opencv4 libturbojpeg 2>/dev/null || \
 	  echo "FFCV needs system packages that are missing: apt-get install libopencv-dev libturbojpeg0-dev pkg-config" >&2
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	@sed -e 's/ *#.*//' -e '/^$$/d' benchmarks/requirements-peers.txt | while read -r peer; do \
-	  echo "installing $$peer"; \
-	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check "$$peer" </dev/null || \
-	    echo "not installed: $$peer" >&2; \
+	@sed -e 's/ *#.*//' -e '/^$$/d' benchmarks/requirements-peers.txt | while read -r library; do \
+	  echo "installing $$library"; \
+	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check "$$library" </dev/null || \
+	    echo "not installed: $$library" >&2; \
 	done
 
 clean:

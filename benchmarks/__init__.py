@@ -1,1 +1,1 @@
-"""Measured tables: every arrow of the way of the data, beside its peers."""
+"""Measured tables: preparing, reading, training and predicting, compared with what people would use instead."""

@@ -1,9 +1,9 @@
-"""Times `trainers.predict` on a folder of files beside its model alone, which gets the same cells from memory.
+"""Times `trainers.predict` on a folder of files, and its model alone on the same cells from memory.
 
     python -m benchmarks.predict_throughput --run_dir=runs/basic_cnn --source=cell_images.zip --output=predict.json
 
-The source's cells are laid into a folder and repeated up to about `--num_cells`. Both run in one process, in turn and
-warm, without start-up. Memory is noted after each repeat: it should not grow.
+The source's cells are laid out in a folder and repeated up to about `--num_cells`. Both run in one process, in turn
+and warm, without start-up. Memory is noted after each repeat: it should not grow.
 """
 
 import statistics
@@ -12,14 +12,13 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 from absl import flags
 
 from benchmarks.harness import measurement
-from benchmarks.preprocess_throughput import lay_out
+from benchmarks.repeated_cells import lay_out
 from pipeline.command import reject_arguments, run
 from trainers import run_dir, tf_import
 
@@ -41,41 +40,38 @@ def main(arguments: Sequence[str]) -> None:
         model = predictions.load_model(values.run_dir)
         predict = predictions.predictor(model, values.batch_size)
         size = model.input_shape[1]
-
-        def files() -> image_files.Files:
-            return image_files.image_files([folder])
-
-        decoded = image_files.decode_files(islice(files(), values.batch_size), size)
+        decoded = image_files.decode_files(islice(image_files.image_files([folder]), values.batch_size), size)
         batch = np.stack([cell.pixels for cell in decoded if cell.pixels is not None])
         predict(batch)
+        num_batches = num_cells // values.batch_size
         for _ in range(values.repeats):
             started = time.perf_counter()
-            for _ in range(num_cells // values.batch_size):
+            for _ in range(num_batches):
                 predict(batch)
-            num_predicted = num_cells // values.batch_size * values.batch_size
-            rates["model alone"].append(num_predicted / (time.perf_counter() - started))
+            rates["model alone"].append(num_batches * values.batch_size / (time.perf_counter() - started))
             started = time.perf_counter()
-            for _ in predictions.predict_files(predict, image_files.decode_files(files(), size), values.batch_size):
+            files = image_files.decode_files(image_files.image_files([folder]), size)
+            for _ in predictions.predict_files(predict, files, values.batch_size):
                 pass
             rates["trainers.predict"].append(num_cells / (time.perf_counter() - started))
             memory.append(psutil.Process().memory_info().rss)
-    cases: list[dict[str, Any]] = [
-        {"name": name, "num_images": num_cells, "images_per_second": measurement.rates_entry(found)}
-        for name, found in rates.items()
+    cases = [
+        {"name": name, "num_images": num_cells, "images_per_second": measurement.rates_entry(runs)}
+        for name, runs in rates.items()
     ]
     pairs = zip(rates["trainers.predict"], rates["model alone"], strict=True)
     ratios = {"trainers.predict / model alone": round(statistics.median(ours / alone for ours, alone in pairs), 3)}
     measurement.write(Path(values.output), cases, ratios, rss_bytes_after_each_repeat=memory)
-    for case in cases:
-        print(f"{case['name']:<18}{case['images_per_second']['median']:>8,.0f} images/s")
+    for name, runs in rates.items():
+        print(f"{name:<18}{statistics.median(runs):>8,.0f} images/s")
     print(f"ratio {next(iter(ratios.values())):.2f}; memory {', '.join(f'{used / 1e6:,.0f}' for used in memory)} MB")
 
 
 if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names
-    flags.DEFINE_string("run_dir", None, "Folder of the run whose model predicts.", required=True)
+    flags.DEFINE_string("run_dir", None, "Run whose model predicts.", required=True)
     flags.DEFINE_string("source", None, "Folder or zip of the NLM's cells.", required=True)
     flags.DEFINE_string("output", None, "JSON file to write.", required=True)
     flags.DEFINE_integer("num_cells", 20_000, "About how many files to predict.", lower_bound=256)
-    flags.DEFINE_integer("batch_size", 256, "Cells a step.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 256, "Cells per batch.", lower_bound=1)
     flags.DEFINE_integer("repeats", 3, "Repeats of each.", lower_bound=1)
     run(main)

@@ -1,4 +1,4 @@
-"""Lays a source's cells out as a folder and repeats them under new names, since the full set is not always at hand.
+"""Lays out a source's cells as a folder and repeats them under new names, for when the full set is not at hand.
 
 python -m benchmarks.repeated_cells --source=path/to/cell_images.zip --output_dir=cells --num_cells=110000
 """
@@ -17,27 +17,19 @@ from pipeline.source.listing import list_cells
 
 
 def lay_out(source: str, folder: Path, num_cells: int) -> int:
-    """Writes a source's cells into a folder and repeats them, as links, under the names of new patients.
-
-    Args:
-      source: a folder or zip of the NLM's cells.
-      folder: a new folder.
-      num_cells: about how many cells to have.
+    """Writes a source's cells into a new folder and repeats them, as links, under the names of new patients.
 
     Returns:
-      how many there are: a multiple of the source's number.
+      how many cells there are: the multiple of the source's number that is next to `num_cells`.
     """
+    patient_regex = compile_patient_regex(DEFAULT_PATIENT_REGEX)
     with open_source(source) as opened:
-        listing = list_cells(
-            opened, f"--source={source}", DEFAULT_CLASS_FOLDERS, compile_patient_regex(DEFAULT_PATIENT_REGEX)
-        )
-        for name in DEFAULT_CLASS_FOLDERS:
-            (folder / name).mkdir(parents=True)
+        listing = list_cells(opened, f"--source={source}", DEFAULT_CLASS_FOLDERS, patient_regex)
         copies = max(1, round(num_cells / len(listing.cells)))
         for cell in listing.cells:
             path = folder / cell.filename
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(opened.read(listing.root + cell.filename, cell.place))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(opened.read(listing.root + cell.filename, cell.zip_entry))
             for copy in range(1, copies):
                 patient = f"{cell.patient_id}{copy:03d}"
                 os.link(path, path.with_name(path.name.replace(cell.patient_id, patient, 1)))
@@ -50,12 +42,12 @@ def main(arguments: Sequence[str]) -> None:
     values = flags.FLAGS
     folder = Path(values.output_dir)
     if folder.exists():
-        raise InputError(f"--output_dir={folder} exists; expected a new folder")
+        raise InputError(f"--output_dir={folder} exists; expected a new folder: remove it or name another")
     print(f"{lay_out(values.source, folder, values.num_cells):,} cells in {folder}")
 
 
 if __name__ == "__main__":  # preprocess_throughput, which imports this, has flags of the same names
     flags.DEFINE_string("source", None, "Folder or zip of the NLM's cells.", required=True)
-    flags.DEFINE_string("output_dir", None, "Folder to make.", required=True)
-    flags.DEFINE_integer("num_cells", 27_000, "About how many cells to have.", lower_bound=1)
+    flags.DEFINE_string("output_dir", None, "New folder for the cells.", required=True)
+    flags.DEFINE_integer("num_cells", 27_000, "About how many cells to write.", lower_bound=1)
     run(main)

@@ -2,18 +2,19 @@
 
     python -m benchmarks.train_throughput --data_dir=data --output=train.json --model=basic_cnn
 
-For `vgg_frozen` also what it gains to compute the frozen layers' features once (`benchmarks.frozen_features`).
+For `vgg_frozen` also both ways of training it: through the frozen layers in every epoch, or on features computed once.
 
-All three run in one process, in turn, so that they share the compiled step and the machine's mood: some two minutes
+All cases run in one process, in turn, so that they share the compiled step and the machine's load: about two minutes
 for `basic_cnn` on two CPU cores. Batches, allocator, precision and compilation are those of the trainers; callbacks,
 validation and augmentation are left out.
 """
 
-import functools
-import statistics
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import truediv
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -22,8 +23,9 @@ from benchmarks.harness import measurement
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
+from pipeline.records.manifest import Manifest
 from trainers import tf_import
-from trainers.data import open_data_set
+from trainers.data import Split, open_data_set
 from trainers.training_flags import INPUT_MODES, MODELS, PRECISIONS
 
 if TYPE_CHECKING:
@@ -34,31 +36,16 @@ if TYPE_CHECKING:
 
 _WARM_UP_STEPS = 5
 REAL, SYNTHETIC, INPUT = "fit on real data", "fit on one synthetic batch", "input alone"
+EPOCHS = 25  # of the frozen model, as the original trains
+RECOMPUTED, ONCE = f"{EPOCHS} epochs, recomputed", f"{EPOCHS} epochs, features computed once"
 
 
-def build(name: str, image_size_px: int, jit_compile: bool) -> "keras.Model":
-    """The model of that name in `trainers.models.architectures`, with random weights, compiled as for training."""
-    import keras
-
-    from trainers.models import architectures
-
-    model = getattr(architectures, name)(image_size_px)
-    model.compile(
-        optimizer=keras.optimizers.Adam(), loss="binary_crossentropy", metrics=["accuracy"], jit_compile=jit_compile
-    )
-    return model
-
-
-def fit(model: "keras.Model", batches: "tf.data.Dataset", num_steps: int, waiting: "InputStall") -> tuple[float, float]:
-    """Trains for some steps after a few to warm up.
-
-    Returns:
-      seconds of the steps, and how many of them were spent waiting for data.
-    """
+def fit(model: "keras.Model", batches: "tf.data.Dataset", num_steps: int, stall: "InputStall") -> tuple[float, float]:
+    """Trains for some steps after a few to warm up; returns their seconds, and those spent waiting for data."""
     import keras
 
     class Clock(keras.callbacks.Callback):
-        """Starts when warm, and looks at each step's end, since an epoch's end is not a step's."""
+        """Starts when warm, and reads the time at each step's end, since an epoch's end comes later."""
 
         steps = 0
         started = seconds = waited = 0.0
@@ -68,58 +55,82 @@ def fit(model: "keras.Model", batches: "tf.data.Dataset", num_steps: int, waitin
             now = time.perf_counter()
             if self.steps == _WARM_UP_STEPS:
                 self.started = now
-                waiting.reset()
-            self.seconds, self.waited = now - self.started, waiting.seconds
+                stall.reset()
+            self.seconds, self.waited = now - self.started, stall.seconds
 
     clock = Clock()
     model.fit(batches, steps_per_epoch=_WARM_UP_STEPS + num_steps, shuffle=False, verbose=0, callbacks=[clock])
     return clock.seconds, clock.waited
 
 
-def read(batches: "tf.data.Dataset", num_steps: int) -> tuple[float, float]:
-    """Takes batches and does nothing with them; returns seconds, and again, since all of them are waiting."""
+def read(batches: "tf.data.Dataset", num_steps: int) -> float:
+    """Takes batches and does nothing with them, after a few to warm up; returns seconds."""
     iterator = iter(batches)
     for _ in range(_WARM_UP_STEPS):
         next(iterator)
     started = time.perf_counter()
     for _ in range(num_steps):
         next(iterator)
-    seconds = time.perf_counter() - started
-    return seconds, seconds
+    return time.perf_counter() - started
 
 
-def compare(
-    works: dict[str, Callable[[], tuple[float, float]]], num_images: int, repeats: int
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Runs all works in turn.
-
-    Returns:
-      cases and ratios, see `measurement.write`.
-    """
-    runs: dict[str, list[measurement.Measurement]] = {name: [] for name in works}
-    waited: dict[str, list[float]] = {name: [] for name in works}
-
-    def timed(name: str) -> float:
-        seconds, its_waited = works[name]()
-        waited[name].append(its_waited)
-        return seconds
-
-    with progress_bar(repeats * len(works), "measuring", "runs") as bar:
+def measure_in_turn(
+    functions: Mapping[str, Callable[[], float]], num_images: int, repeats: int
+) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
+    """Runs functions in turn that return the seconds that count; returns their cases, and the seconds of each."""
+    runs: dict[str, list[measurement.Measurement]] = {name: [] for name in functions}
+    with progress_bar(repeats * len(functions), "measuring", "runs") as bar:
         for _ in range(repeats):
-            for name in works:
-                runs[name].append(measurement.measure_here(functools.partial(timed, name)))
+            for name, function in functions.items():
+                runs[name].append(measurement.measure_here(function))
                 bar.update()
-    cases = [measurement.case(name, num_images, runs[name]) for name in works]
-    seconds = {name: [run.seconds for run in runs[name]] for name in works}
-    pairs = zip(seconds[SYNTHETIC], seconds[REAL], strict=True)
-    shares = [its_waited / its_seconds for its_waited, its_seconds in zip(waited[REAL], seconds[REAL], strict=True)]
-    return cases, {
-        "fit on real data to fit on one synthetic batch": round(statistics.median(a / b for a, b in pairs), 4),
-        "share of the step time spent waiting for data": round(statistics.median(shares), 5),
-        "input alone to fit on real data": round(
-            statistics.median(seconds[REAL]) / statistics.median(seconds[INPUT]), 1
-        ),
-    }
+    cases = [measurement.case(name, num_images, runs[name]) for name in functions]
+    return cases, {name: [run.seconds for run in runs[name]] for name in functions}
+
+
+def compare_frozen(
+    split: Split, manifest: Manifest, jit_compile: bool
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Measures both ways of training `vgg_frozen`, tracing included; returns cases and ratios.
+
+    Of the recomputing way two epochs are run; the second one stands for the other 24, which are equal.
+    """
+    import keras
+
+    from trainers.input_pipeline import batching
+    from trainers.input_pipeline.shuffle_order import ShuffleOrder
+    from trainers.models import architectures, features
+
+    values = flags.FLAGS
+    order = ShuffleOrder(split.num_cells, values.batch_size, values.seed)
+    compile_options = {"optimizer": "rmsprop", "loss": "binary_crossentropy", "jit_compile": jit_compile}
+    fit_options = {"steps_per_epoch": order.steps_per_epoch, "verbose": 0, "shuffle": False}
+
+    def recompute() -> float:
+        model = architectures.vgg_frozen(split.image_size_px)
+        model.compile(**compile_options)
+        batches = batching.training_batches(split, order, 2, "resident")
+        ends: list[float] = []
+        clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
+        started = time.perf_counter()
+        model.fit(batches, epochs=2, callbacks=[clock], **fit_options)
+        first, second = ends[0] - started, ends[1] - ends[0]
+        return first + (EPOCHS - 1) * second
+
+    def compute_once() -> float:
+        backbone, head = features.split_backbone(architectures.vgg_frozen(split.image_size_px))
+        head.compile(**compile_options)
+        options = {"vgg_input": "imagenet", "batch_size": values.batch_size, "jit_compile": jit_compile}
+        with tempfile.TemporaryDirectory() as cache:
+            started = time.perf_counter()
+            computed = features.extract(backbone, split, manifest, Path(cache), **options)
+            head.fit(features.training_batches(computed, order, EPOCHS), epochs=EPOCHS, **fit_options)
+            return time.perf_counter() - started
+
+    functions = {RECOMPUTED: recompute, ONCE: compute_once}
+    cases, seconds = measure_in_turn(functions, EPOCHS * split.num_cells, values.repeats)
+    gain = median(map(truediv, seconds[RECOMPUTED], seconds[ONCE]))
+    return cases, {"recomputed to computed once": round(gain, 2)}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -128,6 +139,12 @@ def main(arguments: Sequence[str]) -> None:
     values = flags.FLAGS
     data_set = open_data_set(values.data_dir, values.config)
     split = data_set.open_split(values.split)
+    num_cells = split.num_cells // values.batch_size * values.batch_size  # every step has a full batch
+    if not num_cells:
+        raise InputError(
+            f"--batch_size={values.batch_size} is more than the {split.num_cells} cells of --split={values.split}; "
+            "give a smaller batch or a larger split"
+        )
     tf_import.import_tensorflow()
     import keras
     import tensorflow as tf
@@ -135,6 +152,7 @@ def main(arguments: Sequence[str]) -> None:
     from trainers.input_pipeline import batching
     from trainers.input_pipeline.input_stall import InputStall, measured
     from trainers.input_pipeline.shuffle_order import ShuffleOrder
+    from trainers.models import architectures
     from trainers.training import allocator, hardware
 
     allocator.keep_freed_memory()
@@ -148,35 +166,39 @@ def main(arguments: Sequence[str]) -> None:
     )
     print("\n".join(used.lines))
     keras.utils.set_random_seed(values.seed)
-    model = build(values.model, split.image_size_px, used.jit_compile)
-    num_cells = split.num_cells // values.batch_size * values.batch_size  # every step has a whole batch
-    if not num_cells:
-        raise InputError(f"--batch_size={values.batch_size} is more than the {split.num_cells} cells of {values.split}")
+    model = getattr(architectures, values.model)(split.image_size_px)  # with random weights
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"], jit_compile=used.jit_compile)
     order = ShuffleOrder(num_cells, values.batch_size, values.seed)
     mode = batching.choose_mode(values.input, [split])
     epochs = 1 + (_WARM_UP_STEPS + values.steps) // order.steps_per_epoch
-    waiting = InputStall()
-    real = measured(batching.training_batches(split, order, epochs, mode), waiting)
-    random = tf.random.Generator.from_seed(values.seed)
+    stall = InputStall()
+    real = measured(batching.training_batches(split, order, epochs, mode), stall)
     shape = (values.batch_size, split.image_size_px, split.image_size_px, 3)
-    images = tf.cast(random.uniform(shape, maxval=256, dtype=tf.int32), tf.uint8)
+    images = tf.cast(tf.random.Generator.from_seed(values.seed).uniform(shape, maxval=256, dtype=tf.int32), tf.uint8)
     synthetic = tf.data.Dataset.from_tensors((images, tf.range(values.batch_size, dtype=tf.int64) % 2)).repeat()
-    cases, ratios = compare(
-        {
-            REAL: lambda: fit(model, real, values.steps, waiting),
-            SYNTHETIC: lambda: fit(model, synthetic, values.steps, InputStall()),
-            INPUT: lambda: read(real, values.steps),
-        },
-        values.steps * values.batch_size,
-        values.repeats,
-    )
-    if values.model == "vgg_frozen":
-        from benchmarks.harness import frozen_features
+    fractions_waited = []
 
-        more_cases, more_ratios = frozen_features.compare(
-            split, data_set.manifest, values.batch_size, values.seed, used.jit_compile, values.repeats
-        )
-        cases, ratios = [*cases, *more_cases], ratios | more_ratios
+    def fit_on_real_data() -> float:
+        seconds, waited = fit(model, real, values.steps, stall)
+        fractions_waited.append(waited / seconds)
+        return seconds
+
+    functions = {
+        REAL: fit_on_real_data,
+        SYNTHETIC: lambda: fit(model, synthetic, values.steps, InputStall())[0],
+        INPUT: lambda: read(real, values.steps),
+    }
+    cases, seconds = measure_in_turn(functions, values.steps * values.batch_size, values.repeats)
+    ratios = {
+        "fit on real data to fit on one synthetic batch": round(
+            median(map(truediv, seconds[SYNTHETIC], seconds[REAL])), 4
+        ),
+        "share of the step time spent waiting for data": round(median(fractions_waited), 5),
+        "input alone to fit on real data": round(median(seconds[REAL]) / median(seconds[INPUT]), 1),
+    }
+    if values.model == "vgg_frozen":
+        frozen_cases, frozen_ratios = compare_frozen(split, data_set.manifest, used.jit_compile)
+        cases, ratios = [*cases, *frozen_cases], ratios | frozen_ratios
     measurement.write(Path(values.output), cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
     print(f"{measurement.table(cases, ratios)}\n{values.output}")
 
@@ -187,10 +209,10 @@ if __name__ == "__main__":
     flags.DEFINE_string("config", "by_patient", "Config of the data set.")
     flags.DEFINE_string("split", "train", "TFDS split expression to train on.")
     flags.DEFINE_enum("model", "basic_cnn", MODELS, "Which model.")
-    flags.DEFINE_integer("batch_size", 64, "Cells a step.", lower_bound=1)
-    flags.DEFINE_integer("steps", 20, "Timed steps a run.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 64, "Cells per batch.", lower_bound=1)
+    flags.DEFINE_integer("steps", 20, "Timed steps per run.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Runs of each case.", lower_bound=1)
-    flags.DEFINE_integer("seed", 42, "Decides on weights and order.", lower_bound=0, upper_bound=2**31 - 1)
-    flags.DEFINE_enum("input", "auto", INPUT_MODES, "See the trainers.")
-    flags.DEFINE_enum("precision", "auto", PRECISIONS, "See the trainers.")
+    flags.DEFINE_integer("seed", 42, "Seed of weights and order.", lower_bound=0, upper_bound=2**31 - 1)
+    flags.DEFINE_enum("input", "auto", INPUT_MODES, "Input mode, as of the trainers.")
+    flags.DEFINE_enum("precision", "auto", PRECISIONS, "Precision, as of the trainers.")
     run(main)

@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 from absl import app, flags
 
+os.environ["EPATH_USE_TF"] = "false"  # as in commands: etils asks once per process, when it is first used
+
 from pipeline import synthetic
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
 from pipeline.job import plan

@@ -4,6 +4,8 @@ import ast
 import functools
 import itertools
 import resource
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, run_command
@@ -127,3 +129,25 @@ def test_help_does_not_import_large_libraries(module):
     before = seconds()
     assert "--data_dir" in run_command(module, "--help").stdout
     assert seconds() - before < 4, "CPU seconds; importing TensorFlow takes about six"
+
+
+def test_importing_the_data_set_changes_nothing_of_the_process():
+    modules = ["pipeline.job.beam_pipeline", "pipeline.job.fill", "pipeline.verify", "tfds_malaria"]
+    code = f"""
+import importlib, logging, os, warnings
+import apache_beam, cv2, fsspec.config, PIL.Image, tensorflow_datasets
+
+def state():
+    loggers = [logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)]
+    changed = {{each.name: [list(each.filters), each.level] for each in loggers if each.filters or each.level}}
+    limits = [PIL.Image.MAX_IMAGE_PIXELS, logging.root.manager.disable, cv2.utils.logging.getLogLevel()]
+    return [dict(os.environ), dict(fsspec.config.conf), changed, list(warnings.filters), limits]
+
+before = state()
+for module in {modules}:
+    importlib.import_module(module)
+for now, then in zip(state(), before, strict=True):
+    assert now == then, (now, then)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -1,11 +1,13 @@
-"""Readers of the cells in this environment: the project's three input modes, and what people write without it.
+"""Reads the cells in this environment: the project's three input modes, and what people write without it.
 
-python -m benchmarks.input_readers '<work as JSON>'    (see benchmarks.clock; benchmarks.input_throughput runs it)
+python -m benchmarks.baselines.input_readers '<work as JSON>'    (see benchmarks.harness.clock)
 """
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,36 +16,34 @@ from benchmarks.harness import clock
 from benchmarks.harness.clock import Batch, Reader, Work
 from pipeline.cells import LABELS
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-import tensorflow as tf
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _SHUFFLED_RECORDS = 2048  # as DALI
 _SEED = 42
 
 
-def _numpy(batches: tf.data.Dataset) -> Iterator[Batch]:
+def _numpy(batches: "tf.data.Dataset") -> Iterator[Batch]:
     """The batches' memory, without the copy that `.numpy()` makes."""
     for images, labels in batches:
         yield np.asarray(memoryview(images)), np.asarray(memoryview(labels))
 
 
-def _ours(mode: str) -> Reader:
-    def read(work: Work) -> Iterator[Batch]:
-        from trainers.data import open_data_set
-        from trainers.input_pipeline import batching
-        from trainers.input_pipeline.shuffle_order import ShuffleOrder
-        from trainers.training import allocator
+def _input_mode(mode: str, work: Work) -> Iterator[Batch]:
+    from trainers.data import open_data_set
+    from trainers.input_pipeline import batching
+    from trainers.input_pipeline.shuffle_order import ShuffleOrder
+    from trainers.training import allocator
 
-        allocator.keep_freed_memory()  # as every trainer does
-        data_dir, _, config, _ = work.dataset.rsplit("/", 3)
-        split = open_data_set(data_dir, config).open_split(work.expression)
-        order = ShuffleOrder(split.num_cells, work.batch_size, _SEED)
-        yield from _numpy(batching.training_batches(split, order, work.epochs, mode))
-
-    return Reader(read, ("trainers.input_pipeline",))
+    allocator.keep_freed_memory()  # as every trainer does
+    split = open_data_set(work.data_dir, work.config).open_split(work.split)
+    order = ShuffleOrder(split.num_cells, work.batch_size, _SEED)
+    yield from _numpy(batching.training_batches(split, order, work.epochs, mode))
 
 
-def _parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _parse(record: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
+    import tensorflow as tf
+
     spec = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
     cell = tf.io.parse_single_example(record, spec)
     image = tf.io.decode_raw(cell["image"], tf.uint8)
@@ -52,6 +52,8 @@ def _parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _tf_data(work: Work) -> Iterator[Batch]:
+    import tensorflow as tf
+
     records = tf.data.TFRecordDataset(list(work.shards))
     batches = records.map(_parse).shuffle(_SHUFFLED_RECORDS).batch(work.batch_size)
     for _ in range(work.epochs):
@@ -59,6 +61,8 @@ def _tf_data(work: Work) -> Iterator[Batch]:
 
 
 def _tf_data_autotuned(work: Work) -> Iterator[Batch]:
+    import tensorflow as tf
+
     autotune = tf.data.AUTOTUNE
     shards = tf.data.Dataset.from_tensor_slices(list(work.shards)).shuffle(len(work.shards))
     records = shards.interleave(tf.data.TFRecordDataset, num_parallel_calls=autotune)
@@ -69,14 +73,10 @@ def _tf_data_autotuned(work: Work) -> Iterator[Batch]:
 
 
 def _tfds_load(work: Work) -> Iterator[Batch]:
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    version_dir = Path(work.dataset)
-    cells = tfds.load(
-        "/".join(version_dir.parts[-3:]).replace("/1.", ":1."),
-        data_dir=str(version_dir.parents[2]),
-        split=work.expression,
-    )
+    cells = tfds.load(f"tfds_malaria/{work.config}", data_dir=work.data_dir, split=work.split)
     batches = cells.shuffle(_SHUFFLED_RECORDS).batch(work.batch_size).prefetch(tf.data.AUTOTUNE)
     for _ in range(work.epochs):
         yield from _numpy(batches.map(lambda cell: (cell["image"], cell["label"])))
@@ -111,15 +111,17 @@ def _keras_directory(work: Work) -> Iterator[Batch]:
 
 
 READERS = {
-    "resident": _ours("resident"),
-    "mapped": _ours("mapped"),
-    "streaming": _ours("streaming"),
+    **{
+        mode: Reader(partial(_input_mode, mode), ("trainers.data", "trainers.input_pipeline.batching"))
+        for mode in ("resident", "mapped", "streaming")
+    },
     "numpy_in_memory": Reader(_numpy_in_memory),
-    "tf_data": Reader(_tf_data),
-    "tf_data_autotuned": Reader(_tf_data_autotuned),
-    "tfds_load": Reader(_tfds_load, ("tensorflow_datasets", "tfds_malaria")),
+    "tf_data": Reader(_tf_data, ("tensorflow",)),
+    "tf_data_autotuned": Reader(_tf_data_autotuned, ("tensorflow",)),
+    "tfds_load": Reader(_tfds_load, ("tensorflow", "tensorflow_datasets", "tfds_malaria")),
     "keras_directory": Reader(_keras_directory, ("keras",), _write_pngs),
 }
 
 if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     clock.run(READERS)

@@ -1,1 +1,1 @@
-"""How things are measured, whatever is measured."""
+"""How benchmarks measure, whatever they measure."""

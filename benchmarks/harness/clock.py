@@ -1,12 +1,10 @@
-"""The clock that every reader of cells runs under, in a process of its own.
-
-In: a reader and its work, as JSON. Out: seconds of every epoch, as JSON on standard output.
+"""The clock that every reader of cells runs under, in a process of its own: a `Work` as JSON in, its seconds out.
 
 A reader is a generator of shuffled batches over some epochs. The clock starts before it is made and stops when it is
-closed. Images are counted: every epoch must end after exactly its number of cells. One byte of every 4 KiB of each
-image is read from every batch and summed up, so that no reader can hand out memory that it never filled; once, not
-timed, the CRC-32 of every whole image with its label is summed up over an epoch. Both sums are those of the multiset,
-whatever the order. Needs NumPy and psutil, nothing else, since peers run in an environment of their own.
+closed. No reader can cheat: every epoch must hold exactly its number of cells, and one byte of every 4 KiB of each
+image is read from every batch and summed; once, not timed, the CRC-32 of every image with its label is summed over an
+epoch. The sums do not depend on the order. Needs NumPy and psutil only: other libraries have an environment of their
+own.
 """
 
 import dataclasses
@@ -38,13 +36,13 @@ class Content(NamedTuple):
       num_cells: how many.
       touched: sum of some bytes of each image.
       labels: sum of the labels.
-      multiset: sum of CRC-32s over each image with its label; None where only the rest was looked at.
+      crcs: sum of CRC-32s over each image with its label; 0 if not computed.
     """
 
     num_cells: int
     touched: int
     labels: int
-    multiset: int | None = None
+    crcs: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,22 +51,21 @@ class Work:
 
     Attributes:
       reader: its name.
-      cells: folder with `images.npy` (uint8 [cells, size, size, 3]) and `labels.npy`, for readers with a form of
-        their own.
-      own: the reader's folder; its own form is kept there from one run to the next.
-      dataset: the data set's version folder, for readers of the TFRecords.
-      expression: split expression of the cells in it; whole shards.
-      shards: the same, as files.
+      arrays: folder with `images.npy` (uint8 [cells, size, size, 3]) and `labels.npy`, for readers of another format.
+      own: folder for the reader's own format, kept from one run to the next.
+      data_dir, config, split: the same cells in the project's format; the split is of complete shards.
+      shards: their files.
       expected: what every epoch must hold.
       batch_size, epochs: of the batches.
       is_check: compare every byte of one epoch instead of timing.
     """
 
     reader: str
-    cells: str
+    arrays: str
     own: str
-    dataset: str
-    expression: str
+    data_dir: str
+    config: str
+    split: str
     shards: tuple[str, ...]
     expected: Content
     batch_size: int = 64
@@ -77,13 +74,13 @@ class Work:
 
     @property
     def images(self) -> np.ndarray:
-        """uint8 RGB [cells, size, size, 3], mapped."""
-        return np.load(Path(self.cells) / "images.npy", mmap_mode="r")
+        """uint8 RGB [cells, size, size, 3], memory-mapped."""
+        return np.load(Path(self.arrays) / "images.npy", mmap_mode="r")
 
     @property
     def labels(self) -> np.ndarray:
         """int64 [cells]."""
-        return np.load(Path(self.cells) / "labels.npy")
+        return np.load(Path(self.arrays) / "labels.npy")
 
 
 class Reader(NamedTuple):
@@ -91,8 +88,8 @@ class Reader(NamedTuple):
 
     Attributes:
       read: work -> batches of all epochs.
-      modules: what it imports, outside the clock.
-      prepare: writes the reader's own form into `work.own`, outside the clock.
+      modules: what it imports, outside of the clock.
+      prepare: writes the reader's own format into `work.own`, outside of the clock.
     """
 
     read: Callable[[Work], Iterator[Batch]]
@@ -100,41 +97,38 @@ class Reader(NamedTuple):
     prepare: Callable[[Work], None] = lambda work: None
 
 
-def summed(batch: Batch, is_whole: bool = False) -> Content:
+def content_of(batch: Batch, with_crcs: bool = False) -> Content:
     """What a batch adds to its epoch."""
     images, labels = batch
     touched = int(images.reshape(len(images), -1)[:, ::_BYTES_BETWEEN_TOUCHES].sum(dtype=np.int64))
-    multiset = None
-    if is_whole:
+    crcs = 0
+    if with_crcs:
         pairs = zip(np.ascontiguousarray(images, np.uint8), labels.tolist(), strict=True)
-        multiset = sum(zlib.crc32(image, int(label)) for image, label in pairs)
-    return Content(len(images), touched, int(labels.sum()), multiset)
+        crcs = sum(zlib.crc32(image, int(label)) for image, label in pairs)
+    return Content(len(images), touched, int(labels.sum()), crcs)
 
 
-def total_of(parts: Iterable[Content]) -> Content:
-    """What whole batches are together."""
-    return Content(*(sum(column) for column in zip(*parts, strict=True)))
+def total_of(contents: Iterable[Content]) -> Content:
+    """The content of several batches together."""
+    return Content(*(sum(column) for column in zip(*contents, strict=True)))
 
 
 def run(readers: Mapping[str, Reader]) -> None:
-    """Runs the work that the command's only argument tells, and prints its result."""
-    given = json.loads(sys.argv[1])
-    work = Work(**{**given, "shards": tuple(given["shards"]), "expected": Content(*given["expected"])})
+    """Runs the work that is the command's only argument, and prints its result as JSON."""
+    fields = json.loads(sys.argv[1])
+    work = Work(**{**fields, "shards": tuple(fields["shards"]), "expected": Content(*fields["expected"])})
     reader = readers[work.reader]
     for module in reader.modules:
         importlib.import_module(module)
     own = Path(work.own)
     prepared = own.with_name(f"{own.name}.prepared")
-    seconds = 0.0
     if not prepared.exists():
         shutil.rmtree(own, ignore_errors=True)  # of a run that was stopped
         own.mkdir(parents=True)
-        started = time.perf_counter()
         reader.prepare(work)
-        seconds = time.perf_counter() - started
         prepared.touch()
     result = check(reader, work) if work.is_check else timed(reader, work)
-    print(f"\n{json.dumps({'prepare_seconds': seconds, **result})}", flush=True)
+    print(f"\n{json.dumps(result)}", flush=True)
 
 
 def check(reader: Reader, work: Work) -> dict[str, int]:
@@ -143,11 +137,11 @@ def check(reader: Reader, work: Work) -> dict[str, int]:
     Raises:
       ValueError: if the epoch holds something else than expected.
     """
-    parts = [summed(batch, is_whole=True) for batch in reader.read(dataclasses.replace(work, epochs=1))]
-    found = total_of(parts)
-    if found != work.expected:
-        raise ValueError(f"{work.reader} read {found}, expected {work.expected}")
-    return {"num_checked": found.num_cells}
+    batches = reader.read(dataclasses.replace(work, epochs=1))
+    content = total_of([content_of(batch, with_crcs=True) for batch in batches])
+    if content != work.expected:
+        raise ValueError(f"{work.reader} read {content}, expected {work.expected}")
+    return {"num_checked": content.num_cells}
 
 
 def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
@@ -160,25 +154,25 @@ def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
     Raises:
       ValueError: if an epoch holds something else than expected.
     """
-    wanted = work.expected._replace(multiset=None)
+    expected, content = work.expected._replace(crcs=0), Content(0, 0, 0)
     cpu_before, ends = _cpu_seconds(), [time.perf_counter()]
-    num_cells = touched = labels = 0
     batches = reader.read(work)
     for batch in batches:
-        part = summed(batch)
-        num_cells, touched, labels = num_cells + part.num_cells, touched + part.touched, labels + part.labels
-        if num_cells >= wanted.num_cells:
+        content = total_of([content, content_of(batch)])
+        if content.num_cells >= expected.num_cells:
             ends.append(time.perf_counter())
-            if (found := Content(num_cells, touched, labels)) != wanted:
-                raise ValueError(f"{work.reader}, epoch {len(ends) - 1}: read {found}, expected {wanted}")
-            num_cells = touched = labels = 0
+            if content != expected:
+                raise ValueError(f"{work.reader}, epoch {len(ends) - 1}: read {content}, expected {expected}")
+            content = Content(0, 0, 0)
             if len(ends) == work.epochs + 1:
                 cpu_open = _cpu_seconds()  # workers that end with the reader might be missed afterwards
                 closing = time.perf_counter()
     del batches, batch
     closed = time.perf_counter()
-    if num_cells or len(ends) != work.epochs + 1:
-        raise ValueError(f"{work.reader} read {len(ends) - 1} epochs and {num_cells} cells, expected {work.epochs}")
+    if content.num_cells or len(ends) != work.epochs + 1:
+        raise ValueError(
+            f"{work.reader} read {len(ends) - 1} epochs and {content.num_cells} cells, expected {work.epochs} epochs"
+        )
     return {
         "epoch_seconds": [after - before for before, after in itertools.pairwise(ends)],
         "closing_seconds": closed - closing,

@@ -1,11 +1,9 @@
-"""Measuring processes: time, CPU, memory; and the form of the tables that come out.
+"""Measures processes (time, CPU, memory) and writes the file form that all benchmarks share.
 
-In: commands, or functions. Out: the file form that all benchmarks share, with medians of repeated runs and ratios
-within one run, since machines are shared and noisy.
+A case holds the median of repeated runs, and ratios are within one run, since machines are shared and noisy.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import platform
@@ -17,104 +15,89 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple
 
 import psutil
 
 from pipeline.errors import InputError
 
-_ROOT = Path(__file__).parent.parent
-_SECONDS_BETWEEN_SAMPLES = 0.05
+_ROOT = Path(__file__).parents[2]
 
 
-@dataclasses.dataclass(frozen=True)
-class Measurement:
+class Measurement(NamedTuple):
     """One run of a command.
 
     Attributes:
       seconds: from start to end, start-up included.
       cpu_seconds: user and system time, of the process and its own children.
       peak_rss_bytes: most memory that the process, or its largest child, held at a time.
-      sampled_bytes: the most that `sample` gave; 0 if it was never called.
+      sampled_bytes: the most that `sample` returned; 0 if it was never called.
       output: standard output.
     """
 
     seconds: float
     cpu_seconds: float
     peak_rss_bytes: int
-    sampled_bytes: int
-    output: str
+    sampled_bytes: int = 0
+    output: str = ""
 
 
 def measure(
+    name: str,
     command: Sequence[str],
     sample: Callable[[psutil.Process], int] = lambda _: 0,
-    seconds_between_samples: float = _SECONDS_BETWEEN_SAMPLES,
+    seconds_between_samples: float = 0.05,
 ) -> Measurement:
     """Runs a command in the project's folder and measures it.
 
     Args:
+      name: what to call it in errors.
       command: what to run.
-      sample: looks at the running process now and then, and gives bytes.
+      sample: looks at the running process now and then, and returns bytes.
       seconds_between_samples: how often.
 
     Raises:
-      InputError: if it fails; the message ends with what it said last.
+      InputError: if it fails; the message ends with the last line on its standard error.
     """
-    started = time.perf_counter()
-    with (
-        tempfile.TemporaryFile("w+") as output,
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(command, cwd=_ROOT, stdout=output, stderr=errors) as process,
-    ):
-        samples = [0]
-        ended = threading.Event()
-        sampler = threading.Thread(target=_sample, args=(process.pid, sample, seconds_between_samples, samples, ended))
-        sampler.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        ended.set()
-        sampler.join()
-        said, complaints = _read(output), _read(errors)
-    if process.returncode:
-        last = (complaints.strip().splitlines() or [""])[-1]
-        raise InputError(f"{' '.join(map(str, command))} ended with status {process.returncode}: {last}")
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Measurement(seconds, usage.ru_utime + usage.ru_stime, peak, max(samples), said)
+    samples = [0]
+    ended = threading.Event()
+
+    def take_samples(pid: int) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            while not ended.wait(seconds_between_samples):
+                samples.append(sample(process))
+
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        started = time.perf_counter()
+        with subprocess.Popen(command, cwd=_ROOT, stdout=output, stderr=errors) as process:
+            sampler = threading.Thread(target=take_samples, args=(process.pid,))
+            sampler.start()
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - started
+            process.returncode = os.waitstatus_to_exitcode(status)
+            ended.set()
+            sampler.join()
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            last_line = (errors.read().strip().splitlines() or [""])[-1]
+            raise InputError(f"{name} ended with status {process.returncode}: {last_line}")
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return Measurement(seconds, usage.ru_utime + usage.ru_stime, peak, max(samples), output.read())
 
 
-def _read(file: TextIO) -> str:
-    file.seek(0)
-    return file.read()
-
-
-def measure_here(work: Callable[[], float]) -> Measurement:
-    """Runs a function in this process, which returns the seconds that count; memory is what the process holds then."""
+def measure_here(function: Callable[[], float]) -> Measurement:
+    """Runs a function in this process that returns the seconds that count; memory is what the process then holds."""
     before = os.times()
-    seconds = work()
+    seconds = function()
     after = os.times()
     cpu_seconds = after.user + after.system - before.user - before.system
-    return Measurement(seconds, cpu_seconds, psutil.Process().memory_info().rss, 0, "")
-
-
-def _sample(
-    pid: int,
-    sample: Callable[[psutil.Process], int],
-    seconds_between_samples: float,
-    samples: list[int],
-    ended: threading.Event,
-) -> None:
-    process = psutil.Process(pid)
-    while not ended.wait(seconds_between_samples):
-        try:
-            samples.append(sample(process))
-        except psutil.NoSuchProcess:
-            return
+    return Measurement(seconds, cpu_seconds, psutil.Process().memory_info().rss)
 
 
 def tree_bytes(process: psutil.Process) -> int:
-    """Memory of a process and all its descendants now; what several of them share counts once, where Linux tells."""
+    """Memory of a process and its descendants now; on Linux, memory that several of them share counts once."""
     total = 0
     for member in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -124,19 +107,11 @@ def tree_bytes(process: psutil.Process) -> int:
 
 
 def case(name: str, num_images: int, runs: Sequence[Measurement], **more: Any) -> dict[str, Any]:
-    """A case's row: images per second from whole processes, medians of CPU time and memory.
-
-    Args:
-      name: of the case.
-      num_images: images a run.
-      runs: its measurements.
-      **more: further entries.
-    """
-    rates = [num_images / run.seconds for run in runs]
+    """A case of the file, with further entries: images per second, medians of CPU time and memory."""
     return {
         "name": name,
         "num_images": num_images,
-        "images_per_second": rates_entry(rates),
+        "images_per_second": rates_entry([num_images / run.seconds for run in runs]),
         "first_epoch": None,
         "seconds": round(statistics.median(run.seconds for run in runs), 3),
         "cpu_seconds": round(statistics.median(run.cpu_seconds for run in runs), 3),
@@ -146,8 +121,8 @@ def case(name: str, num_images: int, runs: Sequence[Measurement], **more: Any) -
 
 
 def rates_entry(rates: Sequence[float]) -> dict[str, Any]:
-    """The median of some rates, and all of them."""
-    return {"median": round(statistics.median(rates), 1), "runs": [round(rate, 1) for rate in rates]}
+    """The median of some rates, and all of them; the median of none is None."""
+    return {"median": round(statistics.median(rates), 1) if rates else None, "runs": [round(rate, 1) for rate in rates]}
 
 
 def write(path: Path, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
@@ -158,29 +133,47 @@ def write(path: Path, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, f
 
 
 def table(cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float]) -> str:
-    """The same for people."""
+    """The measured cases and the ratios as text, and what was not measured."""
     width = max(len(str(row["name"])) for row in cases)
-    lines = [f"{'':<{width}}  images/s  seconds  CPU s  peak MB"]
+    lines = [f"{'':<{width}}  images/s  first epoch  CPU s  peak MB"]
     for row in cases:
-        values = (row["images_per_second"]["median"], row["seconds"], row["cpu_seconds"], row["peak_rss_bytes"] / 1e6)
-        lines.append("{:<{}}  {:>8,.0f}  {:>7,.1f}  {:>5,.1f}  {:>7,.0f}".format(row["name"], width, *values))
+        if row["images_per_second"]["median"] is None:
+            lines.append(f"{row['name']:<{width}}  not measured: {row['error']}")
+            continue
+        first = f"{row['first_epoch']['median']:,.0f}" if row["first_epoch"] else ""
+        values = (row["images_per_second"]["median"], first, row["cpu_seconds"], row["peak_rss_bytes"] / 1e6)
+        lines.append("{:<{}}  {:>8,.0f}  {:>11}  {:>5,.1f}  {:>7,.0f}".format(row["name"], width, *values))
     return "\n".join([*lines, *(f"{name}: {ratio:.2f}" for name, ratio in ratios.items())])
 
 
+def positive_numbers(flag: str, given: Sequence[str]) -> list[int]:
+    """The sorted numbers of a list flag; raises InputError if one is not a positive number."""
+    try:
+        numbers = sorted({int(number) for number in given})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise InputError(f"--{flag}={','.join(given)} is not a list of positive numbers, such as 9000,27000")
+    return numbers
+
+
+def check_work_dir(work_dir: str | None) -> None:
+    """Raises InputError if `--work_dir` is given and is not a folder."""
+    if work_dir and not Path(work_dir).is_dir():
+        raise InputError(f"--work_dir={work_dir} is not a folder; create it first or name another")
+
+
 def _machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": _processor(),
+        "processor": models[0] if models else platform.processor() or platform.machine(),
         "num_cpus": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    names = [line for line in path.read_text().splitlines() if line.startswith("model name")] if path.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
 
 
 def _commit() -> str:

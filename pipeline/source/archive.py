@@ -33,19 +33,12 @@ class UnreadableImage(Exception):
 
 
 class File(NamedTuple):
-    """A file of the source.
+    """A file of the source."""
 
-    Attributes:
-      path: from the source's top, with `/`.
-      num_bytes: its size.
-      zip_entry: where the archive holds it; None in a folder.
-      fault: why it must not be read; None if it may be.
-    """
-
-    path: str
+    path: str  # from the source's top, with `/`
     num_bytes: int
-    zip_entry: ZipEntry | None = None
-    fault: str | None = None
+    zip_entry: ZipEntry | None = None  # None in a folder
+    fault: str | None = None  # why it must not be read
 
 
 class Source(ABC):
@@ -57,12 +50,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, path: str, zip_entry: ZipEntry | None) -> bytes:
-        """A file's bytes.
-
-        Raises:
-          UnreadableImage: if the bytes are damaged or too many.
-          OSError: if the source cannot be read.
-        """
+        """A file's bytes; raises UnreadableImage if they are damaged or too many, OSError if the source fails."""
 
     def checksum(self, path: str, zip_entry: ZipEntry | None) -> int:
         """CRC-32 of a file's bytes; from the archive's directory where there is one. Raises as `read` does."""

@@ -9,7 +9,6 @@ import functools
 import io
 import struct
 import warnings
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import cv2
@@ -22,31 +21,16 @@ from pipeline.source.archive import UnreadableImage
 MAX_PIXELS = 1 << 24
 """Larger images are rejected: a cell crop has about 20,000 pixels."""
 
-_CONVERTED_MODES = {
-    "1": "grey",
-    "L": "grey",
-    "I": "16-bit grey",
-    "I;16": "16-bit grey",
-    "I;16B": "16-bit grey",
-    "F": "float grey",
-    "LA": "grey with alpha",
-    "P": "palette",
-    "PA": "palette",
-    "RGBA": "alpha",
-    "RGBX": "alpha",
-    "CMYK": "CMYK",
-    "YCbCr": "YCbCr",
-    "LAB": "LAB",
-    "HSV": "HSV",
+_MODES_OF_CONVERSION = {
+    "grey": ("1", "L"),
+    "16-bit grey": ("I", "I;16", "I;16B"),
+    "float grey": ("F",),
+    "grey with alpha": ("LA",),
+    "palette": ("P", "PA"),
+    "alpha": ("RGBA", "RGBX"),
 }
-_SUFFIXES_OF_FORMAT = {
-    "PNG": {".png"},
-    "JPEG": {".jpg", ".jpeg"},
-    "MPO": {".jpg", ".jpeg"},
-    "BMP": {".bmp"},
-    "TIFF": {".tif", ".tiff"},
-    "WEBP": {".webp"},
-}
+_CONVERSIONS = {mode: name for name, modes in _MODES_OF_CONVERSION.items() for mode in modes}
+_SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}  # else as the format
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -147,7 +131,7 @@ def _read_header(encoded: bytes, filename: str) -> tuple[str, ...]:
         _check_size(*_PNG_HEADER.unpack_from(encoded)[:2])
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            image_format, mode, (width, height) = image.format, image.mode, image.size
+            image_format, mode, (width, height) = image.format or "", image.mode, image.size
             conversions = _orientation_and_frames(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(f"{error}; expected at most {MAX_PIXELS} pixels in all") from error
@@ -158,9 +142,9 @@ def _read_header(encoded: bytes, filename: str) -> tuple[str, ...]:
     _check_size(width, height)
     if image_format == "PNG" and encoded[24] == 16 and mode in ("RGB", "RGBA"):
         conversions.append("16-bit colour")  # Pillow has no mode for it; byte 24 is IHDR's bit depth
-    if mode in _CONVERTED_MODES:
-        conversions.append(_CONVERTED_MODES[mode])
-    if PurePosixPath(filename).suffix.lower() not in _SUFFIXES_OF_FORMAT.get(image_format or "", set()):
+    if mode != "RGB":
+        conversions.append(_CONVERSIONS.get(mode, mode))
+    if not filename.lower().endswith(_SUFFIXES.get(image_format, f".{image_format.lower()}")):
         conversions.append(f"{image_format} by another suffix")
     return tuple(conversions)
 

@@ -54,57 +54,48 @@ def fetch_archive(directory: str, archive: Archive = NIH_ARCHIVE) -> Path:
       InputError: if the server cannot be reached, the download breaks off, or the file is not the archive.
     """
     path = Path(directory).expanduser() / archive.name
+    partial = path.with_name(f"{path.name}.partial")
     try:
         if _is_complete(path, archive):
             return path
         with storage.lock(epath.Path(path)):
-            return _fetch(path, archive)
+            if not _is_complete(path, archive):  # another process may have downloaded it in the meantime
+                _download(archive, partial)
+                partial.replace(path)
+            return path
     except OSError as error:
         raise InputError(f"cannot write the archive to {directory}: {error}; give another --download_dir") from error
 
 
-def _fetch(path: Path, archive: Archive) -> Path:
-    partial = path.with_name(f"{path.name}.partial")
-    if _is_complete(path, archive):  # another process has downloaded it while this one waited for the lock
-        return path
+def _download(archive: Archive, partial: Path) -> None:
     if _size(partial) > archive.num_bytes:
         partial.unlink()
-    _check_space(path.parent, archive.num_bytes - _size(partial))
-    _download(archive, partial)
-    digest = _sha256(partial)
-    if digest != archive.sha256:
-        partial.unlink()
+    missing, free = archive.num_bytes - _size(partial), shutil.disk_usage(partial.parent).free
+    if free < missing:
         raise InputError(
-            f"{archive.url} gave a file with sha256 {digest}, expected {archive.sha256}; the file was removed: try "
-            "again, or get the archive elsewhere and give its path as --source"
+            f"{partial.parent} has {free:,} bytes free, but {missing:,} are needed; give another --download_dir"
         )
-    partial.replace(path)
-    return path
-
-
-def _is_complete(path: Path, archive: Archive) -> bool:
-    return _size(path) == archive.num_bytes and _sha256(path) == archive.sha256
-
-
-def _download(archive: Archive, partial: Path) -> None:
     with progress_bar(
         archive.num_bytes, f"downloading {archive.name}", "B", unit_scale=True, initial=_size(partial)
     ) as bar:
-        for attempt in range(_NUM_ATTEMPTS):
+        for _ in range(_NUM_ATTEMPTS):
             before = _size(partial)
             reason = _continue_download(archive, partial, bar)
             size = _size(partial)
-            if size >= archive.num_bytes:
+            if size <= before or size >= archive.num_bytes:
                 break
-            if size <= before or attempt == _NUM_ATTEMPTS - 1:
-                raise InputError(
-                    f"the download of {archive.url} broke off at {size:,} of {archive.num_bytes:,} bytes ({reason}); "
-                    "the same command continues it"
-                )
-    if size != archive.num_bytes:
+    if size < archive.num_bytes:
+        raise InputError(
+            f"the download of {archive.url} broke off at {size:,} of {archive.num_bytes:,} bytes ({reason}); the same "
+            "command continues it"
+        )
+    if not _is_complete(partial, archive):
+        digest = _sha256(partial)
         partial.unlink()
         raise InputError(
-            f"{archive.url} gave {size:,} bytes, expected {archive.num_bytes:,}; the file was removed: try again"
+            f"{archive.url} gave {size:,} bytes with sha256 {digest}, expected {archive.num_bytes:,} with "
+            f"{archive.sha256}; the file was removed: try again, or get the archive elsewhere and give its path as "
+            "--source"
         )
 
 
@@ -128,12 +119,8 @@ def _continue_download(archive: Archive, partial: Path, bar: tqdm) -> str:
     return "the server closed the connection"
 
 
-def _check_space(directory: Path, num_bytes: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if free < num_bytes:
-        raise InputError(
-            f"{directory} has {free:,} bytes free, but {num_bytes:,} are needed; give another --download_dir"
-        )
+def _is_complete(path: Path, archive: Archive) -> bool:
+    return _size(path) == archive.num_bytes and _sha256(path) == archive.sha256
 
 
 def _size(path: Path) -> int:

@@ -64,8 +64,8 @@ def list_cells(
     cells: dict[str, Cell] = {}
     rejected: list[Rejected] = []
     skipped: Counter[str] = Counter()
-    # An archive may hold a name twice: the smaller file counts, then the one that comes first.
-    for file in sorted(files, key=lambda file: (file.path, file.num_bytes, file.zip_entry or ())):
+    # An archive may hold a name twice: the smaller file counts, then the one that comes first, then one without fault.
+    for file in sorted(files, key=lambda file: (file.path, file.num_bytes, file.zip_entry or (), file.fault or "")):
         filename = file.path.removeprefix(root) if file.path.startswith(root) else ""
         folder, _, below = filename.partition("/")
         if not file.path.lower().endswith(IMAGE_SUFFIXES) or is_hidden(file.path):

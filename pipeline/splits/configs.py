@@ -7,6 +7,7 @@ model that has trained on some of them are optimistic on the others.
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -66,17 +67,12 @@ def assign_by_cell(cells: Sequence[Cell], seed: int) -> list[str]:
     return splits.tolist()
 
 
-def assign_by_patient(cells: Sequence[Cell], seed: int) -> list[str]:
-    """Patients into train, validation and test, see `assign_groups`."""
-    return _assign_patients(cells, FRACTIONS, seed)
+def assign_patients(cells: Sequence[Cell], seed: int, fractions: Mapping[str, float]) -> list[str]:
+    """Whole patients into splits of the given fractions of cells, see `assign_groups`.
 
-
-def assign_folds(cells: Sequence[Cell], seed: int) -> list[str]:
-    """Patients into five folds of equal size, see `assign_groups`."""
-    return _assign_patients(cells, _FOLD_FRACTIONS, seed)
-
-
-def _assign_patients(cells: Sequence[Cell], fractions: Mapping[str, float], seed: int) -> list[str]:
+    Raises:
+      InputError: if too few patients have cells of a class.
+    """
     counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(LABELS))
     for cell in cells:
         counts[cell.patient_id][cell.label] += 1
@@ -100,7 +96,7 @@ CONFIGS: Mapping[str, SplitConfig] = {
     "by_patient": SplitConfig(
         "63 % train, 7 % validation, 30 % test, stratified; no patient is in two splits.",
         tuple(FRACTIONS),
-        assign_by_patient,
+        partial(assign_patients, fractions=FRACTIONS),
         needs_patients=True,
     ),
     "by_cell": SplitConfig(
@@ -112,7 +108,7 @@ CONFIGS: Mapping[str, SplitConfig] = {
     "folds": SplitConfig(
         "Five stratified folds for cross-validation; no patient is in two folds.",
         tuple(_FOLD_FRACTIONS),
-        assign_folds,
+        partial(assign_patients, fractions=_FOLD_FRACTIONS),
         needs_patients=True,
     ),
 }

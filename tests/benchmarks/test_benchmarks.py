@@ -5,31 +5,57 @@ import re
 import sys
 
 import pytest
-from conftest import assert_one_line_error, run_command
+from conftest import assert_one_line_error, run_in_process
 
-from benchmarks.baselines.preprocess import PEERS
+from benchmarks.baselines.preprocess import BASELINES
 from benchmarks.harness.measurement import measure
 from benchmarks.repeated_cells import lay_out
 from pipeline.errors import InputError
 
 
-def test_preprocess_throughput(synthetic_zip, tmp_path):
-    flags = ("--num_cells=400", "--sizes=200,400", "--repeats=1", f"--work_dir={tmp_path}")
-    output = tmp_path / "tables" / "x.json"
-    result = run_command("benchmarks.preprocess_throughput", f"--source={synthetic_zip}", f"--output={output}", *flags)
+def measured(module, output, *flags):
+    """The file that a benchmark writes."""
+    result = run_in_process(f"benchmarks.{module}", f"--output={output}", "--repeats=1", *flags)
     assert result.returncode == 0, result.stderr
-    written = json.loads(output.read_text())
-    assert written.keys() == {"machine", "commit", "cases", "ratios"}
-    ours = ["pipeline.preprocess (213 cells)", "pipeline.preprocess (426 cells)"]
-    assert [case["name"] for case in written["cases"]] == [*PEERS, *ours]
-    for case in written["cases"]:
+    content = json.loads(output.read_text())
+    assert content.keys() >= {"machine", "commit", "cases", "ratios"}
+    for case in content["cases"]:
+        assert "error" not in case, case["error"]
         assert case["images_per_second"]["median"] > 0
         assert len(case["images_per_second"]["runs"]) == 1
+    return content
+
+
+def test_preprocess_throughput(synthetic_zip, tmp_path):
+    flags = (f"--source={synthetic_zip}", "--num_cells=400", "--sizes=400", f"--work_dir={tmp_path}")
+    content = measured("preprocess_throughput", tmp_path / "tables" / "x.json", *flags)
+    assert [case["name"] for case in content["cases"]] == [*BASELINES, "pipeline.preprocess (426 cells)"]
+    for case in content["cases"]:
         assert case["images_per_second_without_start_up"]["median"] >= case["images_per_second"]["median"]
         assert case["cpu_seconds"] > 0
         assert case["peak_rss_bytes"] > 1e7
-    assert set(written["ratios"]) >= {f"whole process, ours to {peer}" for peer in PEERS}
+    assert content["ratios"].keys() >= {f"whole process, ours to {baseline}" for baseline in BASELINES}
     assert [path.name for path in tmp_path.iterdir()] == ["tables"], "what was laid out is removed"
+
+
+def test_train_throughput(data_dir, tmp_path):
+    """With the model that has the most cases."""
+    flags = (f"--data_dir={data_dir}", "--model=vgg_frozen", "--split=train[:16]", "--batch_size=8", "--steps=1")
+    content = measured("train_throughput", tmp_path / "x.json", *flags)
+    assert [case["name"] for case in content["cases"]] == [
+        "fit on real data",
+        "fit on one synthetic batch",
+        "input alone",
+        "25 epochs, recomputed",
+        "25 epochs, features computed once",
+    ]
+    assert content["ratios"]["fit on real data to fit on one synthetic batch"] > 0
+    assert 0 <= content["ratios"]["share of the step time spent waiting for data"] <= 1
+    recomputed, once = content["cases"][-2:]
+    assert recomputed["num_images"] == once["num_images"] == 25 * 16
+    assert content["ratios"]["recomputed to computed once"] == pytest.approx(
+        recomputed["seconds"] / once["seconds"], rel=0.01
+    )
 
 
 def test_repeated_cells_are_new_patients(synthetic_zip, tmp_path):
@@ -40,17 +66,19 @@ def test_repeated_cells_are_new_patients(synthetic_zip, tmp_path):
 
 
 def test_a_command_that_fails_is_no_measurement():
-    with pytest.raises(InputError, match=r"ended with status 3: too bad"):
-        measure([sys.executable, "-c", "import sys; print('too bad', file=sys.stderr); sys.exit(3)"])
+    with pytest.raises(InputError, match=r"^it ended with status 3: too bad"):
+        measure("it", [sys.executable, "-c", "import sys; print('too bad', file=sys.stderr); sys.exit(3)"])
 
 
-def test_bad_sizes(synthetic_zip, tmp_path):
-    flags = (f"--source={synthetic_zip}", f"--output={tmp_path / 'x.json'}", "--sizes=many")
-    assert_one_line_error(run_command("benchmarks.preprocess_throughput", *flags), "--sizes=many")
-
-
-def test_predicting_without_a_run_is_told_at_once(tmp_path):
-    flags = (f"--run_dir={tmp_path / 'nowhere'}", "--source=cells.zip", f"--output={tmp_path / 'predict.json'}")
-    result = run_command("benchmarks.predict_throughput", *flags)
-    assert_one_line_error(result, "nowhere is no run")
-    assert len(result.stderr.splitlines()) == 1, "TensorFlow has not been asked"
+def test_mistakes_are_one_line(data_dir, synthetic_zip, tmp_path):
+    output = f"--output={tmp_path / 'x.json'}"
+    flags = (f"--source={synthetic_zip}", output, "--sizes=many")
+    assert_one_line_error(run_in_process("benchmarks.preprocess_throughput", *flags), "--sizes=many")
+    flags = (f"--run_dir={tmp_path / 'nowhere'}", "--source=cells.zip", output)
+    assert_one_line_error(run_in_process("benchmarks.predict_throughput", *flags), "nowhere is no run")
+    flags = (f"--data_dir={data_dir}", output)
+    for mistake in ("--readers=fast", "--peers=ffcv,fast", "--sizes=many", "--batch_sizes=0", "--work_dir=nowhere"):
+        result = run_in_process("benchmarks.input_throughput", *flags, mistake)
+        assert_one_line_error(result, mistake.partition("=")[0])
+    for mistake in ("--model=resnet", "--batch_size=4096"):
+        assert_one_line_error(run_in_process("benchmarks.train_throughput", *flags, mistake), mistake)

@@ -3,8 +3,9 @@
     python tests/pipeline/killer.py <source> <work folder> <first> <step> [overwrite]
 
 Each job runs in a forked child. For n = first, first + step, … until a job ends before its n-th change, one JSON line
-is printed: n, the exit status, the change that was not made, the exit status of the second run, and the digests of
-all files that it left. With `overwrite` the jobs replace a data set of other settings.
+is printed: n, the exit status, the change that was not made, how many files the killed job left, the exit status of the
+second run, and the digests of all files that this one left. With `overwrite` the jobs replace a data set of other
+settings.
 """
 
 import hashlib
@@ -87,9 +88,10 @@ def main(source, work, first, step, overwrite=""):
         if overwrite:
             shutil.copytree(other, data_dir)
         killed = in_child(source, data_dir, bool(overwrite), kill_at, report)
+        num_files = len(digests(data_dir))
         again = 0 if killed == 0 else in_child(source, data_dir, bool(overwrite))
         change = report.read_text() if killed else ""
-        print(json.dumps([kill_at, killed, change, again, digests(data_dir)]), flush=True)
+        print(json.dumps([kill_at, killed, change, num_files, again, digests(data_dir)]), flush=True)
         if killed == 0:
             return
 

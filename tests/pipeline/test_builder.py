@@ -1,6 +1,7 @@
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
@@ -19,6 +20,19 @@ def manual(tmp_path, source):
     folder = tmp_path / "manual"
     folder.mkdir()
     return zip_folder(source, folder / "cell_images.zip", prefix="cell_images/").parent
+
+
+class BuilderTest(tfds.testing.DatasetBuilderTestCase):
+    """TFDS's own test of builders: registered, prepared, read, reloaded, splits that do not overlap."""
+
+    DATASET_CLASS = tfds_malaria.Builder
+    BUILDER_CONFIG_NAMES_TO_TEST = ("by_patient",)
+    SPLITS = {"train": 20, "validation": 4, "test": 12}  # noqa: RUF012 - TFDS's own form
+    EXAMPLE_DIR = ROOT / "tfds_malaria"  # not read: the cells lie where the builder looks for them by default
+
+    def setUp(self):
+        super().setUp()
+        write_source(Path(self.tmp_dir) / "downloads" / "manual")
 
 
 @pytest.mark.parametrize("config", list(CONFIGS))

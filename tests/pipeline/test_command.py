@@ -4,12 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, assert_one_line_error, run_command
+from conftest import ROOT, assert_one_line_error, run_in_process
 
 READS_BY_PYTHON = """
 import time
-from trainers import quiet
-quiet.import_tensorflow()
+from trainers import tf_import
+tf_import.import_tensorflow()
 import numpy as np
 import tensorflow as tf
 from pipeline.command import run
@@ -46,7 +46,7 @@ def test_an_error_ends_the_command_while_batches_are_being_read():
     ],
 )
 def test_a_flag_that_cannot_be_used_is_told_in_one_line(arguments, expected):
-    assert_one_line_error(run_command("pipeline.preprocess", *arguments), expected, "see --help")
+    assert_one_line_error(run_in_process("pipeline.preprocess", *arguments), expected, "see --help")
 
 
 @pytest.mark.parametrize(

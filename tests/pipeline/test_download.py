@@ -76,9 +76,9 @@ def test_a_server_without_ranges_starts_anew(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"sha256": "0" * 64}, "gave a file with sha256"), ({"num_bytes": len(CONTENT) - 1}, "gave 5,120,000 bytes")],
+    [({"sha256": "0" * 64}, "with 0000"), ({"num_bytes": len(CONTENT) - 1}, "gave 5,120,000 bytes .* 5,119,999 with")],
 )
-def test_something_else_is_refused(server, tmp_path, changes, message):
+def test_another_file_is_removed(server, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         download.fetch_archive(str(tmp_path), archive(server, **changes))
     assert list(tmp_path.iterdir()) == []

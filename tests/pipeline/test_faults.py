@@ -24,7 +24,6 @@ from conftest import (
     listing_of,
     png,
     prepare,
-    run_command,
     write_source,
     zip_folder,
 )
@@ -52,20 +51,21 @@ def kills(source, folder, first, step, *mode):
 def assert_every_kill_was_survived(lines):
     *killed, undisturbed = lines
     assert undisturbed[1] == 0
-    for at, status, change, again, digests in killed:
+    assert any(num_files for _, _, _, num_files, _, _ in killed), "no kill came after a file was written"
+    for at, status, change, _, again, digests in killed:
         assert (status, again) == (-signal.SIGKILL, 0), (at, change)
-        assert digests == undisturbed[4], (at, change)
+        assert digests == undisturbed[5], (at, change)
 
 
 def test_killed_before_some_change_of_the_file_system_it_continues(source, tmp_path):
-    lines = kills(source, tmp_path, 3, 8)
-    assert len(lines) >= 6
+    lines = kills(source, tmp_path, 6, 12)
+    assert len(lines) >= 4
     assert_every_kill_was_survived(lines)
 
 
 def test_killed_during_the_last_writes_it_continues(source, tmp_path):
     lines = kills(source, tmp_path, 43, 2)
-    changes = " ".join(change for _, _, change, _, _ in lines)
+    changes = " ".join(change for _, _, change, *_ in lines)
     assert "manifest.json" in changes
     assert "1.0.0" in changes
     assert_every_kill_was_survived(lines)
@@ -84,31 +84,36 @@ def start(source, data_dir, *flags):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(source, data_dir, *flags):
-    result = run_command("pipeline.preprocess", f"--source={source}", f"--data_dir={data_dir}", *flags)
-    assert result.returncode == 0, result.stderr
+def finish(source, data_dir, cells_per_shard, configs=("by_patient",)):
+    """Ends a job, or does all of it, in this process."""
+    for config in configs:
+        prepare(source, data_dir, config=config, cells_per_shard=cells_per_shard)
     return data_set_digests(data_dir)
 
 
-def kill_at_random_moments(source, data_dir, seconds, *flags):
-    for moment in seconds:
+def kill_at_random_moments(rng, source, data_dir, times, *flags):
+    """Kills jobs that have written a file already; returns how many had not ended by then."""
+    num_killed = 0
+    for _ in range(times):
         process = start(source, data_dir, *flags)
+        while not any(path.is_file() for path in data_dir.rglob("*")) and process.poll() is None:
+            time.sleep(0.01)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=moment)
+            process.wait(timeout=rng.uniform(0, 1.5))
+        num_killed += process.poll() is None
         process.kill()
         process.communicate()
+    return num_killed
 
 
-def test_killed_at_random_moments_it_continues(synthetic_zip, tmp_path):
-    flags = ("--cells_per_shard=4",)
-    kill_at_random_moments(synthetic_zip, tmp_path / "data", [random.uniform(0.4, 2.5) for _ in range(3)], *flags)
-    continued = finish(synthetic_zip, tmp_path / "data", *flags)
-    assert continued == finish(synthetic_zip, tmp_path / "undisturbed", *flags)
+def test_killed_at_random_moments_it_continues(synthetic_zip, tmp_path, random_seed):
+    rng = random.Random(random_seed)
+    assert kill_at_random_moments(rng, synthetic_zip, tmp_path / "data", 3, "--cells_per_shard=4")
+    assert finish(synthetic_zip, tmp_path / "data", 4) == finish(synthetic_zip, tmp_path / "undisturbed", 4)
 
 
 def test_a_worker_that_was_killed_is_one_line_and_the_same_call_continues(synthetic_zip, tmp_path):
-    flags = ("--cells_per_shard=1",)
-    process = start(synthetic_zip, tmp_path / "data", *flags)
+    process = start(synthetic_zip, tmp_path / "data", "--cells_per_shard=1")
     while not list((tmp_path / "data/tfds_malaria/by_patient/1.0.0.incomplete").glob("*/*.done.json")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -119,7 +124,7 @@ def test_a_worker_that_was_killed_is_one_line_and_the_same_call_continues(synthe
     assert process.returncode == 1, error
     assert "Traceback" not in error
     assert "a worker process was killed, perhaps for memory; mend that, then the same command continues" in error
-    assert finish(synthetic_zip, tmp_path / "data", *flags) == finish(synthetic_zip, tmp_path / "undisturbed", *flags)
+    assert finish(synthetic_zip, tmp_path / "data", 1) == finish(synthetic_zip, tmp_path / "undisturbed", 1)
 
 
 def test_no_worker_that_was_killed_before_the_job_began_is_missed():
@@ -145,20 +150,21 @@ def test_workers_end_with_a_main_process_that_was_killed(synthetic_zip, tmp_path
 
 
 @pytest.mark.slow
-def test_a_series_of_kills(synthetic_zip, tmp_path):
-    flags = ("--cells_per_shard=2", "--config=by_patient,folds")
-    undisturbed = finish(synthetic_zip, tmp_path / "undisturbed", *flags)
+def test_a_series_of_kills(synthetic_zip, tmp_path, random_seed):
+    rng, configs = random.Random(random_seed), ("by_patient", "folds")
+    undisturbed = finish(synthetic_zip, tmp_path / "undisturbed", 2, configs)
     for attempt in range(10):
         data_dir = tmp_path / f"data{attempt}"
-        kill_at_random_moments(synthetic_zip, data_dir, [random.uniform(0.5, 4) for _ in range(4)], *flags)
-        assert finish(synthetic_zip, data_dir, *flags) == undisturbed
+        flags = ("--cells_per_shard=2", f"--config={','.join(configs)}")
+        assert kill_at_random_moments(rng, synthetic_zip, data_dir, 4, *flags)
+        assert finish(synthetic_zip, data_dir, 2, configs) == undisturbed
 
 
 def test_while_another_job_is_at_work_it_stops(source, tmp_path):
     target = layout.dataset_dir(str(tmp_path / "data"), "by_patient")
     with storage.lock(target):
-        result = run_command("pipeline.preprocess", f"--source={source}", f"--data_dir={tmp_path / 'data'}", *SMALL)
-        assert_one_line_error(result, "another job is at work on", "wait until it has ended")
+        with pytest.raises(InputError, match=r"another job is at work on .* wait until it has ended"):
+            prepare(source, tmp_path / "data")
         assert not target.exists()
     assert prepare(source, tmp_path / "data").num_filled == 36
     assert [path.name for path in target.parent.iterdir()] == ["1.0.0"]
@@ -171,7 +177,7 @@ def test_two_jobs_at_once_leave_one_whole_data_set(synthetic_zip, tmp_path):
     assert codes in ([0, 0], [0, 1]), outputs
     if codes == [0, 1]:
         assert any("another job is at work" in error for _, error in outputs), outputs
-    assert data_set_digests(tmp_path / "data") == finish(synthetic_zip, tmp_path / "alone", "--cells_per_shard=4")
+    assert data_set_digests(tmp_path / "data") == finish(synthetic_zip, tmp_path / "alone", 4)
 
 
 def test_interrupted_while_filling_it_says_so(synthetic_zip, tmp_path):
@@ -248,17 +254,13 @@ def limit_file_size():
 
 
 def test_a_full_disk_is_one_line_and_what_was_filled_is_kept(synthetic_zip, tmp_path):
-    flags = [f"--source={synthetic_zip}", f"--data_dir={tmp_path / 'data'}", "--cells_per_shard=4"]
+    flags = [f"--source={synthetic_zip}", f"--data_dir={tmp_path / 'data'}", "--cells_per_shard=8"]
     command = [sys.executable, "-m", "pipeline.preprocess", *flags]
-    result = subprocess.run(
-        [*command, "--cells_per_shard=8"], cwd=ROOT, capture_output=True, text=True, preexec_fn=limit_file_size
-    )
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit_file_size)
     assert_one_line_error(result, "could not be filled", "File too large", "the same command continues")
     incomplete = layout.incomplete_dir(layout.dataset_dir(str(tmp_path / "data"), "by_patient"))
     assert not [name for name in data_set_digests(incomplete) if name.endswith(".partial")]
-    continued = subprocess.run([*command, "--cells_per_shard=8"], cwd=ROOT, capture_output=True, text=True)
-    assert continued.returncode == 0, continued.stderr
-    assert run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}").returncode == 0
+    assert finish(synthetic_zip, tmp_path / "data", 8) == finish(synthetic_zip, tmp_path / "undisturbed", 8)
 
 
 def test_a_read_error_is_one_line_and_the_same_call_continues(source, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.source.archive import MAX_ENCODED_BYTES, UnreadableImage, _normal_path, open_source
+from pipeline.source.archive import MAX_ENCODED_BYTES, UnreadableImage, ZipSource, _normal_path, open_source
 
 
 def filenames(listing):
@@ -150,6 +150,15 @@ def test_encrypted_entries_are_rejected(source, tmp_path):
     archive.write_bytes(content)
     listing = listing_of(archive)
     assert (len(listing.cells), [item.reason for item in listing.rejected]) == (35, ["encrypted"])
+
+
+def test_one_entry_listed_with_and_without_a_fault(source, tmp_path, monkeypatch):
+    files, folders = ZipSource(zip_folder(source, tmp_path / "cells.zip")).walk()
+    twice = [*(file._replace(fault="encrypted") for file in files), *files]
+    monkeypatch.setattr(ZipSource, "walk", lambda self: (twice, folders))
+    listing = listing_of(tmp_path / "cells.zip")
+    assert len(listing.cells) == 36
+    assert {item.reason for item in listing.rejected} == {"encrypted"}
 
 
 def test_a_source_that_is_neither_file_nor_folder(tmp_path):

@@ -9,7 +9,7 @@ import urllib.request
 
 import boto3
 import pytest
-from conftest import assert_one_line_error, data_set_digests, prepare, run_command, zip_folder
+from conftest import assert_one_line_error, data_set_digests, prepare, run_command, run_in_process, zip_folder
 
 SMALL = ("--image_size_px=16", "--cells_per_shard=8")
 FOLDER = "data/tfds_malaria/by_patient/1.0.0/"
@@ -58,13 +58,16 @@ def keys(bucket):
 
 
 def preprocess(source, bucket, *flags):
-    return run_command(
-        "pipeline.preprocess", f"--source={source}", f"--data_dir=s3://{bucket.name}/data", *SMALL, *flags
-    )
+    """The command within this process, and so without worker processes."""
+    place = (f"--source={source}", f"--data_dir=s3://{bucket.name}/data")
+    return run_in_process("pipeline.preprocess", *place, *SMALL, "--pipeline_options=--runner=FnApiRunner", *flags)
 
 
-def test_the_same_objects_as_the_local_files(source, tmp_path, bucket):
-    result = preprocess(source, bucket)
+def test_the_same_objects_as_the_local_files(source, tmp_path, bucket, monkeypatch):
+    place = (f"--source={source}", f"--data_dir=s3://{bucket.name}/data")
+    with monkeypatch.context() as fresh:
+        fresh.delenv("EPATH_USE_TF")
+        result = run_command("pipeline.preprocess", *place, *SMALL)  # with worker processes
     assert result.returncode == 0, result.stderr
     bucket.download_file(FOLDER + "manifest.json", str(tmp_path / "manifest.json"))
     local = prepare(source, tmp_path / "local", image_size_px=16, cells_per_shard=8)
@@ -82,17 +85,31 @@ def test_the_same_objects_as_the_local_files(source, tmp_path, bucket):
 def test_verify_finds_what_was_done_to_objects(source, bucket):
     assert preprocess(source, bucket).returncode == 0
     verify = ("pipeline.verify", f"--data_dir=s3://{bucket.name}/data")
-    assert run_command(*verify).returncode == 0
+    assert run_in_process(*verify).returncode == 0
     shards = sorted(key for key in keys(bucket) if key.endswith("-of-00003"))
     damaged = bytearray(bucket.Object(shards[0]).get()["Body"].read())
     damaged[77] ^= 4
     bucket.Object(shards[0]).put(Body=bytes(damaged))
     bucket.Object(shards[1]).delete()
     bucket.Object(FOLDER + "foreign").put(Body=b"x")
-    result = run_command(*verify)
+    result = run_in_process(*verify)
     assert result.returncode == 1
     for key, what in ((shards[0], "sha256"), (shards[1], "is missing"), (FOLDER + "foreign", "does not belong")):
         assert any(key in line and what in line for line in result.stdout.splitlines()), result.stdout
+
+
+def test_repair_replaces_corrupt_objects(source, bucket):
+    assert preprocess(source, bucket).returncode == 0
+    before = {item.key: item.e_tag for item in bucket.objects.all()}
+    shards = sorted(key for key in before if key.endswith("-of-00003"))
+    content = bucket.Object(shards[0]).get()["Body"].read()
+    bucket.Object(shards[0]).put(Body=content[:-1] + b"x")
+    assert "already there" in preprocess(source, bucket).stdout, "only sizes are compared"
+    bucket.Object(shards[1]).delete()
+    assert_one_line_error(preprocess(source, bucket), "1 corrupt file: ", "is missing", "--repair")
+    result = preprocess(source, bucket, "--repair")
+    assert result.returncode == 0, result.stderr
+    assert {item.key: item.e_tag for item in bucket.objects.all()} == before
 
 
 def test_without_its_manifest_it_is_unfinished_and_the_same_command_mends_it(source, bucket):
@@ -100,7 +117,7 @@ def test_without_its_manifest_it_is_unfinished_and_the_same_command_mends_it(sou
     before = {item.key: item.e_tag for item in bucket.objects.all()}
     bucket.Object(FOLDER + "manifest.json").delete()
     bucket.Object(FOLDER + "foreign").put(Body=b"x")
-    assert_one_line_error(run_command("pipeline.verify", f"--data_dir=s3://{bucket.name}/data"), "has no data set")
+    assert_one_line_error(run_in_process("pipeline.verify", f"--data_dir=s3://{bucket.name}/data"), "has no data set")
     result = preprocess(source, bucket)
     assert result.returncode == 0, result.stderr
     assert {item.key: item.e_tag for item in bucket.objects.all()} == before
@@ -109,7 +126,7 @@ def test_without_its_manifest_it_is_unfinished_and_the_same_command_mends_it(sou
 def test_overwrite_replaces(source, bucket):
     assert preprocess(source, bucket).returncode == 0
     assert preprocess(source, bucket, "--cells_per_shard=4", "--overwrite").returncode == 0
-    assert run_command("pipeline.verify", f"--data_dir=s3://{bucket.name}/data").returncode == 0
+    assert run_in_process("pipeline.verify", f"--data_dir=s3://{bucket.name}/data").returncode == 0
 
 
 def test_the_source_may_lie_there(source, tmp_path, bucket):
@@ -120,7 +137,7 @@ def test_the_source_may_lie_there(source, tmp_path, bucket):
     for place in ("cells.zip", "cells"):
         data_dir = tmp_path / "data" / place
         flags = (f"--source=s3://{bucket.name}/{place}", f"--data_dir={data_dir}")
-        result = run_command("pipeline.preprocess", *flags, *SMALL)
+        result = run_in_process("pipeline.preprocess", *flags, *SMALL)
         assert result.returncode == 0, result.stderr
         found = data_set_digests(data_dir / "tfds_malaria" / "by_patient" / "1.0.0")
         for split in expected["splits"].values():
@@ -128,5 +145,5 @@ def test_the_source_may_lie_there(source, tmp_path, bucket):
 
 
 def test_no_such_bucket(source, bucket):
-    result = run_command("pipeline.preprocess", f"--source={source}", "--data_dir=s3://nobody-made-this/x", *SMALL)
+    result = run_in_process("pipeline.preprocess", f"--source={source}", "--data_dir=s3://nobody-made-this/x", *SMALL)
     assert_one_line_error(result, "nobody-made-this", "does not exist")

@@ -1,13 +1,15 @@
 """The command as a user calls it, and what it says to bad input."""
 
 import pytest
-from conftest import assert_one_line_error, png, run_command, write_source, zip_folder
+from conftest import assert_one_line_error, png, run_command, run_in_process, write_source, zip_folder
 
 SMALL = ("--image_size_px=16", "--cells_per_shard=8")
 
 
 def preprocess(source, data_dir, *flags):
-    return run_command("pipeline.preprocess", f"--source={source}", f"--data_dir={data_dir}", *flags)
+    """The command within this process, and so without worker processes."""
+    place = (f"--source={source}", f"--data_dir={data_dir}")
+    return run_in_process("pipeline.preprocess", *place, "--pipeline_options=--runner=FnApiRunner", *flags)
 
 
 def data_sets(data_dir):
@@ -16,7 +18,8 @@ def data_sets(data_dir):
 
 def test_all_configs_in_one_call_then_again(source, tmp_path):
     configs = "--config=by_patient,by_cell,folds"
-    first = preprocess(source, tmp_path / "data", configs, *SMALL)
+    place = (f"--source={source}", f"--data_dir={tmp_path / 'data'}")
+    first = run_command("pipeline.preprocess", *place, configs, *SMALL)
     assert first.returncode == 0, first.stderr
     assert data_sets(tmp_path / "data") == ["by_cell", "by_patient", "folds"]
     assert "36/36" in first.stderr
@@ -47,7 +50,7 @@ def test_other_peoples_data(tmp_path):
 
 
 def test_help_lists_every_flag():
-    result = run_command("pipeline.preprocess", "--help")
+    result = run_in_process("pipeline.preprocess", "--help")
     for flag in ("source", "data_dir", "config", "pipeline_options", "split_seed", "image_encoding", "patient_regex"):
         assert f"--{flag}" in result.stdout or f"--[no]{flag}" in result.stdout
     assert "--[no]overwrite" in result.stdout
@@ -124,7 +127,7 @@ def bad_images(source):
         (half_a_zip, ["is not a zip archive or is cut off"]),
         (nameless, ["36 of 36 file names", "tell no patient", "--patient_regex", "--config=by_cell"]),
         (two_patients, ["too few patients to split", "expected at least 3"]),
-        (bad_images, ["3 of 36 images cannot be used", "--max_rejected_fraction=0.001", "no image"]),
+        (bad_images, ["3 of 36 images cannot be used", "--max_rejected_fraction=0.001", "not an image"]),
     ],
 )
 def test_bad_sources(spoil, expected, source, tmp_path):
@@ -176,7 +179,7 @@ def test_flags_out_of_range(flag, expected, source, tmp_path):
 
 
 def test_missing_flags():
-    result = run_command("pipeline.preprocess")
+    result = run_in_process("pipeline.preprocess")
     assert result.returncode != 0
     assert "--source" in result.stderr
     assert "Traceback" not in result.stderr

@@ -11,6 +11,10 @@ from pipeline.errors import InputError
 from pipeline.splits import configs
 
 
+def assign_by_patient(cells, seed):
+    return configs.CONFIGS["by_patient"].assign(cells, seed)
+
+
 def cells_like_the_full_set():
     """27,558 names, half of each class."""
     return [
@@ -90,7 +94,7 @@ def test_by_cell_assigns_every_cell_once(num_cells, seed):
 @pytest.mark.parametrize("seed", [0, 1, 42])
 def test_fractions_and_balance_are_near_the_wanted(seed):
     cells = patients()
-    assigned = configs.assign_by_patient(cells, seed)
+    assigned = assign_by_patient(cells, seed)
     parasitized = np.mean([cell.label for cell in cells])
     infected = {cell.patient_id for cell in cells if cell.label}
     for name, fraction in configs.FRACTIONS.items():
@@ -116,7 +120,7 @@ def test_pinned_plan():
 
 def test_the_seed_decides():
     cells = patients(20)
-    assert configs.assign_by_patient(cells, 1) != configs.assign_by_patient(cells, 2)
+    assert assign_by_patient(cells, 1) != assign_by_patient(cells, 2)
 
 
 @pytest.mark.parametrize(("config", "num_patients", "needed"), [("by_patient", 2, 3), ("folds", 4, 5)])

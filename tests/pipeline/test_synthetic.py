@@ -14,13 +14,13 @@ _SMALL = {"num_patients": 8, "cells_per_patient": 4, "seed": 0}
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def generated():
     return list(synthetic.cells(8, 30, 0))
 
 
-def test_cells_are_pinned(drawn):
+def test_cells_are_pinned(generated):
     """Golden up to the last bit of `exp` and `sin`, in which processors differ."""
-    some = drawn[::40]
+    some = generated[::40]
     assert [pixels.shape[:2] for _, pixels in some] == [
         (120, 126),
         (130, 136),
@@ -34,30 +34,30 @@ def test_cells_are_pinned(drawn):
     )
 
 
-def test_a_cell_depends_on_seed_patient_and_number_only(drawn):
-    expected = dict(drawn)
+def test_a_cell_depends_on_seed_patient_and_number_only(generated):
+    expected = dict(generated)
     again = dict(synthetic.cells(3, 10, 0))
     assert again.keys() < expected.keys()
     assert all(np.array_equal(pixels, expected[name]) for name, pixels in again.items())
     other = [pixels for _, pixels in synthetic.cells(1, 10, 1)]
-    assert not any(np.array_equal(pixels, cell) for pixels in other for _, cell in drawn)
+    assert not any(np.array_equal(pixels, cell) for pixels in other for _, cell in generated)
 
 
-def test_names_tell_class_and_patient(drawn):
+def test_names_tell_class_and_patient(generated):
     classes = collections.defaultdict(collections.Counter)
-    for name, _ in drawn:
+    for name, _ in generated:
         folder, base_name = name.split("/")
         assert re.fullmatch(r"C\d+[A-Za-z0-9_]*_IMG_\d{8}_\d{6}a?_cell_\d+\.png", base_name)
         classes[re.match(r"^(C\d+)", base_name)[1]][folder] += 1
-    assert len({name.split("/")[1] for name, _ in drawn}) == len(drawn)
+    assert len({name.split("/")[1] for name, _ in generated}) == len(generated)
     assert list(classes) == [f"C{number}" for number in range(1, 9)]
     assert {patient for patient, counts in classes.items() if not counts["Parasitized"]} == {"C4", "C8"}
     assert all(counts["Uninfected"] and 15 <= counts.total() <= 60 for counts in classes.values())
     assert {name.split("/")[0] for name, _ in synthetic.cells(1, 1, 0)} == {"Parasitized", "Uninfected"}
 
 
-def test_cells_are_masked_crops_of_real_sizes(drawn):
-    for _, pixels in drawn:
+def test_cells_are_masked_crops_of_real_sizes(generated):
+    for _, pixels in generated:
         height, width, _ = pixels.shape
         assert pixels.dtype == np.uint8
         assert 40 <= height <= 385
@@ -65,7 +65,7 @@ def test_cells_are_masked_crops_of_real_sizes(drawn):
         assert not pixels[:: height - 1, :: width - 1].any()
         assert 0.3 < pixels.all(axis=2).mean() < 0.95
         assert np.array_equal(pixels.all(axis=2), pixels.any(axis=2))
-    assert np.allclose(np.median([pixels.shape for _, pixels in drawn], axis=0), (130, 130, 3), atol=10)
+    assert np.allclose(np.median([pixels.shape for _, pixels in generated], axis=0), (130, 130, 3), atol=10)
 
 
 def test_folder_and_zip_hold_the_same_files(tmp_path):

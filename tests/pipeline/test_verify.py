@@ -5,7 +5,7 @@ import random
 import shutil
 
 import pytest
-from conftest import prepare, run_command
+from conftest import prepare, run_in_process
 
 from pipeline.errors import InputError
 from pipeline.job import build_manifest
@@ -27,7 +27,7 @@ def files_named(directory):
 
 def test_a_whole_data_set_has_no_problem(directory, tmp_path):
     assert verify(directory) == []
-    result = run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}")
+    result = run_in_process("pipeline.verify", f"--data_dir={tmp_path / 'data'}")
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"{directory}: complete\n"
 
@@ -41,7 +41,7 @@ def flip(path, position, bit=1):
 def test_a_flipped_byte(directory, tmp_path):
     flip(directory / TRAIN, 100)
     assert files_named(directory) == {TRAIN}
-    result = run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}", "--config=by_patient")
+    result = run_in_process("pipeline.verify", f"--data_dir={tmp_path / 'data'}", "--config=by_patient")
     assert result.returncode == 1
     assert f"{directory / TRAIN}: its sha256 is not the manifest's" in result.stdout
     assert "record 0 at byte 0: its checksum does not fit" in result.stdout
@@ -139,11 +139,11 @@ def test_a_manifest_that_is_none(directory, content):
 
 
 def test_nothing_to_verify(tmp_path, directory):
-    result = run_command("pipeline.verify", f"--data_dir={tmp_path / 'nothing'}")
+    result = run_in_process("pipeline.verify", f"--data_dir={tmp_path / 'nothing'}")
     assert result.returncode == 1
     assert "make it with: python -m pipeline.preprocess" in result.stderr
     (directory / "manifest.json").unlink()
-    result = run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}")
+    result = run_in_process("pipeline.verify", f"--data_dir={tmp_path / 'data'}")
     assert result.returncode == 1
     assert "manifest.json: is missing: this is no complete data set" in result.stdout
 

@@ -1,0 +1,186 @@
+"""Reads the cells with other libraries' loaders, in an environment of their own (`make peers`).
+
+    .venv-peers/bin/python -m benchmarks.baselines.input_libraries '<work as JSON>'    (see benchmarks.harness.clock)
+
+Each library reads its own format, written once, raw and uncompressed; DALI reads the project's TFRecords. There are as
+many threads and workers as CPUs.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness import clock
+from benchmarks.harness.clock import Batch, Reader, Work
+
+_WORKERS = os.cpu_count() or 1
+_SHUFFLED_RECORDS = 2048
+_CELLS_PER_SHARD = 1024
+_SEED = 42
+_TFRECORD_FRAME_BYTES = 16
+
+
+class IndexedCells:
+    """The cells as an indexed collection of (image, label)."""
+
+    def __init__(self, work: Work) -> None:
+        self._images, self._labels = work.images, work.labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+        return np.array(self._images[row]), int(self._labels[row])
+
+
+def _write_ffcv(work: Work) -> None:
+    from ffcv.fields import IntField, NDArrayField
+    from ffcv.writer import DatasetWriter
+
+    fields = {"image": NDArrayField(np.dtype(np.uint8), work.images.shape[1:]), "label": IntField()}
+    writer = DatasetWriter(str(Path(work.own) / "cells.beton"), fields, num_workers=_WORKERS)
+    writer.from_indexed_dataset(IndexedCells(work))
+
+
+def _read_ffcv(work: Work) -> Iterator[Batch]:
+    from ffcv.fields.decoders import IntDecoder, NDArrayDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import ToTensor
+
+    loader = Loader(
+        str(Path(work.own) / "cells.beton"),
+        batch_size=work.batch_size,
+        num_workers=_WORKERS,
+        os_cache=True,
+        order=OrderOption.RANDOM,
+        seed=_SEED,
+        drop_last=False,
+        pipelines={"image": [NDArrayDecoder(), ToTensor()], "label": [IntDecoder(), ToTensor()]},
+    )
+    for _ in range(work.epochs):
+        for images, labels in loader:
+            yield images.numpy(), labels.numpy()[:, 0]
+
+
+def _dali_index(work: Work, shard: str) -> Path:
+    return Path(work.own) / f"{Path(shard).name}.idx"
+
+
+def _write_dali_indexes(work: Work) -> None:
+    """What DALI's own `tfrecord2idx` writes: offset and size of every record."""
+    for shard in work.shards:
+        lines, offset, num_bytes = [], 0, Path(shard).stat().st_size
+        with Path(shard).open("rb") as file:
+            while offset < num_bytes:
+                file.seek(offset)
+                size = struct.unpack("<Q", file.read(8))[0] + _TFRECORD_FRAME_BYTES
+                lines.append(f"{offset} {size}\n")
+                offset += size
+        _dali_index(work, shard).write_text("".join(lines))
+
+
+def _read_dali(work: Work) -> Iterator[Batch]:
+    from nvidia.dali import fn, tfrecord
+    from nvidia.dali.pipeline import Pipeline
+
+    pipeline = Pipeline(work.batch_size, num_threads=_WORKERS, device_id=None, seed=_SEED)
+    with pipeline:
+        features = {
+            "image": tfrecord.FixedLenFeature((), tfrecord.string, ""),
+            "label": tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
+        }
+        cell = fn.readers.tfrecord(
+            path=list(work.shards),
+            index_path=[str(_dali_index(work, shard)) for shard in work.shards],
+            features=features,
+            random_shuffle=True,
+            initial_fill=_SHUFFLED_RECORDS,
+            pad_last_batch=True,
+        )
+        pipeline.set_outputs(fn.reshape(cell["image"], shape=work.images.shape[1:]), cell["label"])
+    pipeline.build()
+    num_cells = work.expected.num_cells
+    for _ in range(work.epochs):
+        for first in range(0, num_cells, work.batch_size):
+            images, labels = pipeline.run()
+            size = min(work.batch_size, num_cells - first)  # the last batch of an epoch is padded
+            yield images.as_array()[:size], labels.as_array()[:size, 0]
+
+
+def _write_webdataset(work: Work) -> None:
+    import webdataset
+
+    with webdataset.ShardWriter(f"{work.own}/cells-%05d.tar", maxcount=_CELLS_PER_SHARD, verbose=0) as writer:
+        for row, (image, label) in enumerate(zip(work.images, work.labels, strict=True)):
+            writer.write({"__key__": f"{row:06d}", "image": image.tobytes(), "cls": int(label)})
+
+
+def _read_webdataset(work: Work) -> Iterator[Batch]:
+    import webdataset
+
+    shape = work.images.shape[1:]
+    tars = sorted(map(str, Path(work.own).glob("*.tar")))
+    cells = (
+        webdataset.WebDataset(tars, shardshuffle=len(tars), seed=_SEED, empty_check=False)
+        .shuffle(_SHUFFLED_RECORDS)
+        .to_tuple("image", "cls")
+        .map_tuple(lambda image: np.frombuffer(image, np.uint8).reshape(shape), int)
+        .batched(work.batch_size)
+    )
+    loader = webdataset.WebLoader(cells, batch_size=None, num_workers=_WORKERS)
+    for _ in range(work.epochs):
+        for images, labels in loader:
+            yield np.asarray(images), np.asarray(labels)
+
+
+def _write_array_records(work: Work) -> None:
+    """The image's bytes, then the label's."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    for first in range(0, len(work.labels), _CELLS_PER_SHARD):
+        path = Path(work.own) / f"cells-{first // _CELLS_PER_SHARD:05d}.array_record"
+        writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        rows = slice(first, first + _CELLS_PER_SHARD)
+        for image, label in zip(work.images[rows], work.labels[rows], strict=True):
+            writer.write(image.tobytes() + bytes([label]))
+        writer.close()
+
+
+def _read_grain(work: Work) -> Iterator[Batch]:
+    import grain
+
+    shape = work.images.shape[1:]
+
+    def parse(record: bytes) -> tuple[np.ndarray, int]:
+        return np.frombuffer(record, np.uint8, len(record) - 1).reshape(shape), record[-1]
+
+    source = grain.sources.ArrayRecordDataSource(sorted(map(str, Path(work.own).glob("*.array_record"))))
+    cells = grain.MapDataset.source(source).seed(_SEED).map(parse)
+    for epoch in range(work.epochs):
+        yield from cells.shuffle(_SEED + epoch).batch(work.batch_size).to_iter_dataset()
+
+
+def _read_torch(work: Work) -> Iterator[Batch]:
+    import torch
+    from torch.utils.data import DataLoader
+
+    generator = torch.Generator().manual_seed(_SEED)
+    loader = DataLoader(IndexedCells(work), work.batch_size, shuffle=True, generator=generator)
+    for _ in range(work.epochs):
+        for images, labels in loader:
+            yield images.numpy(), labels.numpy()
+
+
+if __name__ == "__main__":
+    clock.run(
+        {
+            "ffcv": Reader(_read_ffcv, ("ffcv.loader", "ffcv.transforms"), _write_ffcv),
+            "dali": Reader(_read_dali, ("nvidia.dali.fn", "nvidia.dali.tfrecord"), _write_dali_indexes),
+            "torch": Reader(_read_torch, ("torch.utils.data",)),
+            "grain": Reader(_read_grain, ("grain",), _write_array_records),
+            "webdataset": Reader(_read_webdataset, ("webdataset",), _write_webdataset),
+        }
+    )
