@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 
@@ -21,6 +23,9 @@ from pipeline.source.archive import open_source
 from pipeline.source.listing import list_cells
 
 ROOT = Path(__file__).parent.parent
+
+hypothesis.settings.register_profile("suite", derandomize=True, database=None, deadline=None, max_examples=50)
+hypothesis.settings.load_profile("suite")
 
 
 def png(seed=0, height=20, width=24, channels=3, dtype=np.uint8):
@@ -186,3 +191,20 @@ def real_cells():
     if not path:
         pytest.skip("MALARIA_CELLS names no archive of real cells")
     return Path(path)
+
+
+@pytest.fixture
+def random_seed():
+    """Another seed in every run, printed where a test fails; RANDOM_SEED=<seed> repeats it."""
+    seed = int(os.environ.get("RANDOM_SEED") or random.SystemRandom().randrange(2**31))
+    print(f"RANDOM_SEED={seed}")
+    return seed
+
+
+@pytest.fixture(scope="session")
+def no_gpu():
+    """For tests whose expectations hold on CPUs only."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this test expects a machine without GPU")
