@@ -1,18 +1,25 @@
 """Small sources and prepared data sets that many tests share."""
 
+import contextlib
 import hashlib
+import io
 import os
 import random
+import runpy
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import hypothesis
 import numpy as np
 import pytest
+from absl import app, flags
+from absl.testing import flagsaver
 
 from pipeline import synthetic
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
@@ -101,6 +108,60 @@ def run_command(module, *arguments, **environment):
         timeout=600,
         check=False,
     )
+
+
+def _remove_command_flags():
+    """Takes the flags of the project's commands out of absl's registry; returns them with their modules."""
+    packages = ("pipeline.", "trainers.", "benchmarks.", str(ROOT))  # a main module is known by its path
+    flags_by_module = flags.FLAGS.flags_by_module_dict().items()
+    removed = [(module, flag) for module, defined in flags_by_module if module.startswith(packages) for flag in defined]
+    for _, flag in removed:
+        delattr(flags.FLAGS, flag.name)
+    return removed
+
+
+@contextlib.contextmanager
+def _fresh_flags():
+    """Within the block a command may define flags that another command has defined before."""
+    app.define_help_flags()  # absl defines them once per process
+    with flagsaver.flagsaver():
+        imported = _remove_command_flags()
+        try:
+            yield
+        finally:
+            _remove_command_flags()
+            for module, flag in imported:
+                flags.FLAGS[flag.name] = flag
+                flags.FLAGS.register_flag_by_module(module, flag)
+
+
+def run_in_process(module, *arguments):
+    """Does what `run_command` does within this process, which has imported TensorFlow already.
+
+    Not for kills and Ctrl-C, nor for what a fresh process is needed for: an exception that the command does not turn
+    into an error is raised here, and what child processes and C++ print is not in the result.
+    """
+    output, errors = io.StringIO(), io.StringIO()
+    if keras := sys.modules.get("keras"):
+        keras.utils.clear_session()  # so that layers are numbered from 1
+    with (
+        _fresh_flags(),
+        mock.patch.object(sys, "argv", [module, *map(str, arguments)]),
+        mock.patch.dict(os.environ),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        warnings.filterwarnings("ignore", "'.*' found in sys.modules after import of package", RuntimeWarning)
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        finally:
+            if keras := sys.modules.get("keras"):
+                keras.config.set_dtype_policy("float32")  # trainers set another one for good
+    return subprocess.CompletedProcess([module, *arguments], status, output.getvalue(), errors.getvalue())
 
 
 def assert_one_line_error(result, *expected):
