@@ -74,11 +74,11 @@ def lay_out(directory: Path, num_cells: int, folder: Path | None) -> Work:
     """
     tf_import.import_tensorflow()
 
+    from trainers.data import open_data_set
     from trainers.input_pipeline import batching
-    from trainers.input_pipeline.splits import open_split
 
     expression, total, files = leading_shards(manifest.read(epath.Path(directory)), num_cells)
-    split = open_split(epath.Path(directory), expression)
+    split = open_data_set(str(directory.parents[2]), directory.parent.name).open_split(expression)
     if folder is not None:
         folder.mkdir()
         shape = (total, split.image_size_px, split.image_size_px, 3)

@@ -22,16 +22,15 @@ from benchmarks.harness import measurement
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from pipeline.records import manifest
 from trainers import tf_import
-from trainers.input_pipeline.splits import open_split
+from trainers.data import open_data_set
 from trainers.training_flags import INPUT_MODES, MODELS, PRECISIONS
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from trainers.input_pipeline.input_stall import Waiting
+    from trainers.input_pipeline.input_stall import InputStall
 
 _WARM_UP_STEPS = 5
 REAL, SYNTHETIC, INPUT = "fit on real data", "fit on one synthetic batch", "input alone"
@@ -50,7 +49,7 @@ def build(name: str, image_size_px: int, jit_compile: bool) -> "keras.Model":
     return model
 
 
-def fit(model: "keras.Model", batches: "tf.data.Dataset", num_steps: int, waiting: "Waiting") -> tuple[float, float]:
+def fit(model: "keras.Model", batches: "tf.data.Dataset", num_steps: int, waiting: "InputStall") -> tuple[float, float]:
     """Trains for some steps after a few to warm up.
 
     Returns:
@@ -127,18 +126,18 @@ def main(arguments: Sequence[str]) -> None:
     """Measures, writes the file, prints the table."""
     reject_arguments(arguments)
     values = flags.FLAGS
-    directory, its_manifest = manifest.read_dataset(values.data_dir, values.config)
-    split = open_split(directory, values.split)
+    data_set = open_data_set(values.data_dir, values.config)
+    split = data_set.open_split(values.split)
     tf_import.import_tensorflow()
     import keras
     import tensorflow as tf
 
     from trainers.input_pipeline import batching
-    from trainers.input_pipeline.input_stall import Waiting, measured
+    from trainers.input_pipeline.input_stall import InputStall, measured
     from trainers.input_pipeline.shuffle_order import ShuffleOrder
-    from trainers.training import allocator, hardware
+    from trainers.training import hardware
 
-    allocator.keep_freed_memory()
+    tf_import.keep_freed_memory()
     used = hardware.prepare(
         values.model,
         precision=values.precision,
@@ -156,7 +155,7 @@ def main(arguments: Sequence[str]) -> None:
     order = ShuffleOrder(num_cells, values.batch_size, values.seed)
     mode = batching.choose_mode(values.input, [split])
     epochs = 1 + (_WARM_UP_STEPS + values.steps) // order.steps_per_epoch
-    waiting = Waiting()
+    waiting = InputStall()
     real = measured(batching.training_batches(split, order, epochs, mode), waiting)
     random = tf.random.Generator.from_seed(values.seed)
     shape = (values.batch_size, split.image_size_px, split.image_size_px, 3)
@@ -165,7 +164,7 @@ def main(arguments: Sequence[str]) -> None:
     cases, ratios = compare(
         {
             REAL: lambda: fit(model, real, values.steps, waiting),
-            SYNTHETIC: lambda: fit(model, synthetic, values.steps, Waiting()),
+            SYNTHETIC: lambda: fit(model, synthetic, values.steps, InputStall()),
             INPUT: lambda: read(real, values.steps),
         },
         values.steps * values.batch_size,
@@ -175,7 +174,7 @@ def main(arguments: Sequence[str]) -> None:
         from benchmarks.harness import frozen_features
 
         more_cases, more_ratios = frozen_features.compare(
-            split, its_manifest, values.batch_size, values.seed, used.jit_compile, values.repeats
+            split, data_set.manifest, values.batch_size, values.seed, used.jit_compile, values.repeats
         )
         cases, ratios = [*cases, *more_cases], ratios | more_ratios
     measurement.write(Path(values.output), cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)

@@ -174,16 +174,21 @@ def assert_one_line_error(result, *expected):
         assert text in errors[0]
 
 
+def open_split(data_dir, expression, config="by_patient"):
+    """A split of a prepared data set, as the trainers open it."""
+    from trainers.data import open_data_set
+
+    return open_data_set(str(data_dir), config).open_split(expression)
+
+
 def write_run(folder, data_dir, model, config="by_patient", splits=("train", "validation", "test")):
     """A run's folder as a trainer leaves it, with any Keras model in it: for tests of what comes after training."""
-    from pipeline.records import manifest
     from trainers import data, run_dir
-    from trainers.input_pipeline.splits import open_split
 
     folder.mkdir(parents=True)
     model.save(folder / run_dir.MODEL)
-    directory, its_manifest = manifest.read_dataset(str(data_dir), config)
-    train, validation, _ = (open_split(directory, split) for split in splits)
+    data_set = data.open_data_set(str(data_dir), config)
+    train, validation, _ = map(data_set.open_split, splits)
     flags = dict(zip(("train_split", "validation_split", "test_split"), splits, strict=True))
     run = {
         "model": model.name,
@@ -194,11 +199,11 @@ def write_run(folder, data_dir, model, config="by_patient", splits=("train", "va
         "data": {
             "dataset": f"tfds_malaria/{config}/1.0.0",
             "source": "cell_images.zip",
-            "fingerprint": its_manifest["source"]["fingerprint"],
+            "fingerprint": data_set.fingerprint,
             "num_train_cells": train.num_cells,
             "num_validation_cells": validation.num_cells,
-            "train_patients": data.patients_of(train, its_manifest),
-            "validation_patients": data.patients_of(validation, its_manifest),
+            "train_patients": data.patients_of(train, data_set.manifest),
+            "validation_patients": data.patients_of(validation, data_set.manifest),
         },
         "versions": run_dir.versions(),
         "timings": {"seconds": 1.0},

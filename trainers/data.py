@@ -1,94 +1,228 @@
-"""What a run works on: the data set and its splits, checked before anything slow begins."""
+"""What a run works on: the data set and its splits, checked before anything slow begins. No TensorFlow needed.
 
+This is the one place in `trainers` that opens a data set. The builder of `tfds_malaria` tells what is in it, its
+features and what a split expression means; `trainers.input_pipeline` then gathers the records straight from the shards
+that the builder names, because the position in the data is a number there: any step can be the first, in any epoch, on
+any host, which the stream of examples that a builder gives cannot offer.
+"""
+
+import os
+from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import tensorflow_datasets as tfds
 from etils import epath
 
+import tfds_malaria
+from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from pipeline.records import index, layout, manifest
+from pipeline.records.example import IMAGE, LABEL
 from trainers import run_dir
-from trainers.input_pipeline.splits import Split, open_split, overlap
 from trainers.training_flags import Options
 
 
-class Task(NamedTuple):
-    """A data set with the splits of a run.
+class Split(NamedTuple):
+    """A split expression of a data set, resolved to parts of shards.
 
     Attributes:
-      directory: the data set's version folder.
-      manifest: see `pipeline.manifest`.
-      train, validation, test: pairwise disjoint.
+      expression: such as `train`, `fold_0+fold_1`, `train[:10%]`.
+      files: shards, in order.
+      skips, takes: first record and number of records of each.
+      image_size_px: side of the stored images.
+      is_png: whether they are encoded.
     """
 
+    expression: str
+    files: tuple[str, ...]
+    skips: tuple[int, ...]
+    takes: tuple[int, ...]
+    image_size_px: int
+    is_png: bool
+
+    @property
+    def num_cells(self) -> int:
+        """Number of cells."""
+        return sum(self.takes)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its images in memory."""
+        return self.num_cells * self.image_size_px**2 * 3
+
+
+class DataSet(NamedTuple):
+    """An open data set.
+
+    Attributes:
+      data_dir: root of the data sets.
+      config: the config.
+      directory: its version folder.
+      manifest: see `pipeline.records.manifest`.
+      builder: the TFDS view of the folder.
+    """
+
+    data_dir: str
+    config: str
     directory: epath.Path
-    manifest: dict[str, Any]
+    manifest: manifest.Manifest
+    builder: tfds.core.DatasetBuilder
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the source that the data set was made from."""
+        return self.manifest["source"]["fingerprint"]
+
+    def open_split(self, expression: str, flag: str = "split") -> Split:
+        """Resolves a TFDS split expression.
+
+        Args:
+          expression: such as `train`, `fold_0+fold_1`, `train[:10%]`.
+          flag: name of the flag it came from, for errors.
+
+        Raises:
+          InputError: if it names no split or no cell.
+        """
+        info = self.builder.info
+        try:
+            parts = info.splits[expression].file_instructions
+        except (KeyError, ValueError, AssertionError) as error:
+            raise InputError(
+                f"--{flag}={expression} is no split of {self.directory}; expected an expression of "
+                f"{', '.join(info.splits)}, such as {next(iter(info.splits))}[:10%]"
+            ) from error
+        parts = [part for part in parts if part.examples_in_shard]
+        takes = tuple(part.take if part.take != -1 else part.examples_in_shard - part.skip for part in parts)
+        if not sum(takes):
+            raise InputError(f"--{flag}={expression} of {self.directory} has no cells; expected a larger part")
+        return Split(
+            expression,
+            files=tuple(os.fspath(part.filename) for part in parts),
+            skips=tuple(part.skip for part in parts),
+            takes=takes,
+            image_size_px=info.features[IMAGE].shape[0],
+            is_png=isinstance(info.features[IMAGE], tfds.features.Image),
+        )
+
+
+class TrainingData(NamedTuple):
+    """A data set with the splits of a run, which are pairwise disjoint."""
+
+    data_set: DataSet
     train: Split
     validation: Split
     test: Split
 
 
-def open_task(options: Options) -> Task:
+def open_data_set(data_dir: str, config: str) -> DataSet:
+    """Opens a prepared data set.
+
+    Args:
+      data_dir: root of the data sets.
+      config: such as `by_patient`.
+
+    Raises:
+      InputError: if there is none, with the command that makes it, or its labels are not those of the models.
+    """
+    directory, contents = manifest.read_dataset(data_dir, config)
+    builder = tfds_malaria.Builder(config=config, data_dir=data_dir)
+    names = tuple(builder.info.features[LABEL].names)
+    if names != LABELS:
+        raise InputError(
+            f"{directory} has the labels {', '.join(names)}; expected {', '.join(LABELS)} in this order; make it again "
+            "with python -m pipeline.preprocess --class_folders=…"
+        )
+    return DataSet(data_dir, config, directory, contents, builder)
+
+
+def open_training_data(options: Options) -> TrainingData:
     """Opens the data set and the splits that the flags name.
 
     Raises:
       InputError: if there is no such data set or split, or two splits share cells.
     """
-    directory, its_manifest = manifest.read_dataset(options.data_dir, options.config)
+    data_set = open_data_set(options.data_dir, options.config)
     flags = ("train_split", "validation_split", "test_split")
-    splits = [open_split(directory, getattr(options, flag), flag) for flag in flags]
+    splits = [data_set.open_split(getattr(options, flag), flag) for flag in flags]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         if shared := overlap(splits[i], splits[j]):
             raise InputError(
                 f"--{flags[i]}={splits[i].expression} and --{flags[j]}={splits[j].expression} share {shared} cells; "
                 "expected disjoint splits"
             )
-    return Task(directory, its_manifest, *splits)
+    return TrainingData(data_set, *splits)
 
 
-def describe(model: str, task: Task, options: Options) -> run_dir.Run:
+def overlap(one: Split, other: Split) -> int:
+    """Number of cells that two splits of one data set share."""
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for file, skip, take in zip(other.files, other.skips, other.takes, strict=True):
+        ranges.setdefault(file, []).append((skip, skip + take))
+    return sum(
+        max(0, min(skip + take, stop) - max(skip, start))
+        for file, skip, take in zip(one.files, one.skips, one.takes, strict=True)
+        for start, stop in ranges.get(file, ())
+    )
+
+
+def describe(model: str, data: TrainingData, options: Options) -> run_dir.Run:
     """The `run.json` of a fresh run: what decides on its numbers."""
+    contents = data.data_set.manifest
     return {
         "model": model,
         "status": "unfinished",
         "flags": options._asdict(),
         "seed": options.seed,
         "data": {
-            "dataset": f"{task.manifest['dataset']}/{options.config}/{layout.VERSION}",
-            "source": task.manifest["source"]["name"],
-            "fingerprint": task.manifest["source"]["fingerprint"],
-            "num_train_cells": task.train.num_cells,
-            "num_validation_cells": task.validation.num_cells,
-            "train_patients": patients_of(task.train, task.manifest),
-            "validation_patients": patients_of(task.validation, task.manifest),
+            "dataset": f"{contents['dataset']}/{options.config}/{layout.VERSION}",
+            "source": contents["source"]["name"],
+            "fingerprint": data.data_set.fingerprint,
+            "num_train_cells": data.train.num_cells,
+            "num_validation_cells": data.validation.num_cells,
+            "train_patients": patients_of(data.train, contents),
+            "validation_patients": patients_of(data.validation, contents),
         },
         "versions": run_dir.versions(),
         "timings": {"seconds": 0.0},
     }
 
 
-def patients_of(split: Split, its_manifest: manifest.Manifest) -> list[str]:
-    """The patients of the cells that a split expression names, sorted; "" among them for cells without a patient.
+def patients_of(split: Split, contents: manifest.Manifest) -> list[str]:
+    """The patients of a split's cells, sorted; "" among them for cells without a patient.
 
-    The manifest knows them for whole splits; of a part such as `train[:10%]` the records' keys are read.
+    The manifest knows them for complete splits; for a part such as `train[:10%]` they are read from the records.
+
+    Args:
+      split: such as `train[:10%]`.
+      contents: the manifest of its data set.
 
     Raises:
       InputError: if a shard cannot be read.
     """
-    num_records = {
-        shard["file"]: shard["num_records"] for entry in its_manifest["splits"].values() for shard in entry["shards"]
-    }
-    parts = {
-        Path(file).name: (file, skip, take)
-        for file, skip, take in zip(split.files, split.skips, split.takes, strict=True)
-    }
-    whole = {name for name, (_, _, take) in parts.items() if take == num_records.get(name)}
+    parts = list(zip(split.files, split.skips, split.takes, strict=True))
+    num_taken: Counter[str] = Counter()
+    for file, _, take in parts:
+        num_taken[Path(file).name] += take
     patients: set[str] = set()
-    for entry in its_manifest["splits"].values():
-        shards = {shard["file"] for shard in entry["shards"]}
-        if shards <= whole:
+    for entry in contents["splits"].values():
+        num_records = {shard["file"]: shard["num_records"] for shard in entry["shards"]}
+        if all(num_taken[file] == num for file, num in num_records.items()):
             patients |= set(entry["patients"])
-            parts = {name: part for name, part in parts.items() if name not in shards}
-    for part in parts.values():
+            parts = [part for part in parts if Path(part[0]).name not in num_records]
+    for part in parts:
         patients |= set(index.read(*part).patient_ids.tolist())
     return sorted(patients)
+
+
+def corrupt_shard(file: str, problem: str) -> InputError:
+    """The error for a shard that does not hold what it should, with the remedy.
+
+    Args:
+      file: the shard.
+      problem: what is wrong with it, such as `record 3 is corrupt`.
+    """
+    return InputError(
+        f"{file}: {problem}; python -m pipeline.verify names everything that is corrupt, and python -m "
+        "pipeline.preprocess with --repair makes the shard again from the same source"
+    )

@@ -29,15 +29,14 @@ def _numpy(batches: tf.data.Dataset) -> Iterator[Batch]:
 
 def _ours(mode: str) -> Reader:
     def read(work: Work) -> Iterator[Batch]:
-        from etils import epath
-
+        from trainers import tf_import
+        from trainers.data import open_data_set
         from trainers.input_pipeline import batching
         from trainers.input_pipeline.shuffle_order import ShuffleOrder
-        from trainers.input_pipeline.splits import open_split
-        from trainers.training import allocator
 
-        allocator.keep_freed_memory()  # as every trainer does
-        split = open_split(epath.Path(work.dataset), work.expression)
+        tf_import.keep_freed_memory()  # as every trainer does
+        data_dir, _, config, _ = work.dataset.rsplit("/", 3)
+        split = open_data_set(data_dir, config).open_split(work.expression)
         order = ShuffleOrder(split.num_cells, work.batch_size, _SEED)
         yield from _numpy(batching.training_batches(split, order, work.epochs, mode))
 

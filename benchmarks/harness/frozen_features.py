@@ -10,10 +10,10 @@ from typing import Any
 import keras
 
 from benchmarks.harness import measurement
+from trainers.data import Split
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
-from trainers.input_pipeline.splits import Split
-from trainers.models import architectures, features, parts
+from trainers.models import architectures, features
 
 EPOCHS = 25  # as the original trains
 _RECOMPUTED, _ONCE = f"{EPOCHS} epochs, recomputed", f"{EPOCHS} epochs, features computed once"
@@ -52,7 +52,7 @@ def compare(
         return first + (EPOCHS - 1) * second
 
     def compute_once() -> float:
-        backbone, head = parts.split(architectures.vgg_frozen(split.image_size_px))
+        backbone, head = features.split_backbone(architectures.vgg_frozen(split.image_size_px))
         head.compile("rmsprop", "binary_crossentropy", jit_compile=jit_compile)
         with tempfile.TemporaryDirectory() as cache:
             started = time.perf_counter()

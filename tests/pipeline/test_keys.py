@@ -4,17 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import open_split
 
 from pipeline.errors import InputError
-from pipeline.records import index, layout, manifest
+from pipeline.records import index, layout
 from trainers import data
 from trainers.input_pipeline import batching
-from trainers.input_pipeline.splits import open_split
-
-
-@pytest.fixture
-def opened(data_dir):
-    return manifest.read_dataset(str(data_dir), "by_patient")
 
 
 def expected(split):
@@ -23,9 +18,8 @@ def expected(split):
     return labels, [patient.decode() for *_, patients in batches for patient in patients.numpy()]
 
 
-def test_index_and_records_tell_the_same(opened, tmp_path):
-    directory, _ = opened
-    split = open_split(directory, "train[5:25]")
+def test_index_and_records_tell_the_same(data_dir, tmp_path):
+    split = open_split(data_dir, "train[5:25]")
     found = [index.read(*part) for part in zip(split.files, split.skips, split.takes, strict=True)]
     labels, patient_ids = expected(split)
     assert np.concatenate([part.labels for part in found]).tolist() == labels.tolist()
@@ -35,9 +29,8 @@ def test_index_and_records_tell_the_same(opened, tmp_path):
     assert alone.patient_ids.tolist() == found[0].patient_ids.tolist()
 
 
-def test_a_damaged_shard_is_named(opened, tmp_path):
-    directory, _ = opened
-    shard = shutil.copy(open_split(directory, "train").files[0], tmp_path)
+def test_a_damaged_shard_is_named(data_dir, tmp_path):
+    shard = shutil.copy(open_split(data_dir, "train").files[0], tmp_path)
     (tmp_path / layout.index_name("x")).touch()
     content = bytearray((tmp_path / shard).read_bytes())
     content[3] ^= 1
@@ -48,16 +41,18 @@ def test_a_damaged_shard_is_named(opened, tmp_path):
         index.read(str(tmp_path / "missing"), 0, 5)
 
 
-@pytest.mark.parametrize("expression", ["train", "validation", "train[:10%]", "train[30:]", "train+test[:3]"])
-def test_patients_of_any_split_expression(opened, expression):
-    directory, its_manifest = opened
-    split = open_split(directory, expression)
-    assert data.patients_of(split, its_manifest) == sorted(set(expected(split)[1]))
+@pytest.mark.parametrize(
+    "expression", ["train", "validation", "train[:10%]", "train[30:]", "train+test[:3]", "train[:5]+train[15:]"]
+)
+def test_patients_of_any_split_expression(data_dir, expression):
+    data_set = data.open_data_set(str(data_dir), "by_patient")
+    split = data_set.open_split(expression)
+    assert data.patients_of(split, data_set.manifest) == sorted(set(expected(split)[1]))
 
 
-def test_whole_splits_are_known_without_reading(opened, monkeypatch):
-    directory, its_manifest = opened
+def test_whole_splits_are_known_without_reading(data_dir, monkeypatch):
+    data_set = data.open_data_set(str(data_dir), "by_patient")
     monkeypatch.setattr(index, "read", None)
-    patients = data.patients_of(open_split(directory, "train+validation"), its_manifest)
-    splits = its_manifest["splits"]
+    patients = data.patients_of(data_set.open_split("train+validation"), data_set.manifest)
+    splits = data_set.manifest["splits"]
     assert patients == sorted(splits["train"]["patients"] + splits["validation"]["patients"])

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import keras
 import numpy as np
 from etils import epath
+from trainers.input_pipeline.splits import open_split
 
 from pipeline.records import manifest
-from trainers.input_pipeline.splits import open_split
 from trainers.models import architectures, feature_file, features, parts
 
 BLOCK_CELLS, BATCH_SIZE = 16, 8

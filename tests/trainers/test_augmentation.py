@@ -114,7 +114,7 @@ def test_hue_turns_about_grey():
     from trainers.augmentation import params
 
     key = Ranges(stain_hue_degrees=30.0)
-    _, stains = params.draw(key, SIZE, 1, tf.constant(0, tf.int64), tf.constant(50))
+    _, stains = params.sample(key, SIZE, 1, tf.constant(0, tf.int64), tf.constant(50))
     matrices = stains.numpy()[:, :9].reshape(-1, 3, 3)
     np.testing.assert_allclose(matrices @ np.ones(3), np.ones((50, 3)), atol=1e-5)
     np.testing.assert_allclose(matrices @ matrices.transpose(0, 2, 1), np.tile(np.eye(3), (50, 1, 1)), atol=1e-5)
@@ -128,7 +128,7 @@ def test_numbers_depend_on_seed_and_step_alone():
     from trainers.augmentation import params
 
     def draw(seed, step, num_cells=4):
-        return params.draw(EVERYTHING, SIZE, seed, tf.constant(step, tf.int64), tf.constant(num_cells))
+        return params.sample(EVERYTHING, SIZE, seed, tf.constant(step, tf.int64), tf.constant(num_cells))
 
     for one, other in zip(draw(3, 7), draw(3, 7), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -149,7 +149,7 @@ def test_ranges_are_kept():
 
     from trainers.augmentation import params
 
-    transforms, stains = params.draw(
+    transforms, stains = params.sample(
         EVERYTHING._replace(stain_hue_degrees=0.0), SIZE, 0, tf.constant(0, tf.int64), tf.constant(4000)
     )
     area = np.abs(transforms[:, 0] * transforms[:, 4] - transforms[:, 1] * transforms[:, 3])
@@ -169,7 +169,7 @@ def test_nothing_is_the_identity(smooth):
 
     from trainers.augmentation import apply, params
 
-    transforms, stains = params.draw(Ranges(), SIZE, 0, tf.constant(0, tf.int64), tf.constant(1))
+    transforms, stains = params.sample(Ranges(), SIZE, 0, tf.constant(0, tf.int64), tf.constant(1))
     image = np.round(smooth)[None]
     found = apply.to_uint8(apply.warp(apply.stain(image, stains), transforms, "nearest"))
     np.testing.assert_array_equal(found, image)

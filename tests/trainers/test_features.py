@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from extraction import BLOCK_CELLS, build, extract
+from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.input_pipeline.splits import open_split, part
 
 from pipeline.errors import InputError
 from pipeline.records import layout, manifest
 from trainers.input_pipeline import batching, resident
-from trainers.input_pipeline.corruption import DamagedRecords
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
-from trainers.input_pipeline.splits import open_split, part
 from trainers.models import features, parts
 
 

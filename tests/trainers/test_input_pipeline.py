@@ -11,17 +11,17 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, prepare, replace_image_by_zeros, write_source
 from etils import epath
+from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.input_pipeline.splits import Split, open_split, overlap
 
 from pipeline import storage
 from pipeline.errors import InputError
 from pipeline.records import layout, tfrecord
 from pipeline.records.layout import dataset_dir
 from trainers.input_pipeline import batching, memory, resident
-from trainers.input_pipeline.corruption import DamagedRecords
 from trainers.input_pipeline.input_stall import Waiting, measured, verdict
 from trainers.input_pipeline.mapped import is_mappable
 from trainers.input_pipeline.shuffle_order import ShuffleOrder, permute
-from trainers.input_pipeline.splits import Split, open_split, overlap
 
 MODES = ["resident", "mapped", "streaming"]
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_command
 
-from pipeline.records.layout import dataset_dir
 from trainers.models import architectures
 
 pytestmark = pytest.mark.skipif(
@@ -47,23 +46,21 @@ EXTRACT = """
 import sys
 from pathlib import Path
 import keras, numpy as np
-from etils import epath
-from pipeline import manifest
+from trainers.data import open_data_set
 from trainers.input_pipeline import batching
-from trainers.models import features, parts
-from trainers.training import mistakes
-from trainers.input_pipeline.splits import open_split
+from trainers.models import features
+from trainers.training import misclassified
 assert keras.backend.backend() == "jax"
-directory, folder = epath.Path(sys.argv[1]), Path(sys.argv[2])
+data_set, folder = open_data_set(sys.argv[1], "by_patient"), Path(sys.argv[2])
 model = keras.models.load_model(folder / "model.keras", compile=False)
-halves, split = parts.split(model), open_split(directory, "validation")
-found = features.extract(halves.backbone, split, manifest.read(directory), folder / "cache", vgg_input="imagenet")
+halves, split = features.split_backbone(model), data_set.open_split("validation")
+found = features.extract(halves.backbone, split, data_set.manifest, folder / "cache", vgg_input="imagenet")
 whole = model.predict(batching.evaluation_batches(split, 64).map(lambda image, *_: image), verbose=0)
 batches = features.evaluation_batches(found, 16)
 np.testing.assert_allclose(halves.head.predict(batches, verbose=0), whole, atol=2e-3)
 halves.head.compile("sgd", "binary_crossentropy")
 halves.head.fit(batches, shuffle=False, verbose=0)
-mistakes.log(model, batching.evaluation_batches(split, 64), folder / "tensorboard", 1)
+misclassified.log(model, batching.evaluation_batches(split, 64), folder / "tensorboard", 1)
 assert list((folder / "tensorboard").iterdir())
 """
 
@@ -98,7 +95,7 @@ def test_features_and_mistakes_on_jax(data_dir, tmp_path):
     last = model.get_layer("probability").kernel
     last.assign(0.1 * np.asarray(last))  # or the probabilities of an untrained head would all be 0
     model.save(tmp_path / "model.keras")
-    run(EXTRACT, dataset_dir(str(data_dir), "by_patient"), tmp_path)
+    run(EXTRACT, data_dir, tmp_path)
 
 
 def test_a_trainer_on_jax(data_dir, tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from trainers.models import architectures, parts
+from trainers.models import architectures
+from trainers.models.features import split_backbone
 
 HEAD = ["flatten", "fc1", "dropout1", "fc2", "dropout2", "probability"]
 VGG = [
@@ -82,7 +83,7 @@ def test_the_vggs_compute_what_keras_vgg19_does():
         ours, theirs = model.get_layer(name).get_config(), peer.get_layer(name).get_config()
         assert {key for key in ours if ours[key] != theirs[key]} <= {"kernel_initializer", "trainable"}
     expected = peer.predict(keras.applications.vgg19.preprocess_input(IMAGES.astype(np.float32)), verbose=0)
-    found = parts.split(model).backbone.predict(IMAGES, verbose=0)
+    found = split_backbone(model).backbone.predict(IMAGES, verbose=0)
     np.testing.assert_allclose(found, expected.reshape(3, -1), rtol=1e-5, atol=1e-4)
 
 
@@ -153,7 +154,7 @@ def test_a_confidently_wrong_cell_still_gets_gradient(policy, build):
 @pytest.mark.parametrize("vgg_input", architectures.VGG_INPUTS)
 def test_a_saved_vgg_loads_without_the_project_in_safe_mode(vgg_input, tmp_path):
     model = architectures.vgg_ft(32, vgg_input=vgg_input)
-    parts.split(model)  # leaves no trace in the file
+    split_backbone(model)  # leaves no trace in the file
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", IMAGES)
     code = (
@@ -172,7 +173,7 @@ def test_a_saved_vgg_loads_without_the_project_in_safe_mode(vgg_input, tmp_path)
 def test_the_parts_are_the_whole_and_train_it(build):
     keras.utils.set_random_seed(0)
     model = build(32, dropout_rate=0.0)
-    backbone, head = parts.split(model)
+    backbone, head = split_backbone(model)
     assert backbone.output.shape == head.input.shape
     assert (head.name, head.input.dtype, head.output.dtype) == (model.name, "float16", "float32")
     assert [weight.path for weight in head.trainable_weights] == [

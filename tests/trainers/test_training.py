@@ -7,10 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, run_command
+from conftest import ROOT, assert_one_line_error, open_split, run_command
 
-from pipeline.records.layout import dataset_dir
-from trainers.input_pipeline.splits import open_split
 from trainers.run_dir import read_history
 
 SMALL = (f"--flagfile={ROOT}/trainers/flagfiles/basic_cnn.flags", "--epochs=2", "--batch_size=16")
@@ -59,7 +57,6 @@ def test_a_run_leaves_what_it_promises(run, data_dir):
     assert record["timings"]["seconds"] > 0
     assert record["input"]["mode"] == "resident"
     assert 0 <= record["input"]["waiting_share"] < 0.5
-    assert record["input"]["skipped_records"] == []
     assert result.stdout.count("of the step time for data") == 1
     manifest = json.loads((data_dir / "tfds_malaria/by_patient/1.0.0/manifest.json").read_text())
     assert record["data"]["fingerprint"] == manifest["source"]["fingerprint"]
@@ -73,11 +70,10 @@ def test_a_run_leaves_what_it_promises(run, data_dir):
 def test_the_best_epoch_is_kept(run, data_dir):
     import keras
 
-    from pipeline.records.layout import dataset_dir
     from trainers.input_pipeline import resident
 
     path, _ = run
-    cells = resident.load(open_split(dataset_dir(str(data_dir), "by_patient"), "validation"))
+    cells = resident.load(open_split(data_dir, "validation"))
     model = keras.models.load_model(path / "model.keras")
     model.compile(loss="binary_crossentropy", metrics=["accuracy"])
     loss, _ = model.evaluate(cells.images, cells.labels, verbose=0)
@@ -85,18 +81,14 @@ def test_the_best_epoch_is_kept(run, data_dir):
     assert loss == pytest.approx(best, rel=1e-4), "of the averaged weights"
 
 
-def test_a_damaged_record_stops_training_and_may_be_skipped(data_dir, tmp_path):
+def test_a_corrupt_record_stops_training(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path / "data")
     shard = next((tmp_path / "data/tfds_malaria/by_patient/1.0.0").glob("*-train.tfrecord-00000-of-?????"))
     content = bytearray(shard.read_bytes())
     content[1000] ^= 1
     shard.write_bytes(content)
-    assert_one_line_error(train(tmp_path / "data", tmp_path / "run", "--input=mapped"), "record 0 is damaged")
-    flags = ("--input=mapped", "--max_corrupt_records=1")
-    result = train(tmp_path / "data", tmp_path / "other", *flags)
-    assert result.returncode == 0, result.stderr
-    record = json.loads((tmp_path / "other/run.json").read_text())
-    assert record["input"]["skipped_records"] == [[shard.name, 0]]
+    result = train(tmp_path / "data", tmp_path / "run", "--input=mapped")
+    assert_one_line_error(result, f"{shard.name}: record 0 is corrupt", "pipeline.verify", "--repair")
 
 
 def test_the_model_loads_without_the_project(run):
@@ -131,7 +123,6 @@ def test_other_settings_in_the_same_folder_are_refused(run, data_dir):
 def test_evaluation(run, data_dir, tmp_path):
     import numpy as np
 
-    from pipeline.records.layout import dataset_dir
     from trainers.evaluation.predictions import load_model
     from trainers.input_pipeline import batching, resident
 
@@ -139,7 +130,7 @@ def test_evaluation(run, data_dir, tmp_path):
     result = evaluate(data_dir, [path], tmp_path / "report")
     assert result.returncode == 0, result.stderr
     entry = json.loads((tmp_path / "report/metrics.json").read_text())["models"]["basic_cnn"]
-    split = open_split(dataset_dir(str(data_dir), "by_patient"), "test")
+    split = open_split(data_dir, "test")
     cells = resident.load(split)
     patients = {name for *_, names in batching.evaluation_batches(split, 16) for name in names.numpy()}
     calls = load_model(str(path)).predict(cells.images, verbose=0)[:, 0] >= 0.5
@@ -281,7 +272,7 @@ def test_a_vgg_trains_and_its_model_is_the_whole_one(model, data_dir, tmp_path):
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["input"]["mode"] == ("features" if model == "vgg_frozen" else "resident")
     whole = load_model(str(tmp_path / "run"))
-    split = open_split(dataset_dir(str(data_dir), "by_patient"), "validation")
+    split = open_split(data_dir, "validation")
     cells = resident.load(split)
     probabilities = whole.predict(cells.images, verbose=0)[:, 0]
     loss = -(cells.labels * np.log(probabilities) + (1 - cells.labels) * np.log(1 - probabilities)).mean()

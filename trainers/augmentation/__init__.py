@@ -1,1 +1,1 @@
-"""Changes to training cells: how far (`ranges`), which (`draws`), applied on the device (`apply`)."""
+"""Changes to training cells: how far (`ranges`), the random numbers (`params`), applied on the device (`apply`)."""

@@ -1,8 +1,8 @@
-"""Augmentation on the device: uint8 cells and the numbers drawn for them in, changed uint8 cells out.
+"""Augmentation on the device: uint8 images and the numbers sampled for them in, changed uint8 images out.
 
 It belongs to the training step and is not part of the saved model. Nothing is random here:
-`trainers.augmentation.draws` makes the numbers from (seed, step), so that a run that continues repeats them. Keras's
-public operations only, for any backend.
+`trainers.augmentation.params` samples the numbers from (seed, step), so that a resumed run repeats them. Only Keras's
+public operations, for any backend.
 """
 
 import keras
@@ -17,7 +17,7 @@ _MAX = 255.0
 
 
 def augmented(model: keras.Model, fill: str) -> keras.Model:
-    """A model for training that changes its cells before it looks at them; it shares all weights with `model`.
+    """A model for training that changes its images first; it shares all weights with `model`.
 
     Args:
       model: uint8 RGB [batch, size, size, 3] -> probability [batch, 1].
@@ -28,10 +28,10 @@ def augmented(model: keras.Model, fill: str) -> keras.Model:
     """
     image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
     transform = keras.Input((_NUM_TRANSFORM,), dtype="float32", name="transform")
-    stained = keras.Input((_NUM_STAIN,), dtype="float32", name="stain")
-    changed = warp(stain(ops.cast(image, "float32"), stained), transform, fill)
+    stain_params = keras.Input((_NUM_STAIN,), dtype="float32", name="stain")
+    changed = warp(stain(ops.cast(image, "float32"), stain_params), transform, fill)
     return keras.Model(
-        {"image": image, "transform": transform, "stain": stained},
+        {"image": image, "transform": transform, "stain": stain_params},
         model(to_uint8(changed)),
         name=f"{model.name}_augmented",
     )
@@ -42,7 +42,7 @@ def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str) ->
 
     Args:
       images: float32 [batch, height, width, channels].
-      transforms: float32 [batch, 8], from a pixel of the result to the place it is taken from:
+      transforms: float32 [batch, 8], from a pixel of the result to the point of the source it is taken from:
         (x, y) ← (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels, x to the right, y down.
       fill: see `ranges.FILLS`.
 
@@ -52,21 +52,21 @@ def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str) ->
     return ops.image.affine_transform(images, transforms, interpolation="bilinear", fill_mode=_FILL_MODES[fill])
 
 
-def stain(images: keras.KerasTensor, numbers: keras.KerasTensor) -> keras.KerasTensor:
-    """Another stain and another light: contrast about the cell's mean colour, then gain and hue, then an offset.
+def stain(images: keras.KerasTensor, stains: keras.KerasTensor) -> keras.KerasTensor:
+    """Changes stain and light: contrast about the cell's mean colour, then gain and hue, then an offset.
 
     The black background, where all channels are 0, stays black.
 
     Args:
       images: float32 RGB [batch, height, width, 3] in 0…255.
-      numbers: float32 [batch, 15]: a 3×3 matrix of gain and hue row by row, contrast a channel, offset a channel in
-        0…255.
+      stains: float32 [batch, 15]: a 3×3 matrix of gain and hue row by row, contrast per channel, offset per channel
+        in 0…255.
 
     Returns:
       as `images`; not clipped.
     """
-    matrix = ops.reshape(numbers[:, :9], (-1, 3, 3))
-    contrast, offset = numbers[:, 9:12], numbers[:, 12:15]
+    matrix = ops.reshape(stains[:, :9], (-1, 3, 3))
+    contrast, offset = stains[:, 9:12], stains[:, 12:15]
     is_cell = ops.cast(ops.max(images, axis=-1, keepdims=True) > 0, "float32")
     mean = ops.sum(images, axis=(1, 2)) / ops.maximum(ops.sum(is_cell, axis=(1, 2)), 1.0)
     # All of it is one affine map of the colours: matrix (contrast (x - mean) + mean) + offset.
@@ -78,5 +78,5 @@ def stain(images: keras.KerasTensor, numbers: keras.KerasTensor) -> keras.KerasT
 
 
 def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
-    """Rounds and clips to what a camera gives, and the saved model takes: uint8 in 0…255."""
+    """Rounds and clips to uint8 in 0…255, which the saved model takes."""
     return ops.cast(ops.clip(ops.round(images), 0.0, _MAX), "uint8")

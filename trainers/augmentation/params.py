@@ -1,7 +1,8 @@
-"""The numbers that augmentation needs, drawn from (seed, step) without state: any step can be the first.
+"""The random numbers of augmentation, sampled from (seed, step) without state: any step can be the first.
 
-In: how far each change may go. Out: for each cell of a batch one affine transform and one change of its colours, which
-`trainers.augmentation.apply` applies on the device. Drawn in the input pipeline, on the CPU, whatever the backend.
+For each cell of a batch they are one affine transform and one change of its colours, which
+`trainers.augmentation.apply` applies on the device. They are sampled in the input pipeline, on the CPU, so that they
+are the same for every backend.
 """
 
 import math
@@ -10,27 +11,54 @@ import tensorflow as tf
 
 from trainers.augmentation.ranges import FLIPS, Ranges
 
-_NUM_TRANSFORM = 8
-_STREAM = 0x5EED  # keeps these numbers apart from those that decide on the order
+_STREAM = 0x5EED  # keeps these numbers apart from those that decide the order
 _NUM_UNIFORM = 18
 _HUE_AXIS = 1 / math.sqrt(3)
+_PREFETCHED_BATCHES = 2
 
 
-def draw(ranges: Ranges, image_size_px: int, seed: int, step: tf.Tensor, num_cells: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Draws for a batch.
+def with_augmentation_params(
+    batches: tf.data.Dataset, ranges: Ranges, image_size_px: int, seed: int, start_step: int
+) -> tf.data.Dataset:
+    """Adds the numbers of its augmentation to each batch.
 
     Args:
-      ranges: how far.
+      batches: (image, label) from `start_step` on.
+      ranges: how far cells are changed.
       image_size_px: side of the images.
-      seed: of the run.
+      seed: seed of the run.
+      start_step: step of the first batch, counted over all epochs.
+
+    Returns:
+      a data set of ({"image", "transform", "stain"}, label), see `trainers.augmentation.apply.augmented`.
+    """
+
+    def add(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        image, label = batch
+        transform, stain = sample(ranges, image_size_px, seed, step, tf.shape(label)[0])
+        return {"image": image, "transform": transform, "stain": stain}, label
+
+    steps = tf.data.Dataset.range(start_step, tf.int64.max)
+    return tf.data.Dataset.zip(steps, batches).map(add).prefetch(_PREFETCHED_BATCHES)
+
+
+def sample(
+    ranges: Ranges, image_size_px: int, seed: int, step: tf.Tensor, num_cells: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Samples the numbers for a batch.
+
+    Args:
+      ranges: how far cells are changed.
+      image_size_px: side of the images.
+      seed: seed of the run.
       step: int64 scalar, counted over all epochs from 0.
-      num_cells: int scalar, of the batch.
+      num_cells: int scalar, cells in the batch.
 
     Returns:
       transforms float32 [num_cells, 8] and stains float32 [num_cells, 15], see `trainers.augmentation.apply`.
     """
     key = tf.stack([tf.constant(seed ^ _STREAM, tf.int64), tf.cast(step, tf.int64)])
-    # The algorithm is named, since the one chosen by itself may differ from device to device.
+    # The algorithm is named because TensorFlow's own choice may differ from device to device.
     uniform = tf.random.stateless_uniform([num_cells, _NUM_UNIFORM], key, -1.0, 1.0, alg="philox")
     u = tf.unstack(uniform[:, :8], axis=1)
     flips = FLIPS.index(ranges.flip)
@@ -45,18 +73,11 @@ def draw(ranges: Ranges, image_size_px: int, seed: int, step: tf.Tensor, num_cel
         flip_x=(u[6] > 0) & (flips >= 1),
         flip_y=(u[7] > 0) & (flips >= 2),
     )
-    stains = tf.concat(
-        [
-            tf.reshape(
-                _hue(uniform[:, 8] * ranges.stain_hue_degrees) * (1 + uniform[:, None, 9:12] * ranges.stain_gain),
-                [-1, 9],
-            ),
-            1 + uniform[:, 12:15] * ranges.stain_contrast,
-            uniform[:, 15:18] * ranges.stain_offset * 255,
-        ],
-        axis=1,
-    )
-    return transforms, stains
+    gains = 1 + uniform[:, None, 9:12] * ranges.stain_gain
+    colours = _hue_rotations(uniform[:, 8] * ranges.stain_hue_degrees) * gains
+    contrasts = 1 + uniform[:, 12:15] * ranges.stain_contrast
+    offsets = uniform[:, 15:18] * ranges.stain_offset * 255
+    return transforms, tf.concat([tf.reshape(colours, [-1, 9]), contrasts, offsets], axis=1)
 
 
 def compose(
@@ -71,16 +92,16 @@ def compose(
     flip_x: tf.Tensor,
     flip_y: tf.Tensor,
 ) -> tf.Tensor:
-    """Rotation, shift, shear, zoom about the image's centre, then flips, as one map from result to source.
+    """Combines rotation, shift, shear, zoom about the centre, then flips, into one map from result to source.
 
-    The order and the senses are those of Keras's `ImageDataGenerator`, which the original used.
+    Order and directions are those of Keras's `ImageDataGenerator`, which the original used.
 
     Args:
       image_size_px: side of the images.
-      **changes: float32 [n] each; flips bool [n].
+      **changes: float32 [n], and bool [n] for the flips.
 
     Returns:
-      float32 [n, 8], see `augmentation.warp`.
+      float32 [n, 8], see `trainers.augmentation.apply.warp`.
     """
     theta, phi = (tf.cast(degrees, tf.float32) * (math.pi / 180) for degrees in (rotation_degrees, shear_degrees))
     zero, one = tf.zeros_like(theta), tf.ones_like(theta)
@@ -90,7 +111,7 @@ def compose(
         return tf.stack([tf.stack(row, axis=-1) for row in (*rows, (zero, zero, one))], axis=-2)
 
     sign_x, sign_y = (1 - 2 * tf.cast(flip, tf.float32) for flip in (flip_x, flip_y))
-    whole = matrix((one, zero, one * centre), (zero, one, one * centre))
+    product = matrix((one, zero, one * centre), (zero, one, one * centre))
     for factor in (
         matrix((tf.cos(theta), -tf.sin(theta), zero), (tf.sin(theta), tf.cos(theta), zero)),
         matrix((one, zero, shift_x_px), (zero, one, shift_y_px)),
@@ -99,12 +120,12 @@ def compose(
         matrix((one, zero, -one * centre), (zero, one, -one * centre)),
         matrix((sign_x, zero, (1 - sign_x) * centre), (zero, sign_y, (1 - sign_y) * centre)),
     ):
-        whole = tf.matmul(whole, factor)
-    return tf.reshape(whole, [-1, 9])[:, :_NUM_TRANSFORM]
+        product = tf.matmul(product, factor)
+    return tf.reshape(product, [-1, 9])[:, :8]
 
 
-def _hue(degrees: tf.Tensor) -> tf.Tensor:
-    """Turns of RGB about the grey axis (Rodrigues' formula): float32 [n] -> [n, 3, 3]."""
+def _hue_rotations(degrees: tf.Tensor) -> tf.Tensor:
+    """Rotations of RGB about the grey axis (Rodrigues' formula): float32 [n] -> [n, 3, 3]."""
     angle = degrees[:, None, None] * (math.pi / 180)
     cross = _HUE_AXIS * tf.constant([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
     return tf.cos(angle) * tf.eye(3) + tf.sin(angle) * cross + (1 - tf.cos(angle)) / 3 * tf.ones([3, 3])

@@ -1,4 +1,4 @@
-"""A strip of augmented cells, to see before hours are spent whether they still look like cells."""
+"""A preview of augmented cells: check before a long training whether they still look like cells."""
 
 from pathlib import Path
 
@@ -21,20 +21,21 @@ def augment(image: np.ndarray, ranges: Ranges, seed: int, num_versions: int = _N
     Args:
       image: uint8 RGB [size, size, 3].
       ranges: how far it is changed.
-      seed: of the run.
+      seed: seed of the run.
       num_versions: how many.
 
     Returns:
       uint8 RGB [num_versions, size, size, 3].
     """
-    transforms, stains = params.draw(ranges, image.shape[0], seed, tf.constant(0, tf.int64), tf.constant(num_versions))
+    step = tf.constant(0, tf.int64)
+    transforms, stains = params.sample(ranges, image.shape[0], seed, step, tf.constant(num_versions))
     images = np.repeat(image[None].astype(np.float32), num_versions, axis=0)
     changed = apply.warp(apply.stain(images, np.asarray(stains)), np.asarray(transforms), ranges.fill)
     return np.asarray(apply.to_uint8(changed))
 
 
-def draw(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
-    """Draws a cell and its augmented versions beside it.
+def save(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
+    """Plots a cell beside its augmented versions.
 
     Args:
       image, ranges, seed: see `augment`.

@@ -1,4 +1,4 @@
-"""How far augmentation may go: one name for each change, from flag to device. Light, for flags."""
+"""How far augmentation may go: one name per change, from the flag to the device. Imports nothing heavy, for flags."""
 
 from typing import NamedTuple
 
@@ -7,19 +7,19 @@ FILLS = ("black", "nearest")
 
 
 class Ranges(NamedTuple):
-    """How far a cell may be changed; everything at its default means not at all.
+    """How far a cell may be changed. By default nothing is changed.
 
     Attributes:
-      rotation_degrees: uniform in ± this.
+      rotation_degrees: angle uniform in ± this.
       zoom: each axis by a factor uniform in 1 ± this.
-      shift: each axis by a share of the image's side uniform in ± this.
-      shear_degrees: uniform in ± this.
-      flip: "none", "horizontal" or "both" axes, each with probability ½.
-      fill: what comes in from beyond the border, "black" or the "nearest" pixel.
+      shift: each axis by a fraction of the image's side uniform in ± this.
+      shear_degrees: angle uniform in ± this.
+      flip: "none", "horizontal" or "both"; each axis with probability ½.
+      fill: what lies beyond the border: "black" or the "nearest" pixel.
       stain_gain: factor of each channel, uniform in 1 ± this.
-      stain_offset: added to each channel, uniform in ± this share of 255.
+      stain_offset: added to each channel, uniform in ± this fraction of 255.
       stain_contrast: factor of each channel about the cell's mean, uniform in 1 ± this.
-      stain_hue_degrees: turn about the grey axis, uniform in ± this.
+      stain_hue_degrees: rotation about the grey axis, uniform in ± this.
     """
 
     rotation_degrees: float = 0.0

@@ -2,14 +2,9 @@
 
 from collections.abc import Iterable
 
-import tensorflow_datasets as tfds
-
-from pipeline.cells import LABELS
 from pipeline.errors import InputError
-from pipeline.records import manifest
-from pipeline.records.example import LABEL
+from trainers.data import Split, open_data_set, overlap
 from trainers.evaluation.runs import Member
-from trainers.input_pipeline.splits import Split, open_split, overlap
 
 
 class DataSet:
@@ -24,14 +19,8 @@ class DataSet:
     """
 
     def __init__(self, data_dir: str, config: str) -> None:
-        self.data_dir, self.config = data_dir, config
-        self.directory, self.manifest = manifest.read_dataset(data_dir, config)
-        names = tuple(tfds.builder_from_directory(self.directory).info.features[LABEL].names)
-        if names != LABELS:
-            raise InputError(
-                f"{self.directory} has the labels {', '.join(names)}; expected {', '.join(LABELS)} in this order; make "
-                "it with python -m pipeline.preprocess --class_folders=…"
-            )
+        self._opened = open_data_set(data_dir, config)
+        self.data_dir, self.config, self.directory, self.manifest, _ = self._opened
 
     @property
     def fingerprint(self) -> str:
@@ -44,7 +33,7 @@ class DataSet:
         Raises:
           InputError: if one is no split, has no cells, or two of them share cells.
         """
-        splits = [open_split(self.directory, member.expression) for member in members]
+        splits = [self._opened.open_split(member.expression) for member in members]
         for number, split in enumerate(splits):
             for other in splits[:number]:
                 if shared := overlap(split, other):

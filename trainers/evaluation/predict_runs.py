@@ -4,7 +4,7 @@ import numpy as np
 from etils import epath
 
 from pipeline.errors import InputError
-from pipeline.records import manifest
+from trainers.data import open_data_set
 from trainers.evaluation import leak, predictions
 from trainers.evaluation.data_set import DataSet
 from trainers.evaluation.metrics import thresholds as choices
@@ -12,7 +12,6 @@ from trainers.evaluation.metrics.thresholds import Choice
 from trainers.evaluation.model_predictions import ModelPredictions
 from trainers.evaluation.predictions import Predictor
 from trainers.evaluation.runs import Member, ModelRuns
-from trainers.input_pipeline.splits import open_split
 
 
 def judge(candidate: ModelRuns, data_set: DataSet, batch_size: int, test_time_flips: bool) -> ModelPredictions:
@@ -57,10 +56,10 @@ def _choose(
         return kept
     flags, data = member.run["flags"], member.run["data"]
     try:
-        directory, its_manifest = manifest.read_dataset(data_set.data_dir, flags["config"])
-        if its_manifest["source"]["fingerprint"] != data["fingerprint"]:
+        own_data_set = open_data_set(data_set.data_dir, flags["config"])
+        if own_data_set.fingerprint != data["fingerprint"]:
             raise InputError("another source")
-        split = open_split(directory, flags["validation_split"], "validation_split")
+        split = own_data_set.open_split(flags["validation_split"], "validation_split")
     except InputError:
         return choices.UNCHOSEN  # the report says so
     found = predictions.predict_split(predict, split, batch_size, f"{name}: {split.expression}")

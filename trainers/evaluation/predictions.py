@@ -11,9 +11,9 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers import run_dir
+from trainers.data import Split
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.image_files import Decoded
-from trainers.input_pipeline.splits import Split
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 """uint8 RGB [n, size, size, 3] in, probability of being parasitized float64 [n] in 0…1 out."""

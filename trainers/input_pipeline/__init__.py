@@ -1,1 +1,1 @@
-"""Shards in, batches out. `batching` is the front door; the rest stands behind it."""
+"""Shards in, batches out. Begin with `batching`; it uses the other modules."""

@@ -10,35 +10,32 @@ Resident and mapped are the same batch for batch, and any step can be the first 
 exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
 """
 
-import functools
-import re
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import InputError
+from trainers.data import Split
 from trainers.input_pipeline import memory, resident, streaming
-from trainers.input_pipeline.corruption import DamagedRecords
 from trainers.input_pipeline.mapped import MappedCells, is_mappable
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
-from trainers.input_pipeline.splits import Split
 
-_RESIDENT_SHARE_OF_MEMORY = 0.5
-_PARALLEL_BATCHES = 2  # enough to hide a gather of some hundred µs
+_RESIDENT_FRACTION_OF_MEMORY = 0.5
+_PARALLEL_BATCHES = 2  # enough to hide a gather of a few hundred µs
 _PREFETCHED_BATCHES = 4
+
+_Gather = Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
 
 
 def choose_mode(mode: str, splits: Sequence[Split]) -> str:
-    """Turns `auto` into a mode that fits, and says so with the sizes.
+    """Turns `auto` into a mode that fits, and prints it with the sizes.
 
     Resident where the splits fit into half of the free memory, else mapped where all shards are local and have an
     index, else streaming.
 
     Raises:
-      InputError: if `mapped` is asked for and cannot be.
+      InputError: if `mapped` is asked for and is not possible.
     """
     needed = sum(split.num_bytes for split in splits)
     free = memory.free_bytes()
@@ -49,20 +46,14 @@ def choose_mode(mode: str, splits: Sequence[Split]) -> str:
             "shard: copy the data set, or give --input=resident or --input=streaming"
         )
     if mode == "auto":
-        fits = needed <= _RESIDENT_SHARE_OF_MEMORY * free
+        fits = needed <= _RESIDENT_FRACTION_OF_MEMORY * free
         mode = "resident" if fits else "mapped" if can_map else "streaming"
     print(f"input: {mode} ({needed / 1e9:.2f} GB of images, {free / 1e9:.2f} GB of memory free)")
     return mode
 
 
 def training_batches(
-    split: Split,
-    order: ShuffleOrder,
-    epochs: int,
-    mode: str,
-    start_step: int = 0,
-    damaged: DamagedRecords | None = None,
-    with_keys: bool = False,
+    split: Split, order: ShuffleOrder, epochs: int, mode: str, start_step: int = 0, with_keys: bool = False
 ) -> tf.data.Dataset:
     """Shuffled batches of all epochs in a row, the same for the same (order, mode).
 
@@ -71,86 +62,68 @@ def training_batches(
       order: seed, batch size, and which slice of each batch this host takes.
       epochs: number of epochs.
       mode: "resident", "mapped" or "streaming".
-      start_step: batches to leave out at the start; free when resident or mapped, read and thrown away when streaming.
-      damaged: how many damaged records to skip; by default the first one stops the run. A batch is smaller by those.
+      start_step: batches to leave out at the start; free when resident or mapped, read and dropped when streaming.
       with_keys: also file names and patients.
 
     Returns:
       a data set of (uint8 [n, size, size, 3], int64 [n]), with keys also (filename string [n], patient_id string [n]).
 
     Raises:
-      InputError: if a shard is missing or is not what the data set says; while reading, see `explain`.
+      InputError: if a shard is missing or is not what the data set says; for errors while reading see `explain`.
     """
-    return open_training(split, order, epochs, mode, damaged, with_keys)(start_step)
+    return open_training(split, order, epochs, mode, with_keys)(start_step)
 
 
 def open_training(
-    split: Split,
-    order: ShuffleOrder,
-    epochs: int,
-    mode: str,
-    damaged: DamagedRecords | None = None,
-    with_keys: bool = False,
+    split: Split, order: ShuffleOrder, epochs: int, mode: str, with_keys: bool = False
 ) -> Callable[[int], tf.data.Dataset]:
-    """Opens a split once, for batches from any number of steps on: start_step -> what `training_batches` gives."""
-    damaged = damaged or DamagedRecords()
+    """Opens a split once, for batches from any number of steps: start_step -> what `training_batches` gives."""
     if mode == "streaming":
-        if damaged.at_most:
-            split = streaming.without_damage(split, damaged, Path(_folder_of_copies().name))
         shuffled = streaming.shuffled(split, order, epochs)
         if not with_keys:
             shuffled = shuffled.map(lambda image, label, *_: (image, label))
         return lambda start_step: with_options(shuffled.skip(start_step).prefetch(_PREFETCHED_BATCHES))
-    gather = (_resident_gather if mode == "resident" else _mapped_gather)(split, damaged, with_keys)
-
-    def batches_from(start_step: int) -> tf.data.Dataset:
-        steps = tf.data.Dataset.range(start_step, epochs * order.steps_per_epoch)
-        batches = steps.map(
-            lambda step: gather(order.rows(step)), num_parallel_calls=_PARALLEL_BATCHES, deterministic=True
-        )
-        return with_options(batches.prefetch(_PREFETCHED_BATCHES))
-
-    return batches_from
+    gather = (_resident_gather if mode == "resident" else _mapped_gather)(split, with_keys)
+    return lambda start_step: gathered_batches(gather, order, epochs, start_step)
 
 
-@functools.cache
-def _folder_of_copies() -> tempfile.TemporaryDirectory[str]:
-    """Goes with the process."""
-    return tempfile.TemporaryDirectory(prefix="tfds_malaria-")
+def gathered_batches(gather: _Gather, order: ShuffleOrder, epochs: int, start_step: int) -> tf.data.Dataset:
+    """Shuffled batches of all epochs in a row, by random access.
+
+    Args:
+      gather: int64 [n] indices into the split -> a batch.
+      order, epochs, start_step: see `training_batches`.
+    """
+    steps = tf.data.Dataset.range(start_step, epochs * order.steps_per_epoch)
+    batches = steps.map(
+        lambda step: gather(order.indices(step)), num_parallel_calls=_PARALLEL_BATCHES, deterministic=True
+    )
+    return with_options(batches.prefetch(_PREFETCHED_BATCHES))
 
 
-def _resident_gather(split: Split, damaged: DamagedRecords, with_keys: bool) -> "tf.types.experimental.Callable":
-    cells = resident.load(split, damaged, with_keys)
-    images = tf.experimental.dlpack.from_dlpack(cells.images.__dlpack__())  # tf.constant would copy the whole split
-    with tf.device("cpu"):  # the whole split would not fit beside the model on every device
+def _resident_gather(split: Split, with_keys: bool) -> _Gather:
+    cells = resident.load(split, with_keys)
+    images = tf.experimental.dlpack.from_dlpack(cells.images.__dlpack__())  # tf.constant would copy all of it
+    with tf.device("cpu"):  # beside the model, the split would not fit on every device
         columns = [images, tf.constant(cells.labels)]
         if with_keys:
             columns += [tf.constant(cells.filenames, tf.string), tf.constant(cells.patient_ids, tf.string)]
-        is_whole = tf.constant(~cells.is_damaged)
-    some_are_damaged = bool(cells.is_damaged.any())
-
-    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        if some_are_damaged:
-            rows = tf.boolean_mask(rows, tf.gather(is_whole, rows))
-        return tuple(tf.gather(column, rows) for column in columns)
-
-    return gather
+    return lambda indices: tuple(tf.gather(column, indices) for column in columns)
 
 
-def _mapped_gather(split: Split, damaged: DamagedRecords, with_keys: bool) -> "tf.types.experimental.Callable":
-    cells = MappedCells(split, damaged)
-    shape = [None, split.image_size_px, split.image_size_px, 3]
+def _mapped_gather(split: Split, with_keys: bool) -> _Gather:
+    cells = MappedCells(split)
+    types = (tf.uint8, tf.int64, *((tf.string, tf.string) if with_keys else ()))
 
-    def copy(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        rows = cells.check(rows)
-        return (*cells.gather(rows), *(cells.keys(rows) if with_keys else ()))
+    def copy(indices: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (*cells.gather(indices), *(cells.keys(indices) if with_keys else ()))
 
-    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        types = (tf.uint8, tf.int64, *((tf.string, tf.string) if with_keys else ()))
-        images, *rest = tf.numpy_function(copy, [rows], types)
-        for column in rest:
+    def gather(indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        images, *others = tf.numpy_function(copy, [indices], types)
+        images.set_shape([None, split.image_size_px, split.image_size_px, 3])
+        for column in others:
             column.set_shape([None])
-        return tf.ensure_shape(images, shape), *rest
+        return images, *others
 
     return gather
 
@@ -172,20 +145,52 @@ def with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
     # Parallelism and buffers are fixed above: autotuning would find no more, its thread costs, and closing an iterator
     # can wait for that thread.
     options.autotune.enabled = False
-    options.deterministic = True  # the order is part of what a run is
+    options.deterministic = True  # a run must be repeatable
     # No private threads: a pool of its own was no faster than the shared one, within the noise.
-    # Nothing is kept twice: resident holds the cells itself, the others rely on the page cache.
+    # No second copy of the data: resident holds the cells itself, the others rely on the page cache.
     options.experimental_optimization.apply_default_optimizations = False
     return batches.with_options(options)
 
 
+def with_class_weights(batches: tf.data.Dataset, class_weights: Mapping[int, float]) -> tf.data.Dataset:
+    """Adds each cell's weight in the loss: (inputs, label) -> (inputs, label, float32 weight).
+
+    Args:
+      batches: (inputs of the model, int64 label [n]).
+      class_weights: label -> weight.
+    """
+    weights = tf.constant([class_weights[label] for label in sorted(class_weights)], tf.float32)
+    return batches.map(lambda inputs, label: (inputs, label, tf.gather(weights, label)))
+
+
+def without_smaller_batches(batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """Leaves out each epoch's smaller last batch, which several devices could not share evenly.
+
+    Args:
+      batches: (inputs of the model, label [n]).
+      batch_size: cells per batch.
+    """
+    return batches.filter(lambda _, label: tf.shape(label)[0] == batch_size)
+
+
 def explain(error: tf.errors.OpError, splits: Sequence[Split]) -> InputError | None:
-    """What reading a damaged shard means in one line, found by reading the shards again; None if all are whole."""
-    if found := re.search(r"InputError: (.*)", error.message):
-        return InputError(found[1])
+    """Finds what made reading fail, by reading the shards again record by record.
+
+    TensorFlow's errors name neither shard nor record, and hide the exceptions of Python functions in their text.
+
+    Args:
+      error: raised by batches of these splits.
+      splits: what was read.
+
+    Returns:
+      an error that names the first corrupt record, or the shard that is missing or too short; None if there is none.
+    """
+    if isinstance(error, tf.errors.ResourceExhaustedError):  # memory, not input
+        return None
     for split in splits:
         try:
-            streaming.find_damage(split, DamagedRecords())
-        except InputError as damage:
-            return damage
+            for _ in resident.read_cells(split):
+                pass
+        except InputError as corrupt:
+            return corrupt
     return None

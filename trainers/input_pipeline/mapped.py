@@ -1,9 +1,9 @@
 """Random access into the TFRecord files of a split: memory maps, and the index of where each image lies.
 
-In: a split whose shards lie on a local disk, each with the index that the Beam job wrote. Out: the cells of any rows,
-copied once from the page cache into the batch. Nothing is loaded beforehand, and no memory grows with the data.
+The shards must lie on a local disk, each with the index that the Beam job wrote. Images are copied once, from the page
+cache into the batch. Nothing is loaded beforehand, and no memory grows with the data.
 
-Each record's checksum is compared when the record is first met in a run: some 10 µs a cell in the first epoch.
+The checksum of a record is verified when a run first reads it: about 10 µs per cell in the first epoch.
 """
 
 import io
@@ -20,8 +20,7 @@ from pipeline.job.fill import INDEX_COLUMNS
 from pipeline.records import layout, manifest, parsing, tfrecord
 from pipeline.source import decode
 from pipeline.storage import is_remote
-from trainers.input_pipeline.corruption import DamagedRecords
-from trainers.input_pipeline.splits import Split
+from trainers.data import Split, corrupt_shard
 
 _ALIGNMENT = 64  # TensorFlow takes arrays that are aligned like this without a copy
 
@@ -32,36 +31,30 @@ def is_mappable(split: Split) -> bool:
 
 
 class MappedCells:
-    """The cells of a split, by row.
+    """The cells of a split, by index.
 
     Args:
       split: see `is_mappable`.
-      damaged: told of records whose checksum does not fit.
 
     Raises:
-      InputError: if a shard or an index is missing, or is not what the manifest says.
+      InputError: if a shard or its index is missing, or is not what the manifest says.
     """
 
-    def __init__(self, split: Split, damaged: DamagedRecords) -> None:
-        self._size, self._is_png, self._damaged = split.image_size_px, split.is_png, damaged
-        self._files = split.files
+    def __init__(self, split: Split) -> None:
+        self._split = split
         self._maps: list[mmap.mmap] = []
         self._views: list[np.ndarray] = []
-        indices = []
+        rows = []
         entries = _manifest_entries(split)
         for file, skip, take in zip(split.files, split.skips, split.takes, strict=True):
             index = _read_index(file, entries.get(Path(file).name))
             if len(index) < skip + take:
-                raise InputError(f"{file} has {len(index)} records, expected {skip + take}; make the data set again")
-            indices.append(index[skip : skip + take])
+                raise corrupt_shard(file, f"has {len(index)} records, expected {skip + take}")
+            rows.append(index[skip : skip + take])
             self._map(file)
-        self._index = np.concatenate(indices)
+        self._rows = np.concatenate(rows)
         self._part = np.repeat(np.arange(len(split.files)), split.takes)
-        self._number = np.concatenate(
-            [np.arange(skip, skip + take) for skip, take in zip(split.skips, split.takes, strict=True)]
-        )
-        self._is_checked = np.zeros(split.num_cells, bool)
-        self._is_damaged = np.zeros(split.num_cells, bool)
+        self._is_verified = np.zeros(split.num_cells, bool)
 
     def _map(self, file: str) -> None:
         with Path(file).open("rb") as opened:
@@ -72,90 +65,86 @@ class MappedCells:
     @property
     def labels(self) -> np.ndarray:
         """int64 [cells]."""
-        return self._index[:, INDEX_COLUMNS.index("label")]
+        return self._rows[:, INDEX_COLUMNS.index("label")]
 
-    def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Copies the cells of some rows.
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Copies some cells.
 
         Args:
-          rows: int64 [n].
+          indices: int64 [n].
 
         Returns:
-          uint8 RGB [n, size, size, 3] and int64 [n]; fewer than n if damaged records are skipped.
+          uint8 RGB [n, size, size, 3] and int64 [n].
 
         Raises:
-          InputError: if a record is damaged and must not be skipped.
+          InputError: if a record is corrupt.
         """
-        rows = self.check(rows)
-        images = _aligned_empty((len(rows), self._size, self._size, 3))
-        self.copy(rows, images)
-        return images, self.labels[rows]
+        size = self._split.image_size_px
+        images = _aligned_empty((len(indices), size, size, 3))
+        self.copy(indices, images)
+        return images, self.labels[indices]
 
-    def check(self, rows: np.ndarray) -> np.ndarray:
-        """Compares the checksums of rows that were not met yet; returns the rows that are whole."""
-        for row in rows[~self._is_checked[rows]].tolist():
+    def copy(self, indices: np.ndarray, images: np.ndarray) -> None:
+        """Copies the images of some cells into uint8 RGB [n, size, size, 3].
+
+        Raises:
+          InputError: if a record is corrupt.
+        """
+        self._verify(indices)
+        columns = self._rows[indices, 1:3].tolist()
+        parts = self._part[indices].tolist()
+        flat = images.reshape(len(indices), -1)
+        for i, (part, (start, num_bytes)) in enumerate(zip(parts, columns, strict=True)):
+            stored = self._views[part][start : start + num_bytes]
             try:
-                tfrecord.read_at(self._views[self._part[row]], int(self._index[row, 0]))  # a view: nothing is copied
-            except tfrecord.DamagedRecord:
-                self._damaged.add(self._files[self._part[row]], int(self._number[row]))
-                self._is_damaged[row] = True
-            self._is_checked[row] = True
-        return rows[~self._is_damaged[rows]] if self._is_damaged.any() else rows
+                flat[i] = decode.decode_png(stored).reshape(-1) if self._split.is_png else stored
+            except ValueError as error:
+                raise self._corrupt(int(indices[i]), error) from error
 
-    def copy(self, rows: np.ndarray, images: np.ndarray) -> None:
-        """Copies images of whole rows into uint8 RGB [n, size, size, 3].
-
-        Raises:
-          InputError: if one is no PNG of that size, where PNGs are expected.
-        """
-        columns = self._index[rows, 1:3].tolist()
-        flat = images.reshape(len(rows), -1)
-        parts = self._part[rows].tolist()
-        try:
-            for i, (part, (start, num_bytes)) in enumerate(zip(parts, columns, strict=True)):
-                stored = self._views[part][start : start + num_bytes]
-                flat[i] = decode.decode_png(stored).reshape(-1) if self._is_png else stored
-        except ValueError as error:
-            raise InputError(
-                f"{self._files[parts[i]]} is damaged ({error}); check the data set with python -m pipeline.verify, or "
-                "make it again"
-            ) from error
-
-    def keys(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """File names and patients of some rows: bytes [n] each."""
-        parsed = [parsing.parse(self._record(row)) for row in rows.tolist()]
+    def keys(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """File names and patients of some cells: bytes [n] each."""
+        records = (tfrecord.read_at(self._maps[self._part[i]], int(self._rows[i, 0])) for i in indices.tolist())
+        cells = [parsing.parse(record) for record in records]
         return (
-            np.array([cell.filename.encode() for cell in parsed], object),
-            np.array([cell.patient_id.encode() for cell in parsed], object),
+            np.array([cell.filename.encode() for cell in cells], object),
+            np.array([cell.patient_id.encode() for cell in cells], object),
         )
 
-    def _record(self, row: int) -> bytes:
-        return tfrecord.read_at(self._maps[self._part[row]], int(self._index[row, 0]))
+    def _verify(self, indices: np.ndarray) -> None:
+        """Checks the checksums of the records that were not read before."""
+        for i in indices[~self._is_verified[indices]].tolist():
+            try:
+                tfrecord.read_at(self._views[self._part[i]], int(self._rows[i, 0]))  # a view: nothing is copied
+            except tfrecord.DamagedRecord as error:
+                raise self._corrupt(i, error) from error
+            self._is_verified[i] = True
+
+    def _corrupt(self, i: int, error: Exception) -> InputError:
+        part = self._part[i]
+        number = self._split.skips[part] + i - int(np.argmax(self._part == part))
+        return corrupt_shard(self._split.files[part], f"record {number} is corrupt ({error})")
 
 
 def _manifest_entries(split: Split) -> dict[str, dict[str, Any]]:
     """The manifest's entries of a split's shards by file name; empty for shards that have no manifest."""
-    directory = Path(split.files[0]).parent
+    directory = epath.Path(split.files[0]).parent
     if not (directory / layout.MANIFEST).exists():
         return {}
-    made = manifest.read(epath.Path(directory))
-    return {shard["file"]: shard for entry in made["splits"].values() for shard in entry["shards"]}
+    splits = manifest.read(directory)["splits"]
+    return {shard["file"]: shard for entry in splits.values() for shard in entry["shards"]}
 
 
 def _read_index(file: str, entry: dict[str, Any] | None) -> np.ndarray:
-    """A shard's index, compared with the manifest as the shard's size is."""
-    path = Path(layout.index_name(file))
+    """Reads a shard's index, and compares both with the manifest."""
     try:
-        num_bytes, content = Path(file).stat().st_size, path.read_bytes()
+        num_bytes, content = Path(file).stat().st_size, Path(layout.index_name(file)).read_bytes()
         index = np.load(io.BytesIO(content))
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} or its index cannot be read ({error}); make the data set again") from error
+        raise corrupt_shard(file, f"it or its index cannot be read ({error})") from error
     if entry is not None and (num_bytes, sha256(content).hexdigest()) != (entry["num_bytes"], entry["index_sha256"]):
-        raise InputError(
-            f"{file} or its index is not what the manifest says; check the data set with python -m pipeline.verify"
-        )
+        raise corrupt_shard(file, "it or its index is not what the manifest says")
     if index.ndim != 2 or index.shape[1] != len(INDEX_COLUMNS) or index.dtype != np.int64:
-        raise InputError(f"{path} is no index of {', '.join(INDEX_COLUMNS)}; make the data set again")
+        raise corrupt_shard(file, f"its index does not have the columns {', '.join(INDEX_COLUMNS)}")
     return index
 
 

@@ -9,27 +9,23 @@ _CGROUP_1 = Path("/sys/fs/cgroup/memory")
 
 
 def free_bytes(cgroup_2: Path = _CGROUP_2, cgroup_1: Path = _CGROUP_1) -> int:
-    """What the machine has to give, or less where a container's limit is nearer.
+    """The free memory of the machine, or of the container if its limit is lower.
 
     Args:
-      cgroup_2, cgroup_1: where the limits of this process's container are told.
+      cgroup_2, cgroup_1: where Linux tells the limits of this process's container.
 
     Returns:
       bytes; page cache counts as free.
     """
     free = psutil.virtual_memory().available
-    for limit, usage, statistics, cache in (
-        (cgroup_2 / "memory.max", cgroup_2 / "memory.current", cgroup_2 / "memory.stat", "file"),
-        (
-            cgroup_1 / "memory.limit_in_bytes",
-            cgroup_1 / "memory.usage_in_bytes",
-            cgroup_1 / "memory.stat",
-            "total_cache",
-        ),
+    for folder, limit, usage, cache in (
+        (cgroup_2, "memory.max", "memory.current", "file"),
+        (cgroup_1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
     ):
         try:
-            cached = dict(line.split() for line in statistics.read_text().splitlines()).get(cache, 0)
-            free = min(free, int(limit.read_text()) - int(usage.read_text()) + int(cached))
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            used = int((folder / usage).read_text()) - int(statistics.get(cache, 0))
+            free = min(free, int((folder / limit).read_text()) - used)
         except (OSError, ValueError):  # no such file, or "max": no limit
             continue
     return max(free, 0)

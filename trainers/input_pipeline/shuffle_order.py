@@ -1,4 +1,4 @@
-"""Which cell comes when: (seed, step) → rows of the split; no state, so any step can be the first, on any host.
+"""Which cell comes when: (seed, step) → indices into the split. No state, so any step can be the first, on any host.
 
 The order of an epoch is a stateless permutation (`tf.random.experimental.index_shuffle`, a Feistel-like cipher of the
 position; the operation is marked experimental, so a test pins a golden order). It is a global shuffle without a buffer.
@@ -13,9 +13,9 @@ class ShuffleOrder(NamedTuple):
     """The order of a training run.
 
     Attributes:
-      num_cells: of the split.
-      batch_size: cells a global batch; an epoch's last batch may be smaller.
-      seed: decides on every epoch's order.
+      num_cells: number of cells in the split.
+      batch_size: cells per global batch; an epoch's last batch may be smaller.
+      seed: decides the order of every epoch.
       shard_index, shard_count: which contiguous slice of each global batch this host takes.
     """
 
@@ -27,17 +27,17 @@ class ShuffleOrder(NamedTuple):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return -(-self.num_cells // self.batch_size)
 
-    def rows(self, step: tf.Tensor) -> tf.Tensor:
-        """This host's rows of a step's batch.
+    def indices(self, step: tf.Tensor) -> tf.Tensor:
+        """The cells of this host's batch at a step.
 
         Args:
           step: int64 scalar, counted over all epochs from 0.
 
         Returns:
-          int64 [n]; over all steps of an epoch and all hosts, each row of the split once.
+          int64 [n]; over all steps of an epoch and all hosts, each cell of the split once.
         """
         num_cells = tf.constant(self.num_cells, tf.int64)
         epoch, step_in_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch
@@ -49,16 +49,16 @@ class ShuffleOrder(NamedTuple):
 
 
 def permute(positions: tf.Tensor, seed: int, epoch: tf.Tensor, num_cells: tf.Tensor) -> tf.Tensor:
-    """Where the cells at the given positions of an epoch lie in the split.
+    """The cells at the given positions of an epoch.
 
     Args:
       positions: int64 [n] in 0…num_cells-1.
-      seed: decides on the order of every epoch.
+      seed: decides the order of every epoch.
       epoch: int64 scalar.
       num_cells: int64 scalar.
 
     Returns:
-      int64 [n]; over all positions of an epoch a permutation.
+      int64 [n] indices into the split; over all positions of an epoch a permutation.
     """
     key = tf.stack([tf.constant(seed, tf.int64), epoch])
     return tf.random.experimental.index_shuffle(positions, key, num_cells - 1)

@@ -5,18 +5,12 @@ buffer. The order is the same for the same (seed, step), but it is not that of r
 the split.
 """
 
-from pathlib import Path
-
 import numpy as np
 import tensorflow as tf
-from etils import epath
 
-from pipeline.errors import InputError
-from pipeline.records import tfrecord
 from pipeline.records.example import FILENAME, IMAGE, LABEL, PATIENT_ID
-from trainers.input_pipeline.corruption import DamagedRecords
+from trainers.data import Split
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
-from trainers.input_pipeline.splits import Split
 
 _SHUFFLED_RECORDS = 4096
 _SHARDS_AT_A_TIME = 4
@@ -41,7 +35,7 @@ def in_order(split: Split, batch_size: int) -> tf.data.Dataset:
 
 
 def shuffled(split: Split, order: ShuffleOrder, epochs: int) -> tf.data.Dataset:
-    """All epochs in a row, each cell once an epoch.
+    """All epochs in a row, each cell once per epoch.
 
     Every host of several reads all shards and takes its slice of each batch.
 
@@ -59,11 +53,11 @@ def shuffled(split: Split, order: ShuffleOrder, epochs: int) -> tf.data.Dataset:
             num_parallel_calls=2,
             deterministic=True,
         )
-        # `shuffle` mixes the process's global seed into its own, and fails if that one is 0: here it is fixed. In this
+        # `shuffle` mixes the process's global seed into its own, and fails if that one is 0: here it is fixed, in this
         # function's graph alone, since it is traced.
         tf.compat.v1.set_random_seed(_GRAPH_SEED)
-        # Encoded records are shuffled, not images: one copy less a cell.
         buffer_seed = tf.random.stateless_uniform([], key, 0, 2**62, tf.int64)
+        # Encoded records are shuffled, not images: one copy less per cell.
         return records.shuffle(_SHUFFLED_RECORDS, seed=buffer_seed).batch(order.batch_size).map(_slice)
 
     def _slice(records: tf.Tensor) -> tf.Tensor:
@@ -89,7 +83,6 @@ def _parser(split: Split) -> "tf.types.experimental.Callable":
     size = split.image_size_px
 
     def parse(records: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        records = tf.boolean_mask(records, tf.strings.length(records) > 0)  # see without_damage
         features = tf.io.parse_example(records, _SPEC)
         if split.is_png:
             images = tf.map_fn(
@@ -101,58 +94,3 @@ def _parser(split: Split) -> "tf.types.experimental.Callable":
         return images, features[LABEL], features[FILENAME], features[PATIENT_ID]
 
     return parse
-
-
-def find_damage(split: Split, damaged: DamagedRecords) -> list[list[int]]:
-    """Reads a split's shards and tells `damaged` what does not fit its checksum.
-
-    Returns:
-      the damaged records of each shard.
-
-    Raises:
-      InputError: if a shard cannot be read, is cut off, or has too few records.
-    """
-    found = []
-    for file, skip, take in zip(split.files, split.skips, split.takes, strict=True):
-        numbers: list[int] = []
-        num_records = 0
-        try:
-            with epath.Path(file).open("rb") as opened:
-                for num_records, record in enumerate(tfrecord.scan_records(opened), 1):
-                    if record is None and skip < num_records <= skip + take:
-                        damaged.add(file, num_records - 1)
-                        numbers.append(num_records - 1)
-        except (OSError, tfrecord.DamagedRecord) as error:
-            raise InputError(
-                f"{file}: after record {num_records - 1}: {error}; check the data set with python -m pipeline.verify, "
-                "or make it again"
-            ) from error
-        if num_records < skip + take:
-            raise InputError(f"{file} has {num_records} records, expected {skip + take}; make the data set again")
-        found.append(numbers)
-    return found
-
-
-def without_damage(split: Split, damaged: DamagedRecords, folder: Path) -> Split:
-    """A split whose damaged records are empty ones: shards that have some are copied.
-
-    TensorFlow's reader leaves a shard at its first damaged record, so it must not meet one; and the others must keep
-    their places.
-
-    Args:
-      split: what to read.
-      damaged: told of them.
-      folder: for the copies.
-    """
-    files = list(split.files)
-    for i, numbers in enumerate(find_damage(split, damaged)):
-        if not numbers:
-            continue
-        copy = folder / f"{i:05d}-{Path(split.files[i]).name}"
-        with epath.Path(split.files[i]).open("rb") as opened, copy.open("wb") as out:
-            for record in tfrecord.scan_records(opened):
-                kept = record or b""
-                header, footer = tfrecord.frame(kept)
-                out.writelines((header, kept, footer))
-        files[i] = str(copy)
-    return split._replace(files=tuple(files))

@@ -196,14 +196,12 @@ def _weighted(
     weights = None
     if options.class_weight != "none":
         labels = [label.numpy() for _, label, *_ in batching.evaluation_batches(data.train, 1024)]
-        weights = tf.constant(class_weights(options.class_weight, np.concatenate(labels)), tf.float32)
+        weights = class_weights(options.class_weight, np.concatenate(labels))
 
     def open_weighted(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
         batches = open_batches(epoch, step_in_epoch)
         if full_batch_size:
-            batches = batches.filter(lambda _, label: tf.shape(label)[0] == full_batch_size)
-        if weights is None:
-            return batches
-        return batches.map(lambda image, label: (image, label, tf.gather(weights, label)))
+            batches = batching.without_smaller_batches(batches, full_batch_size)
+        return batching.with_class_weights(batches, weights) if weights else batches
 
     return open_weighted

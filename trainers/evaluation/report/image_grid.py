@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 
 from pipeline.cells import LABELS
 from pipeline.source.decode import encode_png
+from trainers.data import Split
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics.metrics import THRESHOLD
 from trainers.evaluation.model_predictions import ModelPredictions
 from trainers.evaluation.report import gradcam
-from trainers.input_pipeline.splits import Split
 
 NUM_SHOWN = 16
 _COLUMNS = 4
