@@ -5,6 +5,7 @@ in `Options`, in `run.json`, and in the functions that it reaches.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -96,92 +97,66 @@ def define(
     return groups
 
 
+def _define(name: str, default: Any, values: Sequence[Any], meaning: str) -> None:
+    """Defines a flag with a default: text with the values that it may have, or a number with its bounds."""
+    if isinstance(default, str):
+        flags.DEFINE_enum(name, default, values, meaning)
+    else:
+        define_number = flags.DEFINE_integer if isinstance(default, int) else flags.DEFINE_float
+        define_number(name, default, meaning, *values)
+
+
 def _define_data() -> None:
     flags.DEFINE_string("data_dir", None, "Root of the data sets, as given to pipeline.preprocess.", required=True)
-    flags.DEFINE_enum("config", next(iter(CONFIGS)), list(CONFIGS), "Config of the data set: how its splits are made.")
-    for (name, default), use in zip(
-        _SPLITS,
-        ("to train on", "that choose the best epoch and the thresholds", "to keep for trainers.evaluate"),
-        strict=True,
-    ):
-        help_text = f"TFDS split expression of the cells {use}; {default} if not given, required for the config folds."
-        flags.DEFINE_string(name, None, help_text)
-    flags.DEFINE_enum(
-        "input",
-        "auto",
-        INPUT_MODES,
+    _define("config", next(iter(CONFIGS)), list(CONFIGS), "Config of the data set: how its splits are made.")
+    uses = ("to train on", "that choose the best epoch and the thresholds", "to keep for trainers.evaluate")
+    for (name, default), use in zip(_SPLITS, uses, strict=True):
+        meaning = f"TFDS split expression of the cells {use}; {default} if not given, required for the config folds."
+        flags.DEFINE_string(name, None, meaning)
+    meaning = (
         "How cells are read. resident: all of them in memory; mapped: from memory maps of local shards; streaming: "
-        "record by record, for object stores; auto: the first of these that is possible.",
+        "record by record, for object stores; auto: the first of these that is possible."
     )
+    _define("input", "auto", INPUT_MODES, meaning)
 
 
 def _define_recipe(optimizer: str, learning_rate: float, schedule: str, is_vgg: bool) -> None:
-    flags.DEFINE_integer("epochs", 25, "Maximum number of epochs.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 64, "Cells per training step, over all devices.", lower_bound=1)
-    flags.DEFINE_enum("optimizer", optimizer, ("adam", "rmsprop"), "Keras optimizer.")
-    flags.DEFINE_float("learning_rate", learning_rate, "Peak learning rate.", lower_bound=1e-12)
-    flags.DEFINE_float("weight_decay", 0.0, "Decoupled weight decay; 0 for none.", lower_bound=0.0)
-    flags.DEFINE_enum(
-        "schedule",
-        schedule,
-        ("constant", "plateau", "cosine"),
+    _define("epochs", 25, (1, None), "Maximum number of epochs.")
+    _define("batch_size", 64, (1, None), "Cells per training step, over all devices.")
+    _define("optimizer", optimizer, ("adam", "rmsprop"), "Keras optimizer.")
+    _define("learning_rate", learning_rate, (1e-12, None), "Peak learning rate.")
+    _define("weight_decay", 0.0, (0.0, None), "Decoupled weight decay; 0 for none.")
+    meaning = (
         "Learning rate schedule. plateau: halve it when the validation loss has not improved for 2 epochs; cosine: "
-        "decay it to 0 over all epochs.",
+        "decay it to 0 over all epochs."
     )
-    flags.DEFINE_float(
-        "warmup_epochs",
-        0.0,
-        "Epochs over which the learning rate first rises from 0; only with --schedule=cosine.",
-        lower_bound=0.0,
-    )
-    flags.DEFINE_integer(
-        "early_stopping_patience",
-        0,
-        "Stop after this many epochs without a lower validation loss; 0 never stops early.",
-        lower_bound=0,
-    )
-    flags.DEFINE_float(
-        "ema_momentum",
-        0.0,
+    _define("schedule", schedule, ("constant", "plateau", "cosine"), meaning)
+    meaning = "Epochs over which the learning rate first rises from 0; only with --schedule=cosine."
+    _define("warmup_epochs", 0.0, (0.0, None), meaning)
+    meaning = "Stop after this many epochs without a lower validation loss; 0 never stops early."
+    _define("early_stopping_patience", 0, (0, None), meaning)
+    meaning = (
         "Validate and save an exponential moving average of the weights, with this momentum per step; 0 for the "
-        "weights themselves.",
-        lower_bound=0.0,
-        upper_bound=0.99999,
+        "weights themselves."
     )
-    flags.DEFINE_float(
-        "label_smoothing", 0.0, "Label smoothing, as in Keras's losses; 0 for none.", lower_bound=0.0, upper_bound=0.5
-    )
-    flags.DEFINE_float(
-        "dropout_rate", 0.3, "Dropout rate after each of the two dense layers.", lower_bound=0.0, upper_bound=0.95
-    )
-    flags.DEFINE_enum(
-        "class_weight",
-        "none",
-        ("none", "balanced"),
-        "Weights of the classes in the loss. balanced: both classes have the same total weight, however many cells "
-        "they have.",
-    )
-    flags.DEFINE_integer(
-        "seed",
-        42,
-        "Random seed of initial weights, order of the cells, dropout and augmentation.",
-        lower_bound=0,
-        upper_bound=2**31 - 1,
-    )
+    _define("ema_momentum", 0.0, (0.0, 0.99999), meaning)
+    _define("label_smoothing", 0.0, (0.0, 0.5), "Label smoothing, as in Keras's losses; 0 for none.")
+    _define("dropout_rate", 0.3, (0.0, 0.95), "Dropout rate after each of the two dense layers.")
+    meaning = "Class weights in the loss. balanced: each class has the same total, however many cells it has."
+    _define("class_weight", "none", ("none", "balanced"), meaning)
+    meaning = "Random seed of the initial weights, the order of the cells, dropout and augmentation."
+    _define("seed", 42, (0, 2**31 - 1), meaning)
     if is_vgg:
-        flags.DEFINE_string(
-            "vgg_weights",
-            "imagenet",
+        meaning = (
             "Pretrained weights of the convolutions: imagenet (Keras downloads them once), the path of a Keras weights "
-            "file or of an .npz with layer names, or none.",
+            "file or of an .npz with layer names, or none."
         )
-        flags.DEFINE_enum(
-            "vgg_input",
-            "imagenet",
-            ("imagenet", "original"),
+        flags.DEFINE_string("vgg_weights", "imagenet", meaning)
+        meaning = (
             "How VGG-19 gets its pixels. imagenet: BGR minus ImageNet's mean, as the pretrained weights expect; "
-            "original: BGR/255, as in the original.",
+            "original: BGR/255, as in the original."
         )
+        _define("vgg_input", "imagenet", ("imagenet", "original"), meaning)
 
 
 def _define_augmentation(ranges: Ranges) -> None:
@@ -190,57 +165,35 @@ def _define_augmentation(ranges: Ranges) -> None:
         ("zoom", 0.9, "Stretch each axis by a random factor of 1 ± this"),
         ("shift", 1.0, "Shift each axis by a random part, up to ± this, of the image's side"),
         ("shear_degrees", 80.0, "Shear each cell by a random angle of up to ± this"),
-        ("stain_gain", 0.9, "Multiply each color channel by a random factor of 1 ± this"),
-        ("stain_offset", 1.0, "Add to each color channel a random part, up to ± this, of 255"),
-        ("stain_contrast", 0.9, "Multiply the contrast of each color channel by a random factor of 1 ± this"),
+        ("stain_gain", 0.9, "Multiply each colour channel by a random factor of 1 ± this"),
+        ("stain_offset", 1.0, "Add to each colour channel a random part, up to ± this, of 255"),
+        ("stain_contrast", 0.9, "Multiply the contrast of each colour channel by a random factor of 1 ± this"),
         ("stain_hue_degrees", 180.0, "Rotate the hue by a random angle of up to ± this"),
     ):
-        flags.DEFINE_float(
-            name, getattr(ranges, name), f"{meaning}; 0 for none.", lower_bound=0.0, upper_bound=upper_bound
-        )
-    flags.DEFINE_enum("flip", ranges.flip, FLIPS, "Axes along which a cell is flipped with probability ½ each.")
-    flags.DEFINE_enum("fill", ranges.fill, FILLS, "Pixels beyond the border: black, or the nearest pixel's color.")
+        _define(name, float(getattr(ranges, name)), (0.0, upper_bound), f"{meaning}; 0 for none.")
+    _define("flip", ranges.flip, FLIPS, "Axes along which each cell is flipped at random, with probability ½.")
+    _define("fill", ranges.fill, FILLS, "Pixels from beyond the border: black, or like the nearest pixel.")
 
 
 def _define_hardware() -> None:
-    flags.DEFINE_enum(
-        "precision",
-        "auto",
-        PRECISIONS,
+    meaning = (
         "Compute dtype of all layers except the output. auto: bfloat16 or float16 on GPUs that have it, bfloat16 on "
-        "CPUs where the model is faster with it.",
+        "CPUs where the model is faster with it."
     )
-    flags.DEFINE_enum(
-        "jit_compile", "auto", ("auto", "true", "false"), "Whether XLA compiles the training step. auto: on GPUs."
-    )
-    flags.DEFINE_integer(
-        "steps_per_execution",
-        1,
-        "Training steps per call of the compiled function; more cost less overhead per step.",
-        lower_bound=1,
-    )
-    flags.DEFINE_enum(
-        "distribute",
-        "auto",
-        ("auto", "none", "mirrored"),
-        "Devices that share each batch. mirrored: all GPUs of this machine; none: one device; auto: mirrored if there "
-        "are several GPUs.",
-    )
+    _define("precision", "auto", PRECISIONS, meaning)
+    meaning = "Whether XLA compiles the training step. auto: on GPUs."
+    _define("jit_compile", "auto", ("auto", "true", "false"), meaning)
+    meaning = "Training steps per call of the compiled function; more of them reduce the overhead per step."
+    _define("steps_per_execution", 1, (1, None), meaning)
+    meaning = "Devices that share each batch. mirrored: all GPUs of this machine; none: one; auto: all GPUs if several."
+    _define("distribute", "auto", ("auto", "none", "mirrored"), meaning)
 
 
 def _define_output() -> None:
-    flags.DEFINE_string(
-        "run_dir",
-        None,
-        "Folder of this run, for its model, history and curves: new, empty, or of the same run to continue.",
-        required=True,
-    )
-    flags.DEFINE_float(
-        "checkpoint_minutes",
-        10.0,
-        "Minutes between checkpoints within an epoch; there is one at each epoch's end, too.",
-        lower_bound=0.0,
-    )
+    meaning = "Folder of this run, for its model, history and curves: new, empty, or of the run to continue."
+    flags.DEFINE_string("run_dir", None, meaning, required=True)
+    meaning = "Minutes between checkpoints within an epoch; each epoch ends with one, too."
+    _define("checkpoint_minutes", 10.0, (0.0, None), meaning)
     flags.DEFINE_list("export", [], f"Other formats to write the best model in: {', '.join(export_formats.NAMES)}.")
 
 

@@ -54,7 +54,7 @@ def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
     arrays = {**meta.pop("arrays"), _META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}
     path = folder / _NAME.format(step)
     with storage.open_atomic(path) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # to mypy any name may be `allow_pickle`
+        np.savez(file, **arrays)
     for other in folder.iterdir():
         if other != path:
             other.unlink()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 
 from pipeline.errors import InputError
@@ -97,12 +96,12 @@ def _finish(history: list[HistoryRow], data: TrainingData, options: Options, rec
         flush=True,
     )
     plots.save_learning_curves(history, f"{name}, {options.config}", directory / run_dir.CURVES)
-    best_model = keras.models.load_model(directory / run_dir.MODEL, compile=False)
+    best_model = predictions.load_model(options.run_dir)
     batches = batching.evaluation_batches(data.validation, options.batch_size)
     folder = directory / run_dir.TENSORBOARD / "validation"
     image_grid.log_misclassified(best_model, batches, folder, record["best_epoch"])
     if options.export:
-        for path in export_formats.export(options.run_dir, options.export):
+        for path in export_formats.export(directory, best_model, options.export):
             print(f"exported {path}")
     record["status"] = "finished"
     run_dir.write(options.run_dir, record)
