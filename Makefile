@@ -1,8 +1,9 @@
 # One command each on a machine that has Python 3.11 to 3.13 (with venv) and make:
 #   make demo                              synthetic cells → TFRecords → basic_cnn → test-set table
 #   make demo SOURCE=path/to/cell_images.zip    the same on real cells
-#   make test                              the whole test suite
-#   make test-slow                         the long tests of kills and corruptions
+#   make test                              the test suite
+#   make test-slow                         the long tests: random kills, flipped bits, every quoted command
+#   make extras                            what exports and JAX need; without it their tests are skipped
 #   make coverage                          the test suite, and the lines and branches that it does not reach
 #   make bench SOURCE=path/to/cell_images.zip    every benchmark, one after the other, into bench/
 #   make peers                             the loaders that benchmarks.input_throughput compares with
@@ -11,15 +12,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PEERS := .venv-peers
 
 SOURCE ?=
 EPOCHS ?= 8
-# By the shell: make's own functions take a path with spaces for several.
+# The shell's basename, because make's functions split a path at its spaces.
 DEMO := demo/$(if $(SOURCE),$(shell basename "$(SOURCE)" .zip),synthetic)
 CELLS := $(if $(SOURCE),$(SOURCE),$(DEMO)/cell_images.zip)
 
-.PHONY: demo test test-slow coverage lint format bench peers clean
+.PHONY: demo test test-slow extras coverage lint format bench peers clean
 
 demo: $(INSTALLED)
 	@mkdir -p "$(DEMO)"
@@ -31,16 +33,23 @@ endif
 	  --data_dir="$(DEMO)/data" --run_dir="$(DEMO)/runs/basic_cnn"
 	@$(BIN)/python -m trainers.evaluate --data_dir="$(DEMO)/data" --run_dirs="$(DEMO)/runs/basic_cnn" \
 	  --output_dir="$(DEMO)/report"
-	@echo "everything is in $(DEMO): data, runs/basic_cnn, report"
+	@echo "data set, run and report are in $(DEMO): data, runs/basic_cnn, report"
+
+# Each file's tests in one process, so that what they share is made once. One process per logical CPU: `auto` would
+# count the cores, and a virtual machine with two CPUs may have only one.
+PYTEST := $(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest --numprocesses=auto
+	@$(PYTEST)
 
 test-slow: $(INSTALLED)
-	@$(BIN)/python -m pytest --numprocesses=auto -m slow
+	@$(PYTEST) -m slow
 
 coverage: $(INSTALLED)
-	@$(BIN)/python -m pytest --numprocesses=auto --cov
+	@$(PYTEST) --cov
+
+extras: $(INSTALLED)
+	@$(PIP) -r requirements-export.txt -r requirements-jax.txt
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check
@@ -60,7 +69,7 @@ $(INSTALLED): requirements.txt constraints.txt
 	  { echo "error: $(PYTHON) has no venv; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "installing the requirements into $(VENV) (some minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(PIP) -r requirements.txt
 	@touch $@
 
 # What it measures is quoted in README.md, BUILD.md and benchmarks/README.md; there with `make peers` and all sizes.

@@ -1,6 +1,5 @@
-"""Small sources and prepared data sets that many tests share."""
+"""What many tests share: small sources and data sets, ways to run a command, seeds."""
 
-import contextlib
 import hashlib
 import io
 import os
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -19,7 +19,6 @@ import hypothesis
 import numpy as np
 import pytest
 from absl import app, flags
-from absl.testing import flagsaver
 
 from pipeline import synthetic
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
@@ -42,7 +41,7 @@ def png(seed=0, height=20, width=24, channels=3, dtype=np.uint8):
 
 
 def write_source(folder, num_patients=9, cells_each=4, class_folders=DEFAULT_CLASS_FOLDERS):
-    """A folder of noise cells: every third patient is healthy."""
+    """A folder of cells that are noise; every third patient is uninfected."""
     for name in class_folders:
         (folder / name).mkdir(parents=True)
     seed = 0
@@ -56,7 +55,7 @@ def write_source(folder, num_patients=9, cells_each=4, class_folders=DEFAULT_CLA
 
 
 def zip_folder(folder, archive, prefix="", compression=zipfile.ZIP_STORED):
-    """Zips a folder in an order that is not sorted."""
+    """Zips a folder in reverse order of the names."""
     with zipfile.ZipFile(archive, "w", compression) as out:
         for path in sorted(folder.rglob("*"), reverse=True):
             out.write(path, prefix + path.relative_to(folder).as_posix())
@@ -77,7 +76,7 @@ def prepare(source, data_dir, **settings):
 
 
 def replace_image_by_zeros(shard, number):
-    """Makes one record of a shard hold no image, with checksums that fit."""
+    """Replaces one image of a shard by zeros and its record's checksum by the right one."""
     offset, start, num_bytes, _ = np.load(layout.index_name(str(shard)))[number].tolist()
     content = bytearray(shard.read_bytes())
     content[start : start + num_bytes] = bytes(num_bytes)
@@ -89,7 +88,7 @@ def replace_image_by_zeros(shard, number):
 
 
 def data_set_digests(data_dir):
-    """sha256 of every file below a data_dir, whatever it is."""
+    """The sha256 of every file below a folder."""
     return {
         path.relative_to(data_dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in Path(data_dir).rglob("*")
@@ -110,47 +109,32 @@ def run_command(module, *arguments, **environment):
     )
 
 
-def _remove_command_flags():
-    """Takes the flags of the project's commands out of absl's registry; returns them with their modules."""
+def _forget_command_flags():
+    """Removes the commands' flags, so that another command can define the same names, and resets absl's own flags."""
     packages = ("pipeline.", "trainers.", "benchmarks.", str(ROOT))  # a main module is known by its path
-    flags_by_module = flags.FLAGS.flags_by_module_dict().items()
-    removed = [(module, flag) for module, defined in flags_by_module if module.startswith(packages) for flag in defined]
-    for _, flag in removed:
+    by_module = flags.FLAGS.flags_by_module_dict().items()
+    for flag in [flag for module, defined in by_module if module.startswith(packages) for flag in defined]:
         delattr(flags.FLAGS, flag.name)
-    return removed
-
-
-@contextlib.contextmanager
-def _fresh_flags():
-    """Within the block a command may define flags that another command has defined before."""
-    app.define_help_flags()  # absl defines them once per process
-    with flagsaver.flagsaver():
-        imported = _remove_command_flags()
-        try:
-            yield
-        finally:
-            _remove_command_flags()
-            for module, flag in imported:
-                flags.FLAGS[flag.name] = flag
-                flags.FLAGS.register_flag_by_module(module, flag)
+    flags.FLAGS.unparse_flags()
 
 
 def run_in_process(module, *arguments):
-    """Does what `run_command` does within this process, which has imported TensorFlow already.
+    """Like `run_command`, but in this process, which imports TensorFlow only once.
 
-    Not for kills and Ctrl-C, nor for what a fresh process is needed for: an exception that the command does not turn
-    into an error is raised here, and what child processes and C++ print is not in the result.
+    Not for tests of signals. An exception that the command does not turn into an error is raised here. The result does
+    not contain what child processes and C++ code print.
     """
     output, errors = io.StringIO(), io.StringIO()
+    app.define_help_flags()  # absl does so once per process
+    _forget_command_flags()  # those of modules that tests import
     if keras := sys.modules.get("keras"):
         keras.utils.clear_session()  # so that layers are numbered from 1
     with (
-        _fresh_flags(),
         mock.patch.object(sys, "argv", [module, *map(str, arguments)]),
         mock.patch.dict(os.environ),
         warnings.catch_warnings(),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(errors),
+        redirect_stdout(output),
+        redirect_stderr(errors),
     ):
         warnings.filterwarnings("ignore", "'.*' found in sys.modules after import of package", RuntimeWarning)
         try:
@@ -159,13 +143,14 @@ def run_in_process(module, *arguments):
         except SystemExit as end:
             status = end.code or 0
         finally:
+            _forget_command_flags()
             if keras := sys.modules.get("keras"):
-                keras.config.set_dtype_policy("float32")  # trainers set another one for good
+                keras.config.set_dtype_policy("float32")  # trainers may have set another
     return subprocess.CompletedProcess([module, *arguments], status, output.getvalue(), errors.getvalue())
 
 
 def assert_one_line_error(result, *expected):
-    """The command failed with one line on standard error that holds every expected text."""
+    """Asserts that a command failed with a single error line, which contains every expected text."""
     assert result.returncode not in (0, None), result.stdout
     assert "Traceback" not in result.stderr, result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -182,7 +167,7 @@ def open_split(data_dir, expression, config="by_patient"):
 
 
 def write_run(folder, data_dir, model, config="by_patient", splits=("train", "validation", "test")):
-    """A run's folder as a trainer leaves it, with any Keras model in it: for tests of what comes after training."""
+    """Writes the folder of a finished run with any Keras model, without training it."""
     from trainers import data, run_dir
 
     folder.mkdir(parents=True)
@@ -216,7 +201,7 @@ def write_run(folder, data_dir, model, config="by_patient", splits=("train", "va
 
 
 def small_model(name="basic_cnn", size=32, seed=0):
-    """A convolutional model of some hundred weights that takes what every model takes."""
+    """A convolutional model with about 300 weights and the inputs and outputs of every model."""
     import keras
     from keras import layers
 
@@ -235,7 +220,7 @@ def source(tmp_path):
 
 @pytest.fixture(scope="session")
 def synthetic_zip(tmp_path_factory):
-    """Learnable cells: 16 patients, as the project generates them."""
+    """Synthetic cells of 16 patients, which a model can learn to classify."""
     path = tmp_path_factory.mktemp("cells") / "cell_images.zip"
     synthetic.write(path, num_patients=16, cells_per_patient=12, seed=0)
     return path
@@ -243,7 +228,7 @@ def synthetic_zip(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data_dir(synthetic_zip, tmp_path_factory):
-    """All three configs of the synthetic cells, at 32 pixels, in shards of 20."""
+    """Data sets of the synthetic cells in all three configs: 32 × 32 pixels, 20 cells per shard; for reading only."""
     path = tmp_path_factory.mktemp("data")
     for config in ("by_patient", "by_cell", "folds"):
         prepare(synthetic_zip, path, config=config, image_size_px=32, cells_per_shard=20)
@@ -261,7 +246,7 @@ def real_cells():
 
 @pytest.fixture
 def random_seed():
-    """Another seed in every run, printed where a test fails; RANDOM_SEED=<seed> repeats it."""
+    """A seed that differs from run to run; a failing test prints it, and RANDOM_SEED=<seed> repeats it."""
     seed = int(os.environ.get("RANDOM_SEED") or random.SystemRandom().randrange(2**31))
     print(f"RANDOM_SEED={seed}")
     return seed
@@ -269,8 +254,8 @@ def random_seed():
 
 @pytest.fixture(scope="session")
 def no_gpu():
-    """For tests whose expectations hold on CPUs only."""
+    """Skips tests whose expectations hold on CPUs only."""
     import tensorflow as tf
 
     if tf.config.list_physical_devices("GPU"):
-        pytest.skip("this test expects a machine without GPU")
+        pytest.skip("the test expects a machine without a GPU")

@@ -1,100 +1,129 @@
-"""The house's one-way street: benchmarks, tests → trainers → tfds_malaria → pipeline."""
+"""Which package may import which: benchmarks, tests → trainers → tfds_malaria → pipeline, and the floors inside."""
 
 import ast
-import subprocess
-import sys
-from pathlib import Path
+import functools
+import itertools
+import resource
 
 import pytest
+from conftest import ROOT, run_command
 
-ROOT = Path(__file__).parent.parent
-ORDER = ["pipeline", "tfds_malaria", "trainers", "benchmarks", "tests"]  # each may import what stands before it
-OWNERS = {
-    "apache_beam": {"pipeline", "benchmarks", "tests"},
-    "keras": {"trainers", "benchmarks", "tests"},
+PACKAGES = ["pipeline", "tfds_malaria", "trainers", "benchmarks", "tests"]  # each may import those before it
+FLOORS = {  # from the ground up: a room imports only itself and the floors below. The commands are above all of them
+    "pipeline": [["cells errors progress storage command"], ["splits", "source"], ["records"], ["job"]],
+    "trainers": [
+        ["run_dir tf_import export_formats", "augmentation"],
+        ["training_flags", "evaluation_flags"],
+        ["data"],
+        ["input_pipeline"],
+        ["models"],
+        ["evaluation"],
+        ["training"],
+    ],
 }
-BEAM_MODULES = {"beam_pipeline.py"}
-PARTS = ["input_pipeline", "augmentation", "models", "training", "evaluation"]  # of the trainers, in the same way
+ONLY_IN = {"apache_beam": ["pipeline.job", "benchmarks", "tests"], "keras": ["trainers", "benchmarks", "tests"]}
+NEVER_REACHED = {  # neither directly nor through other modules
+    "pipeline.records": ["apache_beam", "cv2", "pipeline.job"],
+    "trainers.evaluation.metrics": ["trainers.evaluation.predictions", "trainers.evaluation.runs"],
+    "trainers.evaluation.predictions": ["trainers.evaluation.report"],
+    "trainers.evaluation.runs": ["trainers.evaluation.report"],
+}
 
 
-def imported(text):
-    """Top-level names of all modules that a file imports, wherever in it."""
+def is_within(module, packages):
+    return any(f"{module}.".startswith(f"{package}.") for package in packages)
+
+
+def imported(text, modules=()):
+    """Names of the modules that source code imports, also inside functions."""
+    names = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide the direction"
-            yield node.module.partition(".")[0]
+            members = (f"{node.module}.{alias.name}" for alias in node.names)
+            names.update(member if member in modules else node.module for member in members)
+    return names
 
 
-def violations(package, names):
-    ours = [name for name in names if name in ORDER and ORDER.index(name) > ORDER.index(package)]
-    foreign = [name for name in names if package not in OWNERS.get(name, {package})]
-    return ours + foreign
+@functools.cache
+def imports():
+    """Each module of the repository, with what it imports."""
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    return {module: imported(path.read_text(), modules) for module, path in modules.items()}
 
 
-@pytest.mark.parametrize("package", ORDER)
-def test_packages_import_one_way(package):
-    files = sorted((ROOT / package).rglob("*.py"))
-    assert files
-    for path in files:
-        assert not violations(package, list(imported(path.read_text()))), path
+def floor_and_room(module):
+    package, name = f"{module}.".split(".")[:2]
+    floors = FLOORS.get(package, [])
+    rooms = ((number, room) for number, rooms in enumerate(floors) for room in rooms if name in room.split())
+    return next(rooms, (len(floors), "commands"))
 
 
-def imported_parts(text):
-    """The parts of the trainers that a file imports."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("trainers"):
-            yield from (part for name in node.names if (part := f"{node.module}.{name.name}".split(".")[1]) in PARTS)
+def violation(module, name):
+    """Why a module may not import another one; None if it may."""
+    package, other = module.partition(".")[0], name.partition(".")[0]
+    if other in ONLY_IN and not is_within(module, ONLY_IN[other]):
+        return f"{module} imports {name}, which only {', '.join(ONLY_IN[other])} may"
+    if other in PACKAGES and PACKAGES.index(other) > PACKAGES.index(package):
+        return f"{module} imports {name}, of a package above it"
+    if other == package:
+        (floor, room), (other_floor, other_room) = floor_and_room(module), floor_and_room(name)
+        if room != other_room and floor <= other_floor:
+            return f"{module} imports {name}, which is not below it"
+    return None
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_parts_of_the_trainers_import_one_way(part):
-    files = sorted((ROOT / "trainers" / part).rglob("*.py"))
-    assert files
-    for path in files:
-        assert all(PARTS.index(name) <= PARTS.index(part) for name in imported_parts(path.read_text())), path
+def reached(package, graph):
+    """Everything that a package imports, directly or through other modules."""
+    modules, waiting = set(), [module for module in graph if is_within(module, [package])]
+    while waiting:
+        new = graph.get(waiting.pop(), set()) - modules
+        modules |= new
+        waiting.extend(new)
+    return modules
 
 
-def test_the_check_can_fail():
-    assert list(imported_parts("from trainers import models\nfrom trainers.evaluation.runs import x")) == [
-        "models",
-        "evaluation",
-    ]
-    assert violations("pipeline", list(imported("def f():\n    from trainers import models"))) == ["trainers"]
-    assert violations("pipeline", list(imported("import keras.layers"))) == ["keras"]
-    assert violations("trainers", list(imported("import apache_beam as beam"))) == ["apache_beam"]
+def test_imports_lead_down():
+    graph = imports()
+    violations = (violation(module, name) for module, names in graph.items() for name in sorted(names))
+    assert not [text for text in violations if text]
 
 
-def test_only_the_runner_imports_beam():
-    users = {
-        path.name for path in (ROOT / "pipeline").rglob("*.py") if "apache_beam" in set(imported(path.read_text()))
-    }
-    assert users == BEAM_MODULES
+def test_each_package_imports_the_one_below_it():
+    for lower, upper in itertools.pairwise(PACKAGES[:-1]):
+        names = [name for module, names in imports().items() if is_within(module, [upper]) for name in names]
+        assert any(is_within(name, [lower]) for name in names), f"{upper} imports nothing of {lower}"
 
 
-@pytest.mark.parametrize(
-    ("module", "unwanted"),
-    [
-        ("pipeline.preprocess", ["apache_beam", "tensorflow", "sklearn"]),
-        ("pipeline.job.prepare", ["tensorflow", "keras", "sklearn"]),
-        ("pipeline.job.fill", ["apache_beam", "tensorflow", "tensorflow_datasets", "sklearn"]),
-        ("pipeline.verify", ["apache_beam", "tensorflow", "sklearn"]),
-        ("tfds_malaria", ["apache_beam", "tensorflow", "keras"]),
-        ("trainers.basic_cnn", ["tensorflow", "keras"]),
-        ("trainers.export", ["tensorflow", "keras"]),
-        ("trainers.evaluate", ["tensorflow", "keras", "sklearn", "matplotlib"]),
-    ],
-)
-def test_start_up_stays_light(module, unwanted):
-    code = f"import sys, {module}; print([m for m in {unwanted} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+@pytest.mark.parametrize("package", NEVER_REACHED)
+def test_packages_that_must_not_be_reached(package):
+    modules = reached(package, imports())
+    assert modules
+    assert not [name for name in modules if is_within(name, NEVER_REACHED[package])]
 
 
-@pytest.mark.parametrize("module", ["pipeline.verify", "trainers.input_pipeline.resident", "trainers.data"])
-def test_tfds_is_there_before_threads_parse_records(module):
-    """Imported by several threads at once, on Python 3.11 it is a deadlock now and then."""
-    code = f"import sys, {module}; print('tensorflow_datasets.proto.tf_example_generated_pb2' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "True"
+def test_the_checks_can_fail():
+    graph = {"a": imported("def f():\n    from b import c", ["b.c"]), "b.c": imported("import cv2.x, keras")}
+    assert reached("a", graph) == {"b.c", "cv2.x", "keras"}
+    assert violation("pipeline.verify", "keras.layers")
+    assert violation("tfds_malaria", "trainers.data")
+    assert violation("pipeline.records.index", "pipeline.job.fill")
+    assert violation("pipeline.splits.configs", "pipeline.source")
+    assert violation("trainers.evaluation.runs", "trainers.training.fit")
+    assert not violation("trainers.training.fit", "trainers.evaluation.runs")
+    assert not violation("trainers.models.features", "trainers.models.vgg_weights")
+    assert not violation("benchmarks.train_throughput", "apache_beam")
+
+
+@pytest.mark.parametrize("module", ["pipeline.preprocess", "trainers.vgg_ft", "trainers.evaluate"])
+def test_help_does_not_import_large_libraries(module):
+    def seconds():
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = seconds()
+    assert "--data_dir" in run_command(module, "--help").stdout
+    assert seconds() - before < 4, "CPU seconds; importing TensorFlow takes about six"

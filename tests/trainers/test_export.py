@@ -53,11 +53,14 @@ def use(name, run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("build", "policy"),
-    [(architectures.basic_cnn, "float32"), (architectures.vgg_ft, "mixed_bfloat16")],
-    ids=["float32", "bfloat16"],
+    ("name", "build", "policy"),
+    [
+        *((name, architectures.basic_cnn, "float32") for name in export_formats.NAMES),
+        ("saved_model", architectures.vgg_ft, "mixed_bfloat16"),
+        pytest.param("onnx", architectures.vgg_ft, "mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param("litert", architectures.vgg_ft, "mixed_bfloat16", marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("name", export_formats.NAMES)
 def test_exports_agree_with_the_model(name, build, policy, tmp_path, monkeypatch):
     require(RUNTIMES[name], *export_formats._FORMATS[name].needs)
     keras.utils.set_random_seed(1)

@@ -1,4 +1,4 @@
-"""The models on Keras's JAX backend, each in a process of its own; TensorFlow only reads the data there."""
+"""The models on Keras's JAX backend, in processes of their own; TensorFlow only reads the data there."""
 
 import importlib.util
 import os
@@ -18,27 +18,32 @@ pytestmark = pytest.mark.skipif(
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
 LABELS = np.arange(8) % 2
 
+CASES = [("basic_cnn", "float32"), ("vgg_frozen", "float32"), ("vgg_ft", "mixed_bfloat16")]
+
 TRAIN = """
 import sys
 import keras, numpy as np
 from trainers.models import architectures
 assert keras.backend.backend() == "jax"
-keras.utils.set_random_seed(0)
-name, policy, folder = sys.argv[1:]
-keras.config.set_dtype_policy(policy)
-model = getattr(architectures, name)(32, dropout_rate=0.1)
-model.get_layer("probability").kernel.assign(0.1 * np.asarray(model.get_layer("probability").kernel))
-before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
-model.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
+folder, *cases = sys.argv[1:]
 images, labels = np.load(f"{folder}/images.npy"), np.load(f"{folder}/labels.npy")
-losses = model.fit(images, labels, batch_size=4, epochs=6, shuffle=False, verbose=0).history["loss"]
-assert losses[-1] < losses[0], losses
-for layer in model.layers:
-    if layer.weights:
-        changed = any((old != new).any() for old, new in zip(before[layer.name], layer.get_weights()))
-        assert changed == layer.trainable, layer.name
-np.save(f"{folder}/on_jax.npy", model.predict(images, verbose=0))
-model.save(f"{folder}/model.keras")
+for case in cases:
+    name, policy = case.split()
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(policy)
+    model = getattr(architectures, name)(32, dropout_rate=0.1)
+    model.get_layer("probability").kernel.assign(0.1 * np.asarray(model.get_layer("probability").kernel))
+    before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    model.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
+    losses = model.fit(images, labels, batch_size=4, epochs=3, shuffle=False, verbose=0).history["loss"]
+    assert losses[-1] < losses[0], losses
+    for layer in model.layers:
+        if layer.weights:
+            changed = any((old != new).any() for old, new in zip(before[layer.name], layer.get_weights()))
+            assert changed == layer.trainable, layer.name
+    np.save(f"{folder}/{name} {policy}.npy", model.predict(images, verbose=0))
+    model.save(f"{folder}/{name} {policy}.keras")
 """
 
 EXTRACT = """
@@ -71,24 +76,28 @@ def run(code, *arguments):
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize(
-    ("name", "policy"),
-    [("basic_cnn", "float32"), ("vgg_frozen", "float32"), ("vgg_ft", "float32"), ("vgg_ft", "mixed_bfloat16")],
-)
-def test_training_on_jax(name, policy, tmp_path):
-    np.save(tmp_path / "images.npy", IMAGES)
-    np.save(tmp_path / "labels.npy", LABELS)
-    run(TRAIN, name, policy, tmp_path)
-    model = keras.models.load_model(tmp_path / "model.keras")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of the models that JAX has trained, and of what they predict."""
+    folder = tmp_path_factory.mktemp("jax")
+    np.save(folder / "images.npy", IMAGES)
+    np.save(folder / "labels.npy", LABELS)
+    run(TRAIN, folder, *map(" ".join, CASES))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "policy"), CASES)
+def test_training_on_jax(name, policy, trained):
+    model = keras.models.load_model(trained / f"{name} {policy}.keras")
     trainable = [weight.path for weight in getattr(architectures, name)(32).trainable_weights]
     assert [weight.path for weight in model.trainable_weights] == trainable
-    on_jax = np.load(tmp_path / "on_jax.npy")
+    on_jax = np.load(trained / f"{name} {policy}.npy")
     assert on_jax.std() > 1e-3
     atol = 1e-4 if policy == "float32" else 2e-2
     np.testing.assert_allclose(model.predict(IMAGES, verbose=0), on_jax, atol=atol)
 
 
-def test_features_and_misclassified_cells_on_jax(data_dir, tmp_path):
+def test_features_and_misclassified_on_jax(data_dir, tmp_path):
     keras.utils.set_random_seed(0)
     model = architectures.vgg_frozen(32)
     last = model.get_layer("probability").kernel
