@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import cv2
@@ -233,6 +234,43 @@ def data_dir(synthetic_zip, tmp_path_factory):
     for config in ("by_patient", "by_cell", "folds"):
         prepare(synthetic_zip, path, config=config, image_size_px=32, cells_per_shard=20)
     return path
+
+
+@pytest.fixture(scope="session")
+def small_run(data_dir, tmp_path_factory):
+    """A run of a small model, with thresholds; for reading only."""
+    from trainers.evaluation import predictions
+
+    folder = write_run(tmp_path_factory.mktemp("runs") / "basic_cnn", data_dir, small_model())
+    predictions.fit_thresholds(str(folder), open_split(data_dir, "validation"), 32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_report(data_dir, small_run, tmp_path_factory):
+    """A report on two models; the second one was trained on test patients and has no thresholds.
+
+    Digests of the data set and the runs are taken before and after; meanwhile they are read-only.
+    """
+    from evaluating import evaluate_runs
+
+    leaky = tmp_path_factory.mktemp("leaky") / "vgg_ft"
+    write_run(leaky, data_dir, small_model("vgg_ft", seed=1), splits=("train+test", "validation", "test"))
+    folders = [path for top in (data_dir, small_run, leaky) for path in (top, *top.rglob("*")) if path.is_dir()]
+    before, after = [], []
+    for path in folders:
+        before.append(data_set_digests(path))
+        path.chmod(0o555)
+    try:
+        output = evaluate_runs(data_dir, [small_run, leaky], tmp_path_factory.mktemp("report"))
+    finally:
+        for path in folders:
+            path.chmod(0o755)
+            after.append(data_set_digests(path))
+    folder, text, metrics = output
+    return SimpleNamespace(
+        folder=folder, text=text, metrics=metrics, run_dirs=[small_run, leaky], before=before, after=after
+    )
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,7 @@ from absl import flags
 
 
 class Options(NamedTuple):
-    """The values of the flags, by name.
-
-    Attributes:
-      batch_size: cells per step.
-      test_time_flips: whether probabilities are means over flips and quarter turns.
-      num_resamples, bootstrap_seed: for the intervals.
-      prevalence: fraction of parasitized cells in the smear of the report.
-    """
+    """The values of the flags below, by name, and the batch size."""
 
     batch_size: int
     test_time_flips: bool
@@ -48,5 +41,5 @@ def define() -> None:
 
 
 def read(batch_size: int) -> Options:
-    """The values of the flags, and the batch size, which is a trainer's flag in `trainers.cross_validate`."""
+    """Reads the flags; the batch size is given, since it is a trainer's flag in `trainers.cross_validate`."""
     return Options(batch_size, *(getattr(flags.FLAGS, name) for name in Options._fields[1:]))

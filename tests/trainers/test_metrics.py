@@ -5,19 +5,19 @@ from trainers.evaluation.metrics import metrics
 
 
 @pytest.fixture
-def verdict():
+def cells():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 500)
     return labels, np.clip(0.3 * labels + rng.random(500) * 0.7, 0, 1)
 
 
-def test_formulas(verdict):
-    labels, probabilities = verdict
+def test_formulas(cells):
+    labels, probabilities = cells
     counts = metrics.confusion(labels, probabilities)
     tn, fp, fn, tp = (counts[name] for name in ("tn", "fp", "fn", "tp"))
     assert (tn + fp, fn + tp) == ((labels == 0).sum(), (labels == 1).sum())
-    found = metrics.compute(labels, probabilities)
-    assert set(found) == set(metrics.NAMES)
+    values = metrics.compute(labels, probabilities)
+    assert set(values) == set(metrics.NAMES)
     positive, negative = probabilities[labels == 1], probabilities[labels == 0]
     wins = (positive[:, None] > negative).mean() + 0.5 * (positive[:, None] == negative).mean()
     expected = {
@@ -32,7 +32,7 @@ def test_formulas(verdict):
         "brier": ((probabilities - labels) ** 2).mean(),
     }
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value), name
+        assert values[name] == pytest.approx(value), name
 
 
 def test_average_precision_by_hand():
@@ -47,24 +47,32 @@ def test_the_threshold_itself_is_positive():
 def test_calibration_error_by_hand():
     labels = np.array([0, 1, 1, 0, 1])
     probabilities = np.array([0.1, 0.1, 0.9, 0.9, 1.0])
-    # bins of 0.5: (0.2 said, 1 of 2 found) and (2.8 said, 2 of 3 found)
+    # bins of 0.5: (sum 0.2, 1 of 2 parasitized) and (sum 2.8, 2 of 3 parasitized)
     assert metrics.expected_calibration_error(labels, probabilities, 2) == pytest.approx((0.8 + 0.8) / 5)
     assert metrics.expected_calibration_error(labels, labels.astype(float)) == 0
     assert metrics.expected_calibration_error(np.zeros(3), np.zeros(3)) == 0
 
 
-def test_every_metric_agrees_with_scikit_learn(verdict):
-    from sklearn import metrics as reference
+def test_the_class_weighted_table_by_hand():
+    labels, predictions = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+    table = metrics.class_weighted(labels, predictions)
+    expected = {"accuracy": 0.75, "precision": (3 * 1 + 0.5) / 4, "recall": 0.75, "f1": (3 * 0.8 + 2 / 3) / 4}
+    assert table == pytest.approx(expected)
 
-    labels, probabilities = verdict
-    calls = probabilities >= 0.5
-    report = reference.classification_report(labels, calls, output_dict=True)
-    found = metrics.compute(labels, probabilities)
-    assert found["sensitivity"] == pytest.approx(report["1"]["recall"])
-    assert found["specificity"] == pytest.approx(report["0"]["recall"])
-    assert found["precision"] == pytest.approx(report["1"]["precision"])
-    assert found["f1"] == pytest.approx(report["1"]["f1-score"])
-    weighted = metrics.class_weighted(labels, calls.astype(int))
-    assert weighted["recall"] == pytest.approx(found["accuracy"])
-    for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
-        assert weighted[ours] == pytest.approx(report["weighted avg"][theirs])
+
+def test_reliability_agrees_with_scikit_learn(cells):
+    from sklearn.calibration import calibration_curve
+
+    labels, probabilities = cells
+    bins = metrics.reliability(labels, probabilities, 10)
+    fractions, means = calibration_curve(labels, probabilities, n_bins=10)
+    np.testing.assert_allclose(bins.mean_probabilities, means)
+    np.testing.assert_allclose(bins.fractions, fractions)
+    assert bins.num_cells.sum() == len(labels)
+
+
+def test_log_loss_is_that_of_scikit_learn_and_finite(cells):
+    from sklearn.metrics import log_loss
+
+    assert metrics.log_loss(*cells) == pytest.approx(log_loss(*cells), rel=1e-5)
+    assert metrics.log_loss(np.array([0, 1]), np.array([1.0, 0.0])) == pytest.approx(-np.log(1e-7), rel=1e-5)

@@ -1,29 +1,25 @@
-"""Predicting image files: the same pixels as in training, in order, in bounded memory, bad files by their own line."""
+"""Predicting image files: the same pixels as in training, in order, in bounded memory, rejected files on stderr."""
 
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, run_command, small_model, write_run
+from conftest import ROOT, assert_one_line_error, run_in_process, small_model, write_run
 
 from pipeline import synthetic
-from pipeline.errors import InputError
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics import thresholds
 from trainers.input_pipeline import image_files
 
 
 @pytest.fixture(scope="module")
-def run(data_dir, tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "basic_cnn", data_dir, small_model())
-
-
-@pytest.fixture(scope="module")
 def cells(tmp_path_factory):
-    """A folder of cells with one of every format, and files that are none."""
+    """A folder with a cell of every format, and a file that is no image."""
     folder = tmp_path_factory.mktemp("files") / "cells"
     (folder / "deeper").mkdir(parents=True)
     for number, (_, pixels) in enumerate(synthetic.cells(8, 1, seed=3)):
@@ -32,6 +28,10 @@ def cells(tmp_path_factory):
         path.write_bytes(cv2.imencode(f".{suffix.lower()}", pixels[..., ::-1])[1].tobytes())
     (folder / "notes.txt").write_text("no image")
     return folder
+
+
+def predict(run, *arguments):
+    return run_in_process("trainers.predict", f"--run_dir={run}", *arguments)
 
 
 def rows_of(result):
@@ -45,25 +45,25 @@ def expected(run, files):
     return predictions.load_model(str(run)).predict(resized, verbose=0)[:, 0]
 
 
-def test_folders_and_files_in_order(run, cells):
+def test_folders_and_files_in_order(small_run, cells):
     first = sorted(cells.glob("deeper/*"))[0]
-    result = run_command("trainers.predict", f"--run_dir={run}", first, cells)
+    result = predict(small_run, first, cells)
     assert result.returncode == 0, result.stderr
     files = [first, *sorted(cells.glob("*_*.*")), *sorted(cells.glob("deeper/*"))]
     rows = rows_of(result)
     assert [row["file"] for row in rows] == [str(file) for file in files]
-    said = [float(row["probability"]) for row in rows]
-    np.testing.assert_allclose(said, expected(run, files), atol=1e-5)
-    assert [row["label"] for row in rows] == [("uninfected", "parasitized")[value >= 0.5] for value in said]
+    probabilities = [float(row["probability"]) for row in rows]
+    np.testing.assert_allclose(probabilities, expected(small_run, files), atol=1e-5)
+    assert [row["label"] for row in rows] == [("uninfected", "parasitized")[value >= 0.5] for value in probabilities]
 
 
-def test_a_bad_file_has_its_own_line(run, cells, tmp_path):
+def test_a_rejected_file_has_its_own_line(small_run, cells, tmp_path):
     good = sorted(cells.glob("*.png"))[0]
     (tmp_path / "broken.png").write_bytes(good.read_bytes()[:200])
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty").mkdir()
     paths = (tmp_path / "broken.png", good, tmp_path / "missing.png", tmp_path / "text.png", tmp_path / "empty")
-    result = run_command("trainers.predict", f"--run_dir={run}", "--format=jsonl", "--threshold=0", *paths)
+    result = predict(small_run, "--format=jsonl", "--threshold=0", *paths)
     assert result.returncode == 1
     (row,) = (json.loads(line) for line in result.stdout.splitlines())
     assert row["file"] == str(good)
@@ -73,43 +73,31 @@ def test_a_bad_file_has_its_own_line(run, cells, tmp_path):
     for name, reason in (("broken.png", "decode"), ("missing.png", "does not exist"), ("empty", "has no images")):
         assert any(name in line and reason in line for line in errors), errors
     assert "4 of 5 could not be predicted" in errors[-1]
-    assert "Traceback" not in result.stderr
 
 
-def test_thresholds(run, tmp_path, data_dir):
-    assert thresholds.find_threshold("default", str(run), False) == 0.5
-    assert thresholds.find_threshold("0.25", str(run), False) == 0.25
-    own = write_run(tmp_path / "own", data_dir, small_model())
-    with pytest.raises(InputError, match="choose it with: python"):
-        thresholds.find_threshold("youden", str(own), False)
-    values = dict.fromkeys(("default", "youden", "specificity_95", "sensitivity_95"), 0.125)
-    thresholds.write(str(own), False, thresholds.Choice("validation", 10, 2, values, 1.0))
-    assert thresholds.find_threshold("youden", str(own), False) == 0.125
-    with pytest.raises(InputError, match="--test_time_flips"):
-        thresholds.find_threshold("youden", str(own), True)
-    for value in ("1.5", "-0.1", "nan", "yuoden"):
-        with pytest.raises(InputError, match=f"--threshold={value} is neither a number in 0…1 nor"):
-            thresholds.find_threshold(value, str(own), False)
+@pytest.mark.parametrize("flips", [False, True])
+def test_a_fitted_threshold_decides_on_the_label(small_run, cells, flips):
+    result = predict(small_run, "--threshold=youden", f"--test_time_flips={flips}", cells)
+    assert result.returncode == 0, result.stderr
+    threshold = thresholds.read(str(small_run), flips).thresholds["youden"]
+    assert {(float(row["probability"]) >= threshold, row["label"]) for row in rows_of(result)} <= {
+        (False, "uninfected"),
+        (True, "parasitized"),
+    }
 
 
-def test_mistakes_are_one_line(run, cells, tmp_path):
-    assert_one_line_error(run_command("trainers.predict", f"--run_dir={run}"), "got no images")
-    assert_one_line_error(run_command("trainers.predict", f"--run_dir={tmp_path}", cells), "is no run")
-    result = run_command("trainers.predict", f"--run_dir={run}", "--threshold=x", cells)
-    assert_one_line_error(result, "--threshold=x is neither")
+def test_mistakes_are_one_line(small_run, cells, data_dir, tmp_path):
+    assert_one_line_error(predict(small_run), "got no images")
+    assert_one_line_error(predict(tmp_path, cells), "is no run")
+    assert_one_line_error(predict(small_run, "--threshold=x", cells), "--threshold=x is neither")
+    older = write_run(tmp_path / "older", data_dir, small_model())
+    result = predict(older, "--threshold=youden", cells)
+    command = f"python -m trainers.basic_cnn --run_dir={older}"
+    assert_one_line_error(result, "has no thresholds.json", "run its training command again", command)
 
 
-def test_a_corrupt_model_is_one_line(data_dir, cells, tmp_path):
-    folder = write_run(tmp_path / "run", data_dir, small_model())
-    (folder / "model.keras").write_bytes((folder / "model.keras").read_bytes()[:1000])
-    assert_one_line_error(run_command("trainers.predict", f"--run_dir={folder}", cells), "model.keras cannot be loaded")
-
-
-def test_a_reader_that_has_seen_enough_ends_it_quietly(run, cells):
-    import subprocess
-    import sys
-
-    command = f"{sys.executable} -m trainers.predict --run_dir={run} {cells} | head -1"
+def test_a_reader_that_closes_the_pipe_ends_it_quietly(small_run, cells):
+    command = f"{sys.executable} -m trainers.predict --run_dir={small_run} {cells} | head -1"
     result = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.stdout == "file,probability,label\n"
     assert "Traceback" not in result.stderr
@@ -131,18 +119,3 @@ def test_decoding_stays_a_bounded_number_of_files_ahead(cells):
         assert next(decoded).pixels.shape == (32, 32, 3)
     assert taken <= 100 + 32 * 9
     decoded.close()
-
-
-def test_batches_hold_failed_files_in_their_place():
-    pixels = np.zeros((4, 4, 3), np.uint8)
-    files = [image_files.Decoded(str(i), pixels if i % 3 else None, "" if i % 3 else "broken") for i in range(8)]
-    sizes = []
-
-    def say(images):
-        sizes.append(len(images))
-        return np.full(len(images), 0.5)
-
-    found = [item for batch in predictions.predict_files(say, files, 3) for item in batch]
-    assert [cell.file for cell, _ in found] == [str(i) for i in range(8)]
-    assert [value is None for _, value in found] == [i % 3 == 0 for i in range(8)]
-    assert sizes == [2, 2, 1]

@@ -1,1 +1,1 @@
-"""The verdict on trained models: predictions in, numbers, pictures and a report out."""
+"""The evaluation of trained models: predictions in, metrics, plots and a report out."""

@@ -27,17 +27,20 @@ def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, 
 
     Args:
       grouped: the runs of each model.
-      data_set: the cells.
-      options: see `evaluation_flags`.
+      data_set, options: the cells, and the flags.
       output_dir: folder of the report; files appear there once all are complete.
 
     Returns:
-      the table for the terminal, and where the report is.
+      the table for the terminal, the warnings, and where the report is.
 
     Raises:
       InputError: if a model does not fit the data, or the folder cannot be written; nothing is in it then.
     """
-    destination = _make_folder(output_dir)
+    destination = Path(output_dir)
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir={output_dir} cannot be written: {error}; give another") from error
     models = [predict_runs(item, data_set, options.batch_size, options.test_time_flips) for item in grouped]
     sampling = options.num_resamples, options.bootstrap_seed
     resampled = {model.name: metrics_json.resample(model, *sampling) for model in models}
@@ -72,12 +75,3 @@ def _label_issues(models: Sequence[ModelPredictions]) -> list[LabelIssue]:
     probabilities = [model.predictions.probabilities[order] for model, order in zip(models, orders, strict=True)]
     labels, _, filenames, patient_ids = (column[orders[0]] for column in models[0].predictions)
     return label_issues.find(labels, np.mean(probabilities, axis=0), filenames, patient_ids)
-
-
-def _make_folder(output_dir: str) -> Path:
-    path = Path(output_dir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir={output_dir} cannot be written: {error}; give another") from error
-    return path

@@ -14,7 +14,7 @@ from pipeline.progress import progress_bar
 from trainers import run_dir
 from trainers.data import DataSet, Split
 from trainers.evaluation import runs
-from trainers.evaluation.metrics import calibration, thresholds
+from trainers.evaluation.metrics import thresholds
 from trainers.evaluation.metrics.thresholds import Thresholds
 from trainers.evaluation.runs import ModelRuns
 from trainers.input_pipeline import batching
@@ -72,7 +72,7 @@ class ModelPredictions(NamedTuple):
     def calibrated_probabilities(self) -> np.ndarray:
         """float64 [cells] in 0…1, each run's scaled by its own temperature."""
         temperatures = np.array([fitted.temperature for fitted in self.thresholds])[self.run_index]
-        return calibration.apply_temperature(self.predictions.probabilities, temperatures)
+        return thresholds.apply_temperature(self.predictions.probabilities, temperatures)
 
     @property
     def cell_thresholds(self) -> dict[str, np.ndarray]:
@@ -135,16 +135,9 @@ def _flipped(images: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
 
 
 def predict_split(predict: Predictor, split: Split, batch_size: int, description: str) -> Predictions:
-    """Predicts every cell of a split once.
-
-    Args:
-      predict: see `predictor`.
-      split: its cells.
-      batch_size: cells per step.
-      description: text before the progress bar.
-    """
+    """Predicts every cell of a split once, under a progress bar with a description."""
     batches = []
-    with progress_bar(split.num_cells, description, "images") as bar:
+    with batching.explained(split), progress_bar(split.num_cells, description, "images") as bar:
         for image, label, filename, patient_id in batching.evaluation_batches(split, batch_size):
             batches.append((label.numpy(), predict(image.numpy()), _text(filename.numpy()), _text(patient_id.numpy())))
             bar.update(len(label))
@@ -162,10 +155,7 @@ def _concatenate(parts: Iterable[tuple[np.ndarray, ...]]) -> Predictions:
 def fit_thresholds(run_folder: str, validation: Split, batch_size: int) -> None:
     """Fits thresholds and temperature of a run on its validation split, with and without test-time flips.
 
-    Args:
-      run_folder: a run with `model.keras`; `thresholds.json` is written there.
-      validation: its validation split.
-      batch_size: cells per step.
+    Writes `thresholds.json` for the `model.keras` of the run's folder.
 
     Raises:
       InputError: if the model cannot be loaded.
@@ -192,7 +182,8 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
         shape = (split.image_size_px, split.image_size_px, 3)
         if model.input_shape[1:] != shape:
             raise InputError(
-                f"the model in {run.path} takes images of shape {model.input_shape[1:]}, the data set has {shape}"
+                f"the model in {run.path} takes images of shape {model.input_shape[1:]}, the data set has {shape}; "
+                "give the --data_dir of a data set with images of that size"
             )
         predict = predictor(model, batch_size, test_time_flips)
         predictions = predict_split(predict, split, batch_size, f"{model_runs.name}: {split.expression}")
@@ -202,10 +193,7 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
                 "and parasitized cells: give another --split"
             )
         parts.append(predictions)
-        fitted.append(
-            thresholds.read(run.path, test_time_flips)
-            or thresholds.defaults(f"{run.path} has none for its model; {thresholds.training_command(run.path)}")
-        )
+        fitted.append(thresholds.read(run.path, test_time_flips) or thresholds.defaults(thresholds.missing(run.path)))
         leaks.append(runs.find_leak(run.record, predictions.patient_ids.tolist(), data_set.fingerprint))
     run_index = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts])
     return ModelPredictions(
@@ -216,13 +204,7 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
 def predict_files(
     predict: Predictor, decoded: Iterable[Decoded], batch_size: int
 ) -> Iterator[list[tuple[Decoded, float | None]]]:
-    """Predicts decoded files in batches; those that could not be decoded stay in their place, with None.
-
-    Args:
-      predict: see `predictor`.
-      decoded: see `image_files.decode_files`.
-      batch_size: files per batch.
-    """
+    """Predicts files of `image_files.decode_files` in batches; rejected ones stay in their place, with None."""
     files = iter(decoded)
     while batch := list(islice(files, batch_size)):
         pixels = [file.pixels for file in batch if file.pixels is not None]

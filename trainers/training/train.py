@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import tensorflow as tf
-
 from pipeline.errors import InputError
 from trainers import export_formats, run_dir, tf_import
 from trainers.data import TrainingData
@@ -56,15 +54,12 @@ def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | No
 @contextmanager
 def _explained_errors(data: TrainingData, options: Options) -> Iterator[None]:
     try:
-        yield
+        with batching.explained(data.train, data.validation):
+            yield
     except OSError as error:
         raise InputError(
             f"{options.run_dir} cannot be written ({error}); mend that, then the same command continues"
         ) from error
-    except tf.errors.OpError as error:
-        if explained := batching.explain(error, (data.train, data.validation)):
-            raise explained from error
-        raise
 
 
 def _fit(data: TrainingData, options: Options, record: run_dir.Run, request: StopRequest) -> list[HistoryRow]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from trainers.evaluation.metrics import calibration, metrics
+from trainers.evaluation.metrics import metrics
 
 NUM_RESAMPLES = 2000
 _LEVEL = 0.95
@@ -55,8 +55,8 @@ class Sums:
         # tn, fp, fn, tp by cluster
         self._confusion = self._by_cluster(cluster, 2 * is_positive + predicted, np.ones(len(labels)), 4)
         self._squared_error = np.bincount(cluster, (probabilities - labels) ** 2, self.num_clusters)
-        bins = calibration.assign_bins(probabilities)
-        self._excess = self._by_cluster(cluster, bins, probabilities - labels, calibration.NUM_BINS)
+        bins = metrics.assign_bins(probabilities)
+        self._excess = self._by_cluster(cluster, bins, probabilities - labels, metrics.NUM_BINS)
         order = np.argsort(-probabilities, kind="stable")
         self._cluster, self._is_positive = cluster[order], is_positive[order].astype(np.float64)
         # Cells of equal probability are predicted alike: sums are taken at the last cell of each value.
@@ -160,12 +160,9 @@ def sample_counts(rng: np.random.Generator, num_clusters: int, num_resamples: in
 
 
 def interval(resampled: Resampled, num_cells: int, lowest: float = 0.0) -> Interval:
-    """The 95 % interval of a metric with values in `lowest`…1; see the module.
+    """The 95 % interval of a metric with values in `lowest`…1 (-1 for the MCC): see the module.
 
-    Args:
-      resampled: see `resample`.
-      num_cells: values at the very ends are moved inwards by half a cell.
-      lowest: -1 for the MCC.
+    Values at the very ends are moved inwards by half a cell.
     """
 
     def to_logit(values: np.ndarray) -> np.ndarray:

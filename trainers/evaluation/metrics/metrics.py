@@ -1,11 +1,12 @@
-"""Metrics of labels and probabilities, from scikit-learn wherever it has them. Pure."""
+"""Metrics of labels and probabilities, calibration among them; from scikit-learn wherever it has them. Pure."""
+
+from typing import NamedTuple
 
 import numpy as np
 from sklearn import metrics
 
-from trainers.evaluation.metrics.calibration import expected_calibration_error
-
 THRESHOLD = 0.5
+NUM_BINS = 15  # of calibration
 
 NAMES = (
     "accuracy",
@@ -21,6 +22,8 @@ NAMES = (
     "ece",
 )
 """Metric names in the order of the table, as in `metrics.json`."""
+
+_MARGIN = 1e-7  # a float32 sigmoid returns exactly 0 and 1 for large logits
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray, threshold: float = THRESHOLD) -> dict[str, int]:
@@ -39,7 +42,7 @@ def compute(labels: np.ndarray, probabilities: np.ndarray, threshold: float = TH
     """All metrics of one model, by the names in `NAMES`.
 
     Sensitivity and specificity are the recalls of parasitized and of uninfected cells; the Brier score is the mean
-    squared error of the probability; for `ece` see `calibration.expected_calibration_error`.
+    squared error of the probability; for `ece` see `expected_calibration_error`.
 
     Args:
       labels: int [cells], both classes present.
@@ -73,3 +76,67 @@ def class_weighted(labels: np.ndarray, predictions: np.ndarray) -> dict[str, flo
     means = metrics.precision_recall_fscore_support(labels, predictions, average="weighted", zero_division=0.0)[:3]
     accuracy = metrics.accuracy_score(labels, predictions)
     return dict(zip(("accuracy", "precision", "recall", "f1"), map(float, (accuracy, *means)), strict=True))
+
+
+class Reliability(NamedTuple):
+    """Bins of equal width over the predicted probabilities; empty bins are left out.
+
+    Attributes:
+      mean_probabilities: float64 [bins].
+      fractions: float64 [bins], fraction of parasitized cells.
+      num_cells: int64 [bins].
+    """
+
+    mean_probabilities: np.ndarray
+    fractions: np.ndarray
+    num_cells: np.ndarray
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
+    """The reliability diagram.
+
+    Args:
+      labels: int [cells].
+      probabilities: float [cells] in 0…1.
+      num_bins: number of bins over 0…1, each closed on the right.
+    """
+    bins = assign_bins(probabilities, num_bins)
+    counts, *sums = (np.bincount(bins, weights, num_bins) for weights in (None, probabilities, labels))
+    filled = counts > 0
+    means, fractions = (values[filled] / counts[filled] for values in sums)
+    return Reliability(means, fractions, counts[filled])
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> float:
+    """Mean distance between predicted probability and fraction of parasitized cells, over the bins of `reliability`.
+
+    The binary form (bins of the positive class's probability) of Guo et al., "On Calibration of Modern Neural
+    Networks", ICML 2017.
+    """
+    bins = assign_bins(probabilities, num_bins)
+    sums = [np.bincount(bins, weights, num_bins) for weights in (probabilities, labels)]
+    return float(np.abs(sums[0] - sums[1]).sum() / len(labels))
+
+
+def assign_bins(probabilities: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
+    """The bin of each probability: int64 [cells] in 0…num_bins - 1."""
+    return np.clip(np.ceil(probabilities * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+
+
+def calibration_errors(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Log loss, Brier score and expected calibration error."""
+    return {
+        "log_loss": log_loss(labels, probabilities),
+        "brier": float(metrics.brier_score_loss(labels, probabilities)),
+        "ece": expected_calibration_error(labels, probabilities),
+    }
+
+
+def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Log loss of finite size."""
+    return float(metrics.log_loss(labels, clip(probabilities), labels=[0, 1]))
+
+
+def clip(probabilities: np.ndarray) -> np.ndarray:
+    """Moves probabilities to at least 1e-7 from 0 and 1, so that their logits are finite."""
+    return np.clip(probabilities, _MARGIN, 1 - _MARGIN)

@@ -1,6 +1,6 @@
 """What predictions mean for patients: counts by patient, and what a smear of thousands of cells would show. Pure."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -8,63 +8,30 @@ SMEAR_CELLS = 5000
 """Cells that a microscopist counts in a thin film, roughly."""
 
 
-class PatientCounts(NamedTuple):
-    """One patient's cells.
-
-    Attributes:
-      patient_id: the patient.
-      num_uninfected, num_parasitized: cells by label.
-      false_positives, true_positives: how many of these are predicted parasitized.
-    """
-
-    patient_id: str
-    num_uninfected: int
-    num_parasitized: int
-    false_positives: int
-    true_positives: int
-
-    @property
-    def is_infected(self) -> bool:
-        """Whether any cell is labelled parasitized."""
-        return self.num_parasitized > 0
-
-    @property
-    def sensitivity(self) -> float | None:
-        """Fraction of the parasitized cells that are predicted so; None without any."""
-        return self.true_positives / self.num_parasitized if self.num_parasitized else None
-
-    @property
-    def false_positives_per_1000(self) -> float | None:
-        """Per 1,000 uninfected cells; None without any."""
-        return 1000 * self.false_positives / self.num_uninfected if self.num_uninfected else None
-
-    def as_json(self) -> dict[str, Any]:
-        """The row for `metrics.json`."""
-        return {
-            **self._asdict(),
-            "called_positive": self.false_positives + self.true_positives,
-            "sensitivity": self.sensitivity,
-            "false_positives_per_1000": self.false_positives_per_1000,
-        }
-
-
-def count(labels: np.ndarray, predictions: np.ndarray, patient_ids: np.ndarray) -> list[PatientCounts]:
-    """Counts cells by patient, sorted by patient.
+def count(labels: np.ndarray, predictions: np.ndarray, patient_ids: np.ndarray) -> list[dict[str, Any]]:
+    """Counts cells by patient, sorted by patient: the table of `metrics.json`.
 
     Args:
       labels, predictions: int [cells], 1 is parasitized.
       patient_ids: str [cells].
+
+    Returns:
+      for each patient numbers of cells by label, and how many of these are predicted parasitized; sensitivity is None
+      without parasitized cells, false_positives_per_1000 without uninfected ones.
     """
     names, patient = np.unique(patient_ids, return_inverse=True)
     table = np.zeros((len(names), 2, 2), np.int64)
     np.add.at(table, (patient, labels.astype(int), predictions.astype(int)), 1)
-    return [
-        PatientCounts(str(name), *cells.sum(axis=1).tolist(), *cells[:, 1].tolist())
-        for name, cells in zip(names, table, strict=True)
-    ]
+    rows = []
+    for name, ((tn, fp), (fn, tp)) in zip(names.tolist(), table.tolist(), strict=True):
+        row = {"patient_id": name, "num_uninfected": tn + fp, "num_parasitized": fn + tp}
+        row |= {"false_positives": fp, "true_positives": tp, "called_positive": fp + tp}
+        row |= {"sensitivity": _ratio(tp, fn + tp), "false_positives_per_1000": _ratio(1000 * fp, tn + fp)}
+        rows.append(row)
+    return rows
 
 
-def smear(counts: list[PatientCounts], prevalence: float, num_cells: int = SMEAR_CELLS) -> dict[str, Any]:
+def smear(counts: list[dict[str, Any]], prevalence: float, num_cells: int = SMEAR_CELLS) -> dict[str, Any]:
     """What a smear would show if its cells were like those of the split.
 
     Predictive values of one cell follow by Bayes' theorem from the sensitivity of all parasitized cells and the
@@ -82,26 +49,24 @@ def smear(counts: list[PatientCounts], prevalence: float, num_cells: int = SMEAR
       a smear of each, None if there is no uninfected patient; hidden_below: the prevalence under which an infected
       patient's true positives are fewer than the most false positives of an uninfected patient; 1 if they always are.
     """
-    num_uninfected, num_parasitized, num_false, num_true = np.sum([item[1:] for item in counts], axis=0)
-    sensitivity, false_positive_rate = num_true / num_parasitized, num_false / num_uninfected
+    sensitivity, false_positive_rate = (
+        sum(row[part] for row in counts) / sum(row[total] for row in counts)
+        for part, total in (("true_positives", "num_parasitized"), ("false_positives", "num_uninfected"))
+    )
     true_positives = num_cells * prevalence * sensitivity
     false_positives = num_cells * (1 - prevalence) * false_positive_rate
     true_negatives = num_cells * (1 - prevalence) * (1 - false_positive_rate)
-    rates = [item.false_positives / item.num_uninfected for item in counts if not item.is_infected]
+    rates = [row["false_positives"] / row["num_uninfected"] for row in counts if not row["num_parasitized"]]
     uninfected, hidden_below = None, None
     if rates:
-        uninfected = {
-            "num_patients": len(rates),
-            "min": num_cells * min(rates),
-            "median": num_cells * float(np.median(rates)),
-            "max": num_cells * max(rates),
-        }
+        smallest, median, largest = (num_cells * float(value) for value in (min(rates), np.median(rates), max(rates)))
+        uninfected = {"num_patients": len(rates), "min": smallest, "median": median, "max": largest}
         hidden_below = min(1.0, max(rates) / sensitivity) if sensitivity else 1.0
     return {
         "num_cells": num_cells,
         "prevalence": prevalence,
-        "true_positives": float(true_positives),
-        "false_positives": float(false_positives),
+        "true_positives": true_positives,
+        "false_positives": false_positives,
         "positive_predictive_value": _ratio(true_positives, true_positives + false_positives),
         "negative_predictive_value": _ratio(true_negatives, num_cells - true_positives - false_positives),
         "uninfected_patients": uninfected,
@@ -110,4 +75,4 @@ def smear(counts: list[PatientCounts], prevalence: float, num_cells: int = SMEAR
 
 
 def _ratio(part: float, total: float) -> float | None:
-    return float(part / total) if total > 0 else None
+    return part / total if total > 0 else None

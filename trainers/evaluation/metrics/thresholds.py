@@ -1,4 +1,4 @@
-"""Thresholds and temperature of a run: fitted on its validation split when training ends, kept in `thresholds.json`.
+"""Thresholds and temperature of a run: fitted on validation when training ends, stored in `thresholds.json`.
 
 `trainers.evaluate` and `trainers.predict` only read the file. It holds for one model file, named by its sha256.
 """
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn import metrics
+from scipy import optimize, special
+from sklearn.metrics import roc_curve
 
 from pipeline import storage
 from pipeline.errors import InputError
 from trainers import run_dir
-from trainers.evaluation.metrics.calibration import fit_temperature
+from trainers.evaluation.metrics import metrics
 from trainers.evaluation.metrics.metrics import THRESHOLD
 
 FILE = "thresholds.json"
@@ -30,6 +31,7 @@ TITLES = {
 NAMES = tuple(TITLES)
 
 _MINIMUM_RATE = 0.95
+_LOG_TEMPERATURES = (np.log(0.05), np.log(20.0))
 _ENTRIES = ("without_test_time_flips", "with_test_time_flips")
 
 
@@ -40,7 +42,7 @@ class Thresholds(NamedTuple):
       split: the validation split's expression.
       num_cells, num_patients: its size; 0 patients if they are unknown.
       thresholds: by name of operating point; a cell is predicted parasitized from its threshold on.
-      temperature: see `calibration.fit_temperature`.
+      temperature: see `fit_temperature`.
       not_fitted: why there is only the default threshold and temperature 1; "" if they have been fitted.
     """
 
@@ -62,9 +64,7 @@ def fit(split: str, labels: np.ndarray, probabilities: np.ndarray, patient_ids: 
 
     Args:
       split: the validation split's expression.
-      labels: int [cells], 1 is parasitized.
-      probabilities: float [cells] in 0…1, of being parasitized.
-      patient_ids: str [cells], "" where unknown.
+      labels, probabilities, patient_ids: see `Predictions`.
     """
     size = len(labels), len(set(patient_ids.tolist()) - {""})
     if len(np.unique(labels)) < 2:
@@ -83,7 +83,7 @@ def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, f
       labels: int [cells] of the validation split, both classes present.
       probabilities: float [cells] in 0…1.
     """
-    false_positive_rate, sensitivity, cuts = metrics.roc_curve(labels, probabilities, drop_intermediate=False)
+    false_positive_rate, sensitivity, cuts = roc_curve(labels, probabilities, drop_intermediate=False)
     specificity = 1 - false_positive_rate
     best = {
         "youden": sensitivity + specificity,
@@ -93,6 +93,24 @@ def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, f
     # The first cut predicts no cell parasitized and is infinite; no probability is larger than 1.
     between = (np.minimum(cuts, 1.0 + 1e-6) + np.append(cuts[1:], 0.0)) / 2
     return {DEFAULT: THRESHOLD} | {name: float(min(between[int(np.argmax(rate))], 1.0)) for name, rate in best.items()}
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The temperature in 0.05…20 that minimises the log loss of the validation split; above 1 softens probabilities.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+    """
+
+    def loss(log_temperature: float) -> float:
+        return metrics.log_loss(labels, apply_temperature(probabilities, np.exp(log_temperature)))
+
+    best = optimize.minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(best.x))
+
+
+def apply_temperature(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
+    """Divides logits by a temperature, one or float [cells]: float64 [cells] in 0…1; predictions at 0.5 stay."""
+    return special.expit(special.logit(metrics.clip(probabilities)) / temperature)
 
 
 def write(run_folder: str, without_flips: Thresholds, with_flips: Thresholds) -> None:
@@ -117,29 +135,21 @@ def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
             return None
         return Thresholds(**content[_ENTRIES[test_time_flips]])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({error}); remove it and {training_command(run_folder)}") from error
+        raise InputError(f"{path} cannot be read ({error}); remove it and {_training_command(run_folder)}") from error
 
 
 def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
-    """Turns the value of `--threshold` into a number.
-
-    Args:
-      value: a number in 0…1 or one of `NAMES`.
-      run_folder: whose thresholds they are.
-      test_time_flips: whether probabilities will be means over flips, which have thresholds of their own.
+    """Turns the value of `--threshold`, a number in 0…1 or one of `NAMES`, into a number.
 
     Raises:
-      InputError: if it is neither, or the run has no such threshold.
+      InputError: if it is neither, or the run has no such threshold for probabilities with (or without) flips.
     """
     if value == DEFAULT:
         return THRESHOLD
     if value in NAMES:
         fitted = read(run_folder, test_time_flips)
         if fitted is None:
-            raise InputError(
-                f"{run_folder} has no {FILE} for its model, so --threshold={value} is unknown; "
-                f"{training_command(run_folder)}, or give a number in 0…1"
-            )
+            raise InputError(f"--threshold={value} is unknown: {missing(run_folder)}, or give a number in 0…1")
         if value not in fitted.thresholds:
             raise InputError(
                 f"{run_folder} has no threshold {value}: {fitted.not_fitted}; expected {DEFAULT} or a number in 0…1"
@@ -154,12 +164,15 @@ def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
     return threshold
 
 
-def training_command(run_folder: str) -> str:
-    """What to do so that a finished run gets its `thresholds.json`."""
-    model = run_dir.read(run_folder)["model"]
+def missing(run_folder: str) -> str:
+    """That a run has no thresholds for its model, and the command that writes them."""
+    return f"{run_folder} has no {FILE} for its model; {_training_command(run_folder)}"
+
+
+def _training_command(run_folder: str) -> str:
     return (
-        f"run its training command again, which then only fits thresholds on the validation split: python -m "
-        f"trainers.{model} --run_dir={run_folder} with the flags that it was trained with"
+        "run its training command again, which fits them on validation (a finished run is not trained again): "
+        f"python -m trainers.{run_dir.read(run_folder)['model']} --run_dir={run_folder} with the flags of its training"
     )
 
 

@@ -13,12 +13,6 @@ from keras import layers
 _OPACITY = 0.45
 
 
-def last_convolution(model: keras.Model) -> layers.Layer | None:
-    """The last convolution of a flat functional model; None if it has none."""
-    convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
-    return convolutions[-1] if convolutions else None
-
-
 def heatmaps(model: keras.Model, images: np.ndarray) -> np.ndarray | None:
     """How much each place supports the model's prediction: parasitized from 0.5 on, uninfected below.
 
@@ -32,10 +26,10 @@ def heatmaps(model: keras.Model, images: np.ndarray) -> np.ndarray | None:
       float32 [n, size, size] in 0…1, each with a maximum of 1 unless it is 0 everywhere; None for a model without
       convolutions, or with another output layer.
     """
-    convolution, head = last_convolution(model), model.layers[-1]
-    if convolution is None or not isinstance(head, layers.Dense):
+    convolutions, head = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)], model.layers[-1]
+    if not convolutions or not isinstance(head, layers.Dense):
         return None
-    inner = keras.Model(model.inputs, [convolution.output, head.input])
+    inner = keras.Model(model.inputs, [convolutions[-1].output, head.input])
     kernel, bias = (tf.cast(tf.convert_to_tensor(weight), tf.float32) for weight in head.weights)
     with tf.GradientTape() as tape:
         activations, features = inner(tf.constant(images), training=False)

@@ -1,6 +1,5 @@
 """Cells to look at: the worst misclassified ones with Grad-CAM, and suspected label errors."""
 
-import base64
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pipeline.cells import LABELS
-from pipeline.source.decode import encode_png
-from trainers.data import Split
+from trainers.data import DataSet
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics.metrics import THRESHOLD
 from trainers.evaluation.predictions import ModelPredictions
@@ -42,67 +41,37 @@ class GridCell(NamedTuple):
     image: np.ndarray
     heatmap: np.ndarray | None = None
 
-    @property
-    def image_uri(self) -> str:
-        """The image for a page."""
-        return _data_uri(self.image)
 
-    @property
-    def heatmap_uri(self) -> str | None:
-        """The heatmap for a page."""
-        return None if self.heatmap is None else _data_uri(self.heatmap)
-
-
-def _data_uri(pixels: np.ndarray) -> str:
-    return f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}"
-
-
-def worst_misclassified(labels: np.ndarray, probabilities: np.ndarray, filenames: np.ndarray) -> np.ndarray:
-    """Indices of the cells that a model misclassifies most confidently, worst first, at most `MAX_CELLS`: int64 [n].
+def worst_misclassified(labels: np.ndarray, probabilities: np.ndarray, filenames: np.ndarray) -> list[int]:
+    """Indices of the cells that a model misclassifies most confidently, worst first, at most `MAX_CELLS`.
 
     Args:
-      labels: int [cells], 1 is parasitized.
-      probabilities: float [cells] in 0…1.
-      filenames: str [cells]; they order cells of equal probability.
+      labels, probabilities, filenames: see `Predictions`; file names order cells of equal probability.
     """
     wrong = np.flatnonzero((probabilities >= THRESHOLD) != (labels == 1))
     distance = np.abs(probabilities - labels)[wrong]
-    return wrong[np.lexsort((filenames[wrong], -distance))][:MAX_CELLS]
+    return wrong[np.lexsort((filenames[wrong], -distance))][:MAX_CELLS].tolist()
 
 
-def collect(
-    model: ModelPredictions, indices: np.ndarray, splits: Sequence[Split], with_heatmaps: bool
-) -> list[GridCell]:
-    """Reads the images of some cells and, if asked to, computes Grad-CAM with the model that predicted each.
-
-    Args:
-      model: the predictions.
-      indices: int64 [n], of cells.
-      splits: one per run.
-      with_heatmaps: whether to compute Grad-CAM.
-    """
+def collect(model: ModelPredictions, indices: Sequence[int], data_set: DataSet, with_heatmaps: bool) -> list[GridCell]:
+    """Reads the images of some cells, by index, and with heatmaps computes Grad-CAM of the run that predicted each."""
     labels, probabilities, filenames, _ = model.predictions
     cells: dict[int, GridCell] = {}
-    for number, (run, split) in enumerate(zip(model.model_runs.runs, splits, strict=True)):
-        own = [int(i) for i in indices if model.run_index[i] == number]
+    for number, run in enumerate(model.model_runs.runs):
+        own = [i for i in indices if model.run_index[i] == number]
         if not own:
             continue
-        images = predictions.fetch_images(split, filenames[own].tolist())
+        images = predictions.fetch_images(data_set.open_split(run.expression), filenames[own].tolist())
         maps = gradcam.heatmaps(predictions.load_model(run.path), images) if with_heatmaps else None
         overlays = [None] * len(own) if maps is None else list(gradcam.overlay(images, maps))
         for i, image, overlay in zip(own, images, overlays, strict=True):
             cells[i] = GridCell(str(filenames[i]), LABELS[labels[i]], float(probabilities[i]), image, overlay)
-    return [cells[int(i)] for i in indices]
+    return [cells[i] for i in indices]
 
 
-@plots.styled()
+@rc_context(plots.STYLE)
 def plot(cells: Sequence[GridCell], title: str) -> Figure:
-    """The cells in one figure, each beside its heatmap.
-
-    Args:
-      cells: at least one.
-      title: text above them.
-    """
+    """At least one cell in a figure, each beside its heatmap."""
     rows = -(-len(cells) // _COLUMNS)
     figure = Figure(figsize=(3.4 * _COLUMNS, 0.5 + 2.3 * rows))
     figure.suptitle(title)
@@ -113,7 +82,7 @@ def plot(cells: Sequence[GridCell], title: str) -> Figure:
         axis.imshow(np.concatenate([cell.image, *([] if cell.heatmap is None else [cell.heatmap])], axis=1))
         name = cell.filename.rpartition("/")[2]
         short = name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME // 2 - 1]}…{name[-_MAX_NAME // 2 :]}"
-        axis.set_title(f"{short}\nlabel {cell.label}, predicted {cell.probability:.3f}", fontsize=8)
+        axis.set_title(f"{short}\nlabel {cell.label}, p(parasitized) {cell.probability:.3f}", fontsize=8)
     return figure
 
 

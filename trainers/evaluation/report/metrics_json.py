@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from trainers.evaluation.metrics import bootstrap, calibration, metrics, patients
+from trainers.evaluation.metrics import bootstrap, metrics, patients
 from trainers.evaluation.metrics.bootstrap import Resampled
 from trainers.evaluation.metrics.thresholds import DEFAULT
 from trainers.evaluation.predictions import ModelPredictions
@@ -22,14 +22,7 @@ def resample(model: ModelPredictions, num_resamples: int, seed: int) -> dict[str
 def build_entry(
     model: ModelPredictions, resampled: dict[str, Resampled], num_resamples: int, seed: int, prevalence: float
 ) -> dict[str, Any]:
-    """Builds one model's entry.
-
-    Args:
-      model: the predictions.
-      resampled: see `resample`.
-      num_resamples, seed: for the other intervals.
-      prevalence: see `patients.smear`.
-    """
+    """Builds one model's entry, with the metrics of `resample`; for the prevalence see `patients.smear`."""
     labels, probabilities, _, patient_ids = model.predictions
     cells = np.arange(len(labels))
     by_cell = bootstrap.resample(labels, probabilities, cells, num_resamples=num_resamples, seed=seed)
@@ -46,7 +39,7 @@ def build_entry(
         "class_weighted": metrics.class_weighted(labels, predictions),
         "operating_points": _operating_points(model, num_resamples, seed),
         "calibration": _calibration(model),
-        "patients": [item.as_json() for item in counts],
+        "patients": counts,
         "smear": patients.smear(counts, prevalence),
         "folds": _folds(model),
         "leak": model.leak,
@@ -84,8 +77,8 @@ def _calibration(model: ModelPredictions) -> dict[str, Any] | None:
     labels, probabilities, *_ = model.predictions
     return {
         "temperatures": [fitted.temperature for fitted in model.thresholds],
-        "before": calibration.errors(labels, probabilities),
-        "after": calibration.errors(labels, model.calibrated_probabilities),
+        "before": metrics.calibration_errors(labels, probabilities),
+        "after": metrics.calibration_errors(labels, model.calibrated_probabilities),
     }
 
 
@@ -105,11 +98,7 @@ def _folds(model: ModelPredictions) -> dict[str, Any] | None:
 
 
 def compare(one: tuple[str, dict[str, Resampled]], other: tuple[str, dict[str, Resampled]]) -> dict[str, Any]:
-    """Paired differences of two models on the same cells: the first minus the second.
-
-    Args:
-      one, other: name, and metrics on the same resamples of patients.
-    """
+    """Paired differences of two models, each a name and its metrics of `resample`: the first minus the second."""
     (one_name, one_metrics), (other_name, other_metrics) = one, other
     differences = {name: bootstrap.difference(one_metrics[name], other_metrics[name]) for name in metrics.NAMES}
     return {
@@ -119,11 +108,7 @@ def compare(one: tuple[str, dict[str, Resampled]], other: tuple[str, dict[str, R
 
 
 def as_table(entries: dict[str, dict[str, Any]]) -> str:
-    """The entries as a table for a terminal: one line per metric, one column per model, then the means over folds.
-
-    Args:
-      entries: the models of `metrics.json`.
-    """
+    """The entries as a table for a terminal: one line per metric, one column per model, then the means over folds."""
     first = next(iter(entries.values()))
     width = max(24, *(len(name) + 2 for name in entries))
 

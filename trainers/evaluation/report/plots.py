@@ -1,24 +1,24 @@
 """The report's plots, from numbers to matplotlib figures, and how figures are saved: as PNG and as SVG for the page."""
 
+import html
 import io
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import matplotlib
 import numpy as np
 from cycler import cycler
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from matplotlib.typing import RcKeyType
 from sklearn import metrics
 
 from pipeline.cells import LABELS
-from trainers.evaluation.metrics import calibration, thresholds
+from trainers.evaluation.metrics import thresholds
+from trainers.evaluation.metrics.metrics import reliability as reliability_bins
 from trainers.evaluation.predictions import ModelPredictions
 from trainers.run_dir import HistoryRow
 
@@ -27,13 +27,11 @@ _INK = "#1b1f24"  # becomes the page's own text colour in the SVG
 _GREY = "#808080"
 _PAGE_SCALE = 1.25  # pixels of the page per point of the figure
 _MIN_WIDTH = 620  # pixels; on a narrower page a plot is scrolled rather than made illegible
-_STYLE: dict[RcKeyType, Any] = {
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+STYLE: dict[Any, Any] = {
+    "axes.prop_cycle": cycler(color=_COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 11,
-    "axes.prop_cycle": cycler(color=_COLOURS),
     "figure.constrained_layout.use": True,
     "font.size": 10,
     "grid.alpha": 0.3,
@@ -41,19 +39,9 @@ _STYLE: dict[RcKeyType, Any] = {
     "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
+} | dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK)
 _FOREST_METRICS = {"sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy", "auc": "AUC"}
 _MARKERS = dict(zip(thresholds.NAMES, "oDs^", strict=True))
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """The style of all plots, for a `with` block or as a decorator."""
-    with matplotlib.rc_context(_STYLE):
-        yield
 
 
 def save(figure: Figure, file: Path | BinaryIO) -> None:
@@ -61,36 +49,26 @@ def save(figure: Figure, file: Path | BinaryIO) -> None:
     figure.savefig(file, format="png", dpi=120, facecolor="white")
 
 
-@styled()
+@rc_context(STYLE)
 def to_svg(figure: Figure, label: str) -> str:
-    """A figure as an SVG element for a page, in the page's text colour and font.
-
-    Args:
-      figure: from one of the functions here.
-      label: what it shows, for those who cannot see it.
-    """
+    """A figure as an SVG element for a page, in the page's text colour and font; the label is its alternative text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+    svg = svg.replace(_INK, "currentColor")
     svg = re.sub(r"(font: [\d.]+px) [^\";]+", r"\1 var(--font)", svg)
 
     def opening(match: re.Match[str]) -> str:
         width, height = map(float, match.groups())
         size = f"max-width:{width * _PAGE_SCALE:.0f}px;min-width:{min(width, _MIN_WIDTH):.0f}px"
-        return f'<svg viewBox="0 0 {width} {height}" style="{size}" role="img" aria-label="{label}"'
+        return f'<svg viewBox="0 0 {width} {height}" style="{size}" role="img" aria-label="{html.escape(label)}"'
 
     return re.sub(r'<svg [^>]*?viewBox="0 0 ([\d.]+) ([\d.]+)"', opening, svg, count=1)
 
 
-@styled()
+@rc_context(STYLE)
 def forest(entries: dict[str, dict[str, Any]]) -> Figure:
-    """The main metrics of all models: value, interval over patients (bold), interval over cells (thin).
-
-    Args:
-      entries: the models of `metrics.json`.
-    """
+    """The main metrics of all models of `metrics.json`: value, interval over patients (bold) and over cells (thin)."""
     figure = Figure(figsize=(7.5, 0.7 + 0.32 * len(_FOREST_METRICS) * (len(entries) + 0.6)))
     axis = figure.subplots()
     height, ticks = 0.0, []
@@ -116,7 +94,7 @@ def forest(entries: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-@styled()
+@rc_context(STYLE)
 def roc_and_precision_recall(models: Sequence[ModelPredictions], entries: dict[str, dict[str, Any]]) -> Figure:
     """ROC and precision-recall curves with the operating points that were fitted on validation."""
     figure = Figure(figsize=(10, 4.6))
@@ -131,11 +109,10 @@ def roc_and_precision_recall(models: Sequence[ModelPredictions], entries: dict[s
         recall.plot(recalls, precisions, color=colour, label=f"{model.name}, AP {ap:.3f}")
         for name, point in entry["operating_points"].items():
             sensitivity, specificity, ppv = (point[key]["value"] for key in ("sensitivity", "specificity", "precision"))
-            style = {"color": colour, "marker": _MARKERS[name], "linestyle": "", "markersize": 7}
-            style["markeredgecolor"] = _INK
+            style = {"color": colour, "markersize": 7, "markeredgecolor": _INK}
             label = None if number else thresholds.TITLES[name]
-            roc.plot(1 - specificity, sensitivity, label=label, **style)
-            recall.plot(sensitivity, ppv, **style)
+            roc.plot(1 - specificity, sensitivity, _MARKERS[name], label=label, **style)
+            recall.plot(sensitivity, ppv, _MARKERS[name], **style)
     roc.plot([0, 1], [0, 1], linestyle=":", color=_GREY)
     roc.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
     recall.set(xlabel="sensitivity (recall)", ylabel="precision", title="Precision and recall")
@@ -146,7 +123,7 @@ def roc_and_precision_recall(models: Sequence[ModelPredictions], entries: dict[s
     return figure
 
 
-@styled()
+@rc_context(STYLE)
 def reliability(model: ModelPredictions) -> Figure:
     """Reliability diagram before and after temperature scaling, with the number of cells by probability."""
     labels, probabilities, *_ = model.predictions
@@ -156,7 +133,7 @@ def reliability(model: ModelPredictions) -> Figure:
     if model.is_calibrated:
         curves["after temperature scaling"] = model.calibrated_probabilities
     for name, values in curves.items():
-        bins = calibration.reliability(labels, values)
+        bins = reliability_bins(labels, values)
         left.plot(bins.mean_probabilities, bins.fractions, "o-", label=name, markersize=4)
         right.hist(values, bins=np.linspace(0, 1, 16), histtype="step", linewidth=1.5, label=name)
     left.plot([0, 1], [0, 1], linestyle=":", color=_GREY)
@@ -168,7 +145,7 @@ def reliability(model: ModelPredictions) -> Figure:
     return figure
 
 
-@styled()
+@rc_context(STYLE)
 def confusion(counts: dict[str, int], title: str) -> Figure:
     """Confusion matrix with counts and fractions of each true class."""
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
@@ -188,13 +165,9 @@ def confusion(counts: dict[str, int], title: str) -> Figure:
     return figure
 
 
-@styled()
+@rc_context(STYLE)
 def patients(counts: Sequence[dict[str, Any]]) -> Figure:
-    """Each patient as a dot of the size of its cells: sensitivity, and false positives per 1,000 uninfected cells.
-
-    Args:
-      counts: the table of patients of `metrics.json`.
-    """
+    """Each patient (see `patients.count`) as a dot: sensitivity, and false positives per 1,000 uninfected cells."""
     figure = Figure(figsize=(10, 3.6))
     left, right = figure.subplots(1, 2)
     rng = np.random.default_rng(0)  # only for the dots not to cover each other
@@ -226,7 +199,7 @@ def _scatter(
     axis.grid(axis="x")
 
 
-@styled()
+@rc_context(STYLE)
 def learning_curves(histories: dict[str, list[HistoryRow]], title: str = "") -> Figure:
     """Loss and accuracy of training and validation over the epochs, the best epoch of each run marked by a dot.
 
@@ -243,9 +216,11 @@ def learning_curves(histories: dict[str, list[HistoryRow]], title: str = "") -> 
             is_alone = len(histories) == 1
             prefix = "" if is_alone else f"{name}, "
             training, validation = (_colour(0), _colour(1)) if is_alone else (_colour(number),) * 2
-            axis.plot(epochs, [row[metric] for row in history], "--", color=training, label=f"{prefix}training")
+            axis.plot(
+                epochs, [row[metric] for row in history], "o--", markersize=3, color=training, label=f"{prefix}training"
+            )
             values = [row[f"val_{metric}"] for row in history]
-            axis.plot(epochs, values, "-", color=validation, label=f"{prefix}validation")
+            axis.plot(epochs, values, "o-", markersize=3, color=validation, label=f"{prefix}validation")
             axis.plot(epochs[best], values[best], "o", color=validation, markeredgecolor=_INK)
         axis.set(xlabel="epoch (dot: the best by validation loss)", ylabel=metric)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -255,13 +230,7 @@ def learning_curves(histories: dict[str, list[HistoryRow]], title: str = "") -> 
 
 
 def save_learning_curves(history: list[HistoryRow], title: str, path: Path) -> None:
-    """Plots the history of one run: see `learning_curves`.
-
-    Args:
-      history: see `run_dir.read_history`; at least one epoch.
-      title: text above the plot.
-      path: PNG to write.
-    """
+    """Writes the `learning_curves` of one run of at least one epoch as PNG."""
     save(learning_curves({"": history}, title), path)
 
 

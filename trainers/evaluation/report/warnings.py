@@ -62,8 +62,7 @@ def _of_model(model: ModelPredictions, config: str) -> Iterator[ReportWarning]:
     for reason in dict.fromkeys(fitted.not_fitted for fitted in model.thresholds if fitted.not_fitted):
         yield ReportWarning(
             "caution",
-            f"{model.name} has no fitted thresholds and no temperature, so only the threshold 0.5 is reported: "
-            f"{reason}.",
+            f"Only the threshold 0.5 is reported for {model.name}, and no temperature: {reason}.",
         )
     if any(run.record["status"] != "finished" for run in model.model_runs.runs):
         yield ReportWarning("caution", f"Training of {model.name} has not finished: this is its best epoch so far.")

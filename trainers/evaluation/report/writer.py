@@ -1,5 +1,6 @@
 """Writes the files that people look at: one HTML page that needs no network, its plots as PNG, and model cards."""
 
+import base64
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,9 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from pipeline.source.decode import encode_png
 from trainers import run_dir
 from trainers.data import DataSet
-from trainers.evaluation import runs
 from trainers.evaluation.metrics import metrics, thresholds
 from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.predictions import ModelPredictions
@@ -57,11 +58,10 @@ def write(
 
     Args:
       folder: an existing one.
-      models: their predictions.
+      models: their predictions on the data set.
       contents: of `metrics.json`.
       issues: see `label_issues`.
-      data_set: what the models were evaluated on.
-      options: see `evaluation_flags`.
+      data_set, options: see `evaluate`.
     """
     entries, first, manifest = contents["models"], models[0], data_set.manifest
     shared = {"dataset": f"{manifest['dataset']}/{manifest['config']}/{manifest['version']}"}
@@ -103,7 +103,7 @@ def _section(folder: Path, model: ModelPredictions, entry: dict[str, Any], data_
     slug = _slug(model.name)
     labels, probabilities, filenames, _ = model.predictions
     worst = image_grid.worst_misclassified(labels, probabilities, filenames)
-    misclassified = image_grid.collect(model, worst, runs.open_splits(data_set, model.model_runs), with_heatmaps=True)
+    misclassified = image_grid.collect(model, worst, data_set, with_heatmaps=True)
     if misclassified:
         title = f"{model.name}: worst misclassified cells, with Grad-CAM"
         plots.save(image_grid.plot(misclassified, title), folder / f"{slug}_mistakes.png")
@@ -136,12 +136,11 @@ def _label_issues(
 ) -> list[image_grid.GridCell]:
     index = {name: i for i, name in enumerate(model.predictions.filenames.tolist())}
     worst = issues[: image_grid.MAX_CELLS]
-    indices = np.array([index[issue.filename] for issue in worst], np.int64)
-    cells = image_grid.collect(model, indices, runs.open_splits(data_set, model.model_runs), with_heatmaps=False)
+    indices = [index[issue.filename] for issue in worst]
+    cells = image_grid.collect(model, indices, data_set, with_heatmaps=False)
     cells = [cell._replace(probability=issue.probability) for cell, issue in zip(cells, worst, strict=True)]
     if cells:
-        plot = image_grid.plot(cells, "Suspected label errors, worst first")
-        plots.save(plot, folder / "suspected_label_errors.png")
+        plots.save(image_grid.plot(cells, "Suspected label errors, worst first"), folder / "suspected_label_errors.png")
     return cells
 
 
@@ -156,12 +155,7 @@ def _slug(name: str) -> str:
 
 
 def render(template: str, **contents: Any) -> str:
-    """Fills a template of `templates/`.
-
-    Args:
-      template: its file name.
-      **contents: its variables; a missing one is an error.
-    """
+    """Fills a template, a file of `templates/`, with its variables; a missing one is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trainers.evaluation.report"),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -170,7 +164,7 @@ def render(template: str, **contents: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {item.__name__: item for item in (number, amount, interval, complement)}
+    environment.filters |= {item.__name__: item for item in (number, amount, interval, complement, data_uri)}
     environment.filters["safe_svg"] = Markup
     return environment.get_template(template).render(
         metric_titles=[(name, _TITLES[name]) for name in metrics.NAMES],
@@ -207,3 +201,8 @@ def interval(ends: list[float] | None, digits: int = 3, scale: float = 1) -> str
 def complement(ends: list[float] | None) -> list[float] | None:
     """The interval of one minus a fraction."""
     return None if ends is None else [1 - ends[1], 1 - ends[0]]
+
+
+def data_uri(image: np.ndarray) -> str:
+    """An image, uint8 RGB [height, width, 3], within the page."""
+    return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"

@@ -1,0 +1,52 @@
+"""Predictions and run records made up for tests of the evaluation."""
+
+import json
+
+import numpy as np
+from scipy import special
+
+from trainers.data import open_data_set
+from trainers.evaluation import evaluate, runs
+from trainers.evaluation.metrics import thresholds
+from trainers.evaluation.predictions import ModelPredictions, Predictions
+from trainers.evaluation.report import metrics_json
+from trainers.evaluation_flags import Options
+
+OPTIONS = Options(batch_size=32, test_time_flips=False, num_resamples=100, bootstrap_seed=0, prevalence=0.01)
+NO_LEAK = {"is_external": False, "train_patients": [], "validation_patients": []}
+
+
+def make_predictions(seed=0, num_cells=600, num_patients=40):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, num_cells)
+    probabilities = special.expit(rng.normal(3 * (2 * labels - 1), 2))
+    names = np.array([f"Cells/C{i}.png" for i in range(num_cells)])
+    patient_ids = np.array([f"C{i}" for i in rng.integers(0, num_patients, num_cells)])
+    return Predictions(labels, probabilities, names, patient_ids)
+
+
+def run_record(**data):
+    flags = {"config": "by_patient", "test_split": "test", "validation_split": "validation"}
+    return {"model": "basic_cnn", "status": "finished", "flags": flags, "data": {"fingerprint": "f", **data}}
+
+
+def fit(predictions):
+    return thresholds.fit("validation", predictions.labels, predictions.probabilities, predictions.patient_ids)
+
+
+def model_predictions(predictions, num_runs=1, fitted=None, leak=NO_LEAK):
+    members = tuple(runs.Run(f"runs/{i}", run_record(), f"fold_{i}") for i in range(num_runs))
+    run_index = np.arange(len(predictions.labels)) * num_runs // len(predictions.labels)
+    fitted = fitted or (fit(make_predictions(9)),) * num_runs
+    return ModelPredictions(runs.ModelRuns("basic_cnn", members), predictions, run_index, fitted, leak, False)
+
+
+def build_entry(model, num_resamples=100):
+    return metrics_json.build_entry(model, metrics_json.resample(model, num_resamples, 0), num_resamples, 0, 0.01)
+
+
+def evaluate_runs(data_dir, run_dirs, output_dir, config=None, split=None, options=OPTIONS):
+    """Evaluates runs in this process: folder of the report, what the command prints, and `metrics.json`."""
+    config, grouped = runs.group([str(path) for path in run_dirs], config, split)
+    text = evaluate.evaluate(grouped, open_data_set(str(data_dir), config), options, str(output_dir))
+    return output_dir, text, json.loads((output_dir / "metrics.json").read_text())

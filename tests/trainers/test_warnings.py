@@ -1,0 +1,47 @@
+import numpy as np
+from evaluating import NO_LEAK, make_predictions, model_predictions
+
+from trainers.evaluation.metrics import thresholds
+from trainers.evaluation.report import warnings
+
+
+def find(config="by_patient", **settings):
+    return warnings.find([model_predictions(**{"predictions": make_predictions(), **settings})], config)
+
+
+def test_many_patients_and_no_leak_need_no_warning():
+    assert find() == []
+
+
+def test_few_patients():
+    (warning,) = find(predictions=make_predictions(num_patients=12))
+    assert warning.text.startswith("Few patients: 12")
+    unknown = make_predictions()._replace(patient_ids=np.array([""] * 600))
+    assert [warning.text for warning in find(predictions=unknown)] == [
+        "Patients are unknown: there are only intervals over cells, which are too narrow."
+    ]
+    assert "test patients may be in the training split" in find("by_cell", predictions=unknown)[0].text
+
+
+def test_leaks_come_first_and_once():
+    leak = {"is_external": True, "train_patients": ["C1"], "validation_patients": ["C2", "C3"]}
+    model = model_predictions(make_predictions(num_patients=12), leak=leak)
+    found = warnings.find([model, model], "by_cell")
+    assert [warning.severity for warning in found] == ["leak", "leak", "caution", "note"]
+    assert "test patients are in the training split" in found[0].text
+    assert "was trained on 1 patient (C1) of this split and had its best epoch chosen on 2 patients" in found[1].text
+    assert "the source is another one" in found[1].text
+
+
+def test_unknown_patients_cannot_be_checked():
+    (warning,) = find(leak=NO_LEAK | {"train_patients": None})
+    assert warning.severity == "caution"
+    assert "cannot be checked for leaks" in warning.text
+
+
+def test_missing_and_poor_thresholds():
+    (warning,) = find(fitted=(thresholds.defaults("there is no file"),))
+    assert warning.text.endswith("no temperature: there is no file.")
+    few = thresholds.Thresholds("validation", 50, 3, {}, 1.0)
+    (warning,) = find(num_runs=2, fitted=(few, few._replace(num_patients=2)))
+    assert "fitted on few validation patients (2)" in warning.text
