@@ -20,6 +20,22 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What is an image by name."""
 
 
+class ZipEntry(NamedTuple):
+    """Where a zip archive holds a file, as its directory says; with it a worker needs no directory.
+
+    Attributes:
+      offset: byte offset of the file's local header.
+      compressed_size: in bytes.
+      method: `zipfile.ZIP_STORED` or `zipfile.ZIP_DEFLATED`.
+      crc: CRC-32 of the uncompressed bytes.
+    """
+
+    offset: int
+    compressed_size: int
+    method: int
+    crc: int
+
+
 class Cell(NamedTuple):
     """One cell crop of the source, not yet read.
 
@@ -28,14 +44,14 @@ class Cell(NamedTuple):
       label: index into `LABELS`.
       patient_id: the patient, "" if the name tells none.
       num_bytes: size of the image file.
-      place: where the source finds the bytes again; its meaning is the source's own.
+      zip_entry: where the archive holds the file; None in a folder.
     """
 
     filename: str
     label: int
     patient_id: str
     num_bytes: int
-    place: tuple[int, ...] = ()
+    zip_entry: ZipEntry | None = None
 
 
 class Rejected(NamedTuple):

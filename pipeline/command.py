@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -14,17 +15,14 @@ from pipeline.errors import InputError
 
 _STORES = ("s3fs", "gcsfs", "adlfs", "botocore", "aiobotocore", "aiohttp", "google")
 _HELP = {"--help", "-help", "-h", "-?"}
-_ENVIRONMENT = {
-    "OPENCV_IO_MAX_IMAGE_PIXELS": str(1 << 24),  # OpenCV's own limit behind `source.decode.MAX_PIXELS`
-    "OPENCV_LOG_LEVEL": "SILENT",  # an image that cannot be decoded is reported as rejected
-    "EPATH_USE_TF": "false",  # TensorFlow takes seconds to import and cannot read s3://
-}
 
 
 def set_environment() -> None:
-    """Sets what OpenCV and etils read from the environment at their first use, unless it is set; for own processes."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    """Keeps etils from reaching object stores through TensorFlow, which takes seconds to import and cannot read s3://.
+
+    For processes of this project, commands and workers, not for those that import it.
+    """
+    os.environ.setdefault("EPATH_USE_TF", "false")
 
 
 def run(
@@ -104,7 +102,7 @@ def _help(flag_groups: Mapping[str, Sequence[str]]) -> str:
     return "\n\n".join([*parts, "Try --helpfull for the flags of absl and of libraries, such as --flagfile."])
 
 
-def _flag_help(flag: flags.Flag) -> str:
+def _flag_help(flag: Any) -> str:
     name = f"[no]{flag.name}" if flag.boolean else flag.name
     lines = [flags.text_wrap(f"--{name}: {flag.help}", indent="    ", firstline_indent="  ")]
     # `default_as_str` is a literal such as '^(C\\d+)': shown is what one would type.

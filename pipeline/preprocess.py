@@ -1,10 +1,11 @@
-"""Turns a pile of cell crops into a TFDS data set of TFRecord shards.
+"""Turns cell crops into a TFDS data set of TFRecord shards.
 
     python -m pipeline.preprocess --source=cell_images.zip --data_dir=data
     python -m pipeline.preprocess --source=nih --data_dir=data --config=by_patient,by_cell,folds
 
-The same command again continues a job that was stopped, and finds a data set that is there already. On two cores the
-NLM's 27,558 cells take well under a minute and 1.3 GB of disk a config.
+The same command again continues a job that was stopped. If the data set exists already, it is compared with its
+manifest (in object stores by file sizes alone); --repair makes corrupt files again. On two cores the NLM's 27,558 cells
+take well under a minute and 1.3 GB of disk per config.
 """
 
 import gc
@@ -23,6 +24,7 @@ from pipeline.errors import InputError
 from pipeline.job import plan, prepare, workers
 from pipeline.records import layout
 from pipeline.records.example import IMAGE_ENCODINGS
+from pipeline.records.image import MAX_SIZE_PX
 from pipeline.source import listing
 from pipeline.source.archive import open_source
 
@@ -31,27 +33,45 @@ _DEFAULTS = plan.Settings()
 _SOURCE = flags.DEFINE_string(
     "source",
     None,
-    "Folder or .zip with a folder of cell crops a class, or 'nih' to download the NLM's archive.",
+    "Cells to read: a folder or .zip with one folder per class, or 'nih' to download the NLM's archive.",
     required=True,
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets, as in tfds.load.", required=True)
-_CONFIG = flags.DEFINE_list("config", [_DEFAULTS.config], "Configs to make: by_patient, by_cell, folds.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a data set of another source or other settings.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Root folder of the data sets, as in tfds.load; made if missing.", required=True
+)
+_CONFIG = flags.DEFINE_list(
+    "config",
+    [_DEFAULTS.config],
+    "Configs of the data set to make, one or more of by_patient, by_cell and folds.",
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a data set that has another source or other settings.")
+_REPAIR = flags.DEFINE_bool(
+    "repair",
+    False,
+    "Make corrupt files of an existing data set again from the same source; refused unless byte-identical.",
+)
 _SPLIT_SEED = flags.DEFINE_integer(
     "split_seed",
     _DEFAULTS.split_seed,
-    "Decides on the split and the order of cells.",
+    "Seed of the split and of the order of cells.",
     lower_bound=0,
     upper_bound=2**32 - 1,
 )
 _IMAGE_SIZE_PX = flags.DEFINE_integer(
-    "image_size_px", _DEFAULTS.image_size_px, "Side of the stored image in pixels.", lower_bound=1, upper_bound=4096
+    "image_size_px",
+    _DEFAULTS.image_size_px,
+    "Width and height of the stored images in pixels.",
+    lower_bound=1,
+    upper_bound=MAX_SIZE_PX,
 )
 _IMAGE_ENCODING = flags.DEFINE_enum(
-    "image_encoding", _DEFAULTS.image_encoding, IMAGE_ENCODINGS, "raw: nothing to decode when read; png: compact."
+    "image_encoding",
+    _DEFAULTS.image_encoding,
+    IMAGE_ENCODINGS,
+    "How images are stored: raw bytes, which need no decoding, or compact PNGs.",
 )
 _CELLS_PER_SHARD = flags.DEFINE_integer(
-    "cells_per_shard", _DEFAULTS.cells_per_shard, "Planned size of a shard.", lower_bound=1
+    "cells_per_shard", _DEFAULTS.cells_per_shard, "Number of cells in a shard, at most.", lower_bound=1
 )
 _CLASS_FOLDERS = flags.DEFINE_list(
     "class_folders",
@@ -59,15 +79,29 @@ _CLASS_FOLDERS = flags.DEFINE_list(
     "Folders of uninfected and parasitized cells, in this order, or uninfected=<folder>,parasitized=<folder>.",
 )
 _PATIENT_REGEX = flags.DEFINE_string(
-    "patient_regex", DEFAULT_PATIENT_REGEX, "Finds the patient in a file's base name: its first group."
+    "patient_regex",
+    DEFAULT_PATIENT_REGEX,
+    "Regular expression whose first group is the patient in a file's base name.",
 )
 _MAX_REJECTED_FRACTION = flags.DEFINE_float(
-    "max_rejected_fraction", 0.001, "Fail if more of the images cannot be used.", lower_bound=0.0, upper_bound=1.0
+    "max_rejected_fraction",
+    0.001,
+    "Fail if a larger fraction of the images cannot be used.",
+    lower_bound=0.0,
+    upper_bound=1.0,
 )
-_PIPELINE_OPTIONS = flags.DEFINE_list("pipeline_options", [], "Beam's options, such as --runner=DirectRunner,….")
+_PIPELINE_OPTIONS = flags.DEFINE_list(
+    "pipeline_options", [], "Options of the Beam pipeline, such as --runner=DirectRunner,--direct_num_workers=4."
+)
 _DOWNLOAD_DIR = flags.DEFINE_string(
-    "download_dir", "~/.cache/tfds_malaria", "Where --source=nih keeps the downloaded archive."
+    "download_dir", "~/.cache/tfds_malaria", "Folder for the archive that --source=nih downloads."
 )
+
+_FLAG_GROUPS = {
+    "source": ("source", "class_folders", "patient_regex", "max_rejected_fraction", "download_dir"),
+    "data set": ("data_dir", "config", "split_seed", "image_size_px", "image_encoding", "cells_per_shard"),
+    "job": ("overwrite", "repair", "pipeline_options"),
+}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -80,6 +114,8 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"--max_rejected_fraction={_MAX_REJECTED_FRACTION.value} is no number from 0 to 1")
     if not configs:
         raise InputError("--config is empty; expected one or more of by_patient, by_cell, folds")
+    if _OVERWRITE.value and _REPAIR.value:
+        raise InputError("got --overwrite and --repair; expected one: --overwrite makes all files again")
     class_folders = parse_class_folders(_CLASS_FOLDERS.value)
     patient_regex = compile_patient_regex(_PATIENT_REGEX.value)
     source = _SOURCE.value
@@ -106,20 +142,27 @@ def _preprocess(
         cells = listing.list_cells(opened, f"--source={source}", class_folders, patient_regex)
     listed = time.perf_counter()
 
-    with ExitStack() as held:
-        planned = [
-            held.enter_context(
-                prepare.plan(cells, settings, source=source, data_dir=_DATA_DIR.value, overwrite=_OVERWRITE.value)
+    with ExitStack() as stack:
+        jobs = [
+            stack.enter_context(
+                prepare.plan(
+                    cells,
+                    settings,
+                    source=source,
+                    data_dir=_DATA_DIR.value,
+                    overwrite=_OVERWRITE.value,
+                    repair=_REPAIR.value,
+                )
             )
             for settings in _settings(configs, class_folders)
         ]
         del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
         print(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - listed:.2f} s", flush=True)
-        for each in planned:
-            outcome = prepare.run(
-                each, max_rejected_fraction=_MAX_REJECTED_FRACTION.value, pipeline_options=_PIPELINE_OPTIONS.value
+        for job in jobs:
+            result = prepare.run(
+                job, max_rejected_fraction=_MAX_REJECTED_FRACTION.value, pipeline_options=_PIPELINE_OPTIONS.value
             )
-            print(_summary(outcome))
+            print(_summary(result))
 
 
 def _settings(configs: Sequence[str], class_folders: tuple[str, ...]) -> list[plan.Settings]:
@@ -137,36 +180,37 @@ def _settings(configs: Sequence[str], class_folders: tuple[str, ...]) -> list[pl
     ]
 
 
-def _summary(outcome: prepare.JobResult) -> str:
-    made = outcome.manifest
-    lines = [f"{made['dataset']}/{made['config']}/{made['version']} from {made['source']['name']}"]
-    for name, split in made["splits"].items():
+def _summary(result: prepare.JobResult) -> str:
+    manifest = result.manifest
+    duplicates = manifest["duplicates"]
+    lines = [f"{manifest['dataset']}/{manifest['config']}/{manifest['version']} from {manifest['source']['name']}"]
+    for name, split in manifest["splits"].items():
         classes = ", ".join(f"{count:,} {label}" for label, count in split["classes"].items())
         known = len(set(split["patients"]) - {""})
         patients = f"{known:>4} patients" if known else "unknown patients"
         lines.append(f"  {name:<10} {split['num_cells']:>9,} cells of {patients} ({classes})")
-    num_bytes = sum(shard["num_bytes"] for split in made["splits"].values() for shard in split["shards"])
-    num_shards = sum(len(split["shards"]) for split in made["splits"].values())
-    skipped = ", ".join(f"{count} {reason}" for reason, count in made["source"]["skipped"].items()) or "none"
-    converted = ", ".join(f"{count} {kind}" for kind, count in made["converted"].items()) or "none"
-    lines.append(f"  files skipped: {skipped}; images rejected: {len(made['rejected'])}, converted: {converted}")
-    if num_copies := made["duplicates"]["num_cells"]:
+    num_bytes = sum(shard["num_bytes"] for split in manifest["splits"].values() for shard in split["shards"])
+    num_shards = sum(len(split["shards"]) for split in manifest["splits"].values())
+    skipped = ", ".join(f"{count} {reason}" for reason, count in manifest["source"]["skipped"].items()) or "none"
+    converted = ", ".join(f"{count} {kind}" for kind, count in manifest["converted"].items()) or "none"
+    lines.append(f"  files skipped: {skipped}; images rejected: {len(manifest['rejected'])}, converted: {converted}")
+    if duplicates["num_cells"]:
         lines.append(
-            f"  warning: {num_copies} cells are copies of others, {made['duplicates']['num_label_conflicts']} contents "
-            f"have both labels, {made['duplicates']['num_across_splits']} are in several splits: see duplicates in "
+            f"  warning: {duplicates['num_cells']} cells are copies of others, {duplicates['num_label_conflicts']} "
+            f"contents have both labels, {duplicates['num_across_splits']} are in several splits: see duplicates in "
             "manifest.json"
         )
     shards = f"{num_shards} shards, {num_bytes / 1e6:,.1f} MB"
-    if outcome.num_filled:
-        rate = outcome.num_filled / outcome.seconds
-        lines.append(
-            f"  {shards}; filled {outcome.num_filled:,} cells in {outcome.seconds:.2f} s ({rate:,.0f} cells/s)"
-        )
+    filled = f"filled {result.num_filled:,} cells in {result.seconds:.2f} s"
+    if result.repaired:
+        lines.append(f"  {shards}; {filled} to repair {', '.join(result.repaired)}")
+    elif result.num_filled:
+        lines.append(f"  {shards}; {filled} ({result.num_filled / result.seconds:,.0f} cells/s)")
     else:
         lines.append(f"  {shards}, already there")
-    lines.append(f"  {outcome.directory}")
+    lines.append(f"  {result.directory}")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, flag_groups=_FLAG_GROUPS)

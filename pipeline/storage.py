@@ -1,26 +1,23 @@
 """Local folders and object stores, and the few things in which they differ.
 
-A local file is written under a name of its own and renamed when it is whole, and a local job holds a lock. An object
-appears only when it is whole, renaming it would copy it, and there is no lock: there, equal bytes from every worker
-are what keeps two jobs from harming each other.
+A local file is written under a name of its own and renamed once it is complete, and a local job holds a lock. An object
+appears only once it is complete, renaming it would copy it, and there is no lock: there, equal bytes from every worker
+keep two jobs from harming each other.
 """
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
 
 import filelock
-import fsspec.config
+import fsspec
 from etils import epath
 
 from pipeline.errors import InputError
-
-for _protocol in ("s3", "gcs", "az"):
-    # A job looks for what other processes have written since.
-    fsspec.config.conf.setdefault(_protocol, {}).setdefault("use_listings_cache", False)
 
 _SECONDS_FOR_A_LOCK = 1.0
 _PARTIAL = ".partial"
@@ -52,14 +49,12 @@ def is_remote(path: str | epath.PathLike) -> bool:
 def open_atomic(path: epath.Path | Path) -> Iterator[BinaryIO]:
     """Opens a file for writing that appears under its name when the block ends, and not at all if it raises."""
     if is_remote(path):
-        file: Any = path.open("wb")
-        try:
-            yield file
-        except BaseException:
-            getattr(file, "discard", file.close)()
-            file.closed = True  # or fsspec would try to finish it when it is collected
-            raise
-        file.close()
+        # Uploaded once complete: fsspec would finish an open object of which only a part was written.
+        with tempfile.NamedTemporaryFile(buffering=_BUFFER_BYTES) as temporary:
+            yield cast(BinaryIO, temporary)
+            temporary.flush()
+            filesystem, name = fsspec.url_to_fs(os.fspath(path))
+            filesystem.put_file(temporary.name, name)
         return
     partial = path.parent / f"{path.name}.{uuid.uuid4().hex}{_PARTIAL}"
     try:
@@ -83,9 +78,18 @@ def make_folder(folder: epath.Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def is_whole(path: epath.Path) -> bool:
-    """Whether a file is not one that a killed process was about to write."""
-    return not path.name.endswith(_PARTIAL)
+def list_names(folder: epath.Path) -> list[str]:
+    """Names of a folder's entries, those that other processes have just written included."""
+    if not is_remote(folder):
+        return [path.name for path in Path(folder).iterdir()]
+    filesystem, root = fsspec.url_to_fs(os.fspath(folder), use_listings_cache=False)
+    paths = filesystem.ls(root, detail=False)
+    return [PurePosixPath(path).name for path in paths if path.rstrip("/") != root.rstrip("/")]
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file is one that a process is writing, or was when it was killed."""
+    return name.endswith(_PARTIAL)
 
 
 def remove_folder(folder: epath.Path) -> None:
@@ -95,21 +99,19 @@ def remove_folder(folder: epath.Path) -> None:
 
 
 def remove_partials(folder: epath.Path) -> None:
-    """Removes what killed processes were about to write."""
+    """Removes what killed processes were writing."""
     if not is_remote(folder):
-        for path in list(folder.iterdir()):
-            if not is_whole(path):
-                path.unlink(missing_ok=True)
+        remove_others(folder, {name for name in list_names(folder) if not is_partial(name)})
 
 
 def remove_others(folder: epath.Path, expected: set[str]) -> None:
     """Removes every entry of a folder whose name is not expected."""
-    for path in list(folder.iterdir()):
-        if path.name not in expected:
-            if path.is_dir():
-                remove_folder(path)
-            else:
-                path.unlink(missing_ok=True)
+    for name in set(list_names(folder)) - expected:
+        path = folder / name
+        if path.is_dir():
+            remove_folder(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def lock_file(target: epath.Path) -> epath.Path:
@@ -119,7 +121,7 @@ def lock_file(target: epath.Path) -> epath.Path:
 
 @contextmanager
 def lock(target: epath.Path) -> Iterator[None]:
-    """Holds a target folder's lock, a file beside it; the kernel frees it when the process is killed.
+    """Holds a target folder's lock, a file next to it; the kernel frees it when the process is killed.
 
     Raises:
       InputError: if another process holds it.
@@ -129,16 +131,16 @@ def lock(target: epath.Path) -> Iterator[None]:
         return
     path = lock_file(target)
     make_folder(path.parent)
-    held = filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK)
+    file_lock = filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK)
     try:
-        held.acquire()
+        file_lock.acquire()
     except filelock.Timeout as error:
         raise InputError(
-            f"another job is at work on {target} (it holds {path}); wait until it has ended, then the same command "
-            "finds or continues its work"
+            f"another job is at work on {target} (it holds {path}); wait until it has ended, then the same "
+            "command finds or continues its work"
         ) from error
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: whoever waits for it notices and asks anew
-        held.release()
+        path.unlink(missing_ok=True)  # while it is locked: whoever waits for it notices and tries again
+        file_lock.release()

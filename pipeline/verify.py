@@ -2,18 +2,16 @@
 
     python -m pipeline.verify --data_dir=data
 
-Names everything that is wrong, a line each on standard output; the exit status is 1 then. It finds damaged, missing,
-swapped and foreign files, and a manifest that says other than the records do.
+Names everything that is wrong, one line each on standard output; the exit status is then 1. It finds corrupt, missing,
+swapped and foreign files, and a manifest that disagrees with the records.
 """
 
-import hashlib
-import io
 import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -21,13 +19,13 @@ from etils import epath
 
 from pipeline.cells import DATASET_NAME, LABELS
 from pipeline.command import reject_arguments, run
-from pipeline.job import fill
+from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from pipeline.records import layout, manifest, parsing, tfrecord
+from pipeline.records import example, layout, manifest, tfrecord
+from pipeline.records.index import index_array, read_index
 from pipeline.splits.configs import CONFIGS
+from pipeline.storage import list_names
 
-_CHUNK_BYTES = 1 << 20
-_Row = tuple[int, int, int, int]  # of a shard's index, see `fill.INDEX_COLUMNS`
 _THREADS = 4  # on an object store several files arrive at a time; locally hashing keeps two cores busy
 
 
@@ -51,146 +49,99 @@ def verify(directory: epath.Path) -> list[Problem]:
       directory: its version folder.
 
     Returns:
-      everything that is wrong, in a fixed order; empty for a whole data set.
+      everything that is wrong, in a fixed order; empty for a complete data set.
     """
     try:
         content = (directory / layout.MANIFEST).read_bytes()
-        made = json.loads(content)
-        if made["dataset"] != DATASET_NAME:
+        parsed = json.loads(content)
+        if parsed["dataset"] != DATASET_NAME:
             raise ValueError(f"it is not a manifest of {DATASET_NAME}")
-        is_sealed = manifest.is_sealed(content)
+        is_signed = manifest.is_signed(content)
+    except FileNotFoundError:
+        return [Problem(layout.MANIFEST, "is missing: this is no complete data set")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [Problem(layout.MANIFEST, f"cannot be read: {type(error).__name__}: {error}")]
+    changed = Problem(layout.MANIFEST, "its checksum does not fit: it has been changed")
     try:
-        return [*_seal_problem(is_sealed), *_check(directory, made)]
+        return [*([] if is_signed else [changed]), *_check(directory, parsed)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if is_sealed:
-            raise  # then it is no damage
-        return [*_seal_problem(is_sealed), Problem(layout.MANIFEST, f"lacks or garbles an entry: {error!r}")]
+        if is_signed:
+            raise  # then this is a bug, not damage
+        return [changed, Problem(layout.MANIFEST, f"lacks or garbles an entry: {error!r}")]
 
 
-def _seal_problem(is_sealed: bool) -> list[Problem]:
-    return [] if is_sealed else [Problem(layout.MANIFEST, "its checksum does not fit: it has been changed")]
-
-
-def _check(directory: epath.Path, made: manifest.Manifest) -> Iterator[Problem]:
-    place = (directory.parent.name, directory.name)
-    if (made["config"], made["version"]) != place:
-        yield Problem(layout.MANIFEST, f"is that of {made['config']}/{made['version']}, but lies in {'/'.join(place)}")
-    shards = [(split, shard) for split, entry in made["splits"].items() for shard in entry["shards"]]
+def _check(directory: epath.Path, parsed: manifest.Manifest) -> Iterator[Problem]:
+    config, version = directory.parent.name, directory.name
+    if (parsed["config"], parsed["version"]) != (config, version):
+        what = f"is that of {parsed['config']}/{parsed['version']}, but lies in {config}/{version}"
+        yield Problem(layout.MANIFEST, what)
+    shards = [(split, shard) for split, entry in parsed["splits"].items() for shard in entry["shards"]]
     yield from _check_names(directory, [shard["file"] for _, shard in shards])
-    for name, digest in made["files"].items():
-        yield from _check_file(directory, name, digest)
-    image_form = (made["settings"]["image_size_px"], made["settings"]["image_encoding"])
+    for name, digest in parsed["files"].items():
+        if (directory / name).exists() and (fault := manifest.check_file(directory / name, digest)):
+            yield Problem(name, fault)
+    image_form = (parsed["settings"]["image_size_px"], parsed["settings"]["image_encoding"])
     contents = defaultdict(list)
     num_bytes = sum(shard["num_bytes"] for _, shard in shards)
     with ThreadPoolExecutor(_THREADS) as pool, progress_bar(num_bytes, "checking", "B", unit_scale=True) as bar:
-        found = pool.map(lambda shard: _check_shard(directory, shard, image_form), [shard for _, shard in shards])
-        for (split, shard), content in zip(shards, found, strict=True):
+        checked = pool.map(lambda shard: _check_shard(directory, shard, image_form), [shard for _, shard in shards])
+        for (split, shard), content in zip(shards, checked, strict=True):
             contents[split].append(content)
             bar.update(shard["num_bytes"])
-    for split in made["splits"]:
+    for split in parsed["splits"]:
         for content in contents[split]:
             yield from content.problems
-    yield from _check_counts(made, contents)
+    yield from _check_counts(parsed, contents)
 
 
 def _check_names(directory: epath.Path, shard_files: list[str]) -> Iterator[Problem]:
-    expected, found = layout.expected_files(shard_files), {path.name for path in directory.iterdir()}
-    yield from (Problem(name, "is missing") for name in sorted(expected - found - set(shard_files)))
-    yield from (Problem(name, "does not belong to the data set") for name in sorted(found - expected))
+    expected, present = layout.expected_files(shard_files), set(list_names(directory))
+    indexes = set(map(layout.index_name, shard_files))
+    yield from (Problem(name, "is missing") for name in sorted(expected - present - set(shard_files) - indexes))
+    yield from (Problem(name, "does not belong to the data set") for name in sorted(present - expected))
     if len(set(shard_files)) < len(shard_files):
         yield Problem(layout.MANIFEST, "names a shard more than once")
 
 
-def _check_file(directory: epath.Path, name: str, digest: str) -> Iterator[Problem]:
-    try:
-        if hashlib.sha256((directory / name).read_bytes()).hexdigest() != digest:
-            yield Problem(name, "its sha256 is not the manifest's: it has been changed or swapped")
-    except FileNotFoundError:
-        pass  # reported by its name already
-    except OSError as error:
-        yield Problem(name, f"cannot be read: {error}")
-
-
-class _Hashing:
-    """A file that is read once, for its records and for its digest."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.digest, self.num_bytes = file, hashlib.sha256(), 0
-
-    def read(self, num_bytes: int) -> bytes:
-        content = self._file.read(num_bytes)
-        self.digest.update(content)
-        self.num_bytes += len(content)
-        return content
-
-    def read_rest(self) -> None:
-        while self.read(_CHUNK_BYTES):
-            pass
-
-
 def _check_shard(directory: epath.Path, shard: dict[str, Any], image_form: tuple[int, str]) -> _ShardContent:
-    found = _ShardContent([], Counter(), set())
-    name = shard["file"]
-    index: list[_Row] = []
+    """Compares digests, then reads the records: they may disagree with the index and with the manifest's numbers."""
+    name, index_name = shard["file"], shard["index_file"]
+    faults = manifest.check_shard(directory, shard)
+    content = _ShardContent([Problem(*fault) for fault in faults.items()], Counter(), set())
+    rows: list[tuple[int, int, int, int]] = []
     try:
         with (directory / name).open("rb") as file:
-            hashing = _Hashing(file)
-            try:
-                for row in _read_rows(hashing, found, image_form):
-                    index.append(row)
-            except (tfrecord.DamagedRecord, ValueError) as error:
-                found.problems.append(Problem(name, str(error)))
-            hashing.read_rest()
-    except FileNotFoundError:
-        found.problems.append(Problem(name, "is missing"))
-        return found
-    except OSError as error:
-        found.problems.append(Problem(name, f"cannot be read: {error}"))
-        return found
-    is_damaged = bool(found.problems)
-    if hashing.num_bytes != shard["num_bytes"]:
-        found.problems.append(Problem(name, f"has {hashing.num_bytes} bytes, the manifest says {shard['num_bytes']}"))
-    elif hashing.digest.hexdigest() != shard["sha256"]:
-        found.problems.append(Problem(name, "its sha256 is not the manifest's: it has been changed or swapped"))
-    if not is_damaged:
-        if len(index) != shard["num_records"]:
-            found.problems.append(Problem(name, f"has {len(index)} records, the manifest says {shard['num_records']}"))
-        found.problems.extend(_check_index(directory, shard, index))
-    return found
+            for offset, record in tfrecord.read_records(file):
+                cell = example.parse(record)
+                if image_form[1] == "raw" and len(cell.image) != 3 * image_form[0] ** 2:
+                    raise ValueError(f"record {len(rows)} is not {image_form[0]} pixels wide")
+                encoded = example.encode(*cell)
+                if encoded.record != record:
+                    raise ValueError(f"record {len(rows)} is not serialised as pipeline.preprocess does")
+                image_offset = offset + tfrecord.HEADER_BYTES + encoded.image_offset
+                rows.append((offset, image_offset, len(cell.image), cell.label))
+                content.classes[cell.label] += 1
+                content.patients.add(cell.patient_id)
+        if len(rows) != shard["num_records"]:
+            raise ValueError(f"has {len(rows)} records, the manifest says {shard['num_records']}")
+        if index_name not in faults and not np.array_equal(read_index(str(directory / name)), index_array(rows)):
+            content.problems.append(Problem(index_name, "does not point at the records"))
+    except (tfrecord.CorruptRecord, ValueError) as error:
+        content.problems.append(Problem(name, str(error)))
+    except InputError as error:
+        content.problems.append(Problem(index_name, str(error)))
+    except OSError:
+        pass  # among the faults already
+    return content
 
 
-def _read_rows(file: _Hashing, found: _ShardContent, image_form: tuple[int, str]) -> Iterator[_Row]:
-    """The rows that the shard's index must have; counts classes and patients on the way."""
-    image_size_px, image_encoding = image_form
-    for number, (offset, record) in enumerate(tfrecord.read_records(file)):
-        cell = parsing.parse(record)
-        found.classes[cell.label] += 1
-        found.patients.add(cell.patient_id)
-        if image_encoding == "raw" and len(cell.image) != 3 * image_size_px**2:
-            raise ValueError(f"record {number} is not {image_size_px} pixels wide")
-        image_offset = offset + tfrecord.HEADER_BYTES + parsing.find_image(record, cell.image)
-        yield offset, image_offset, len(cell.image), cell.label
-
-
-def _check_index(directory: epath.Path, shard: dict[str, Any], expected: list[_Row]) -> Iterator[Problem]:
-    name = shard["index_file"]
-    problems = list(_check_file(directory, name, shard["index_sha256"]))
-    yield from problems
-    if not problems and (directory / name).exists():
-        index = np.load(io.BytesIO((directory / name).read_bytes()))
-        if not np.array_equal(index, fill.index_array(expected)):
-            yield Problem(name, "does not point at the records")
-
-
-def _check_counts(made: manifest.Manifest, by_split: dict[str, list[_ShardContent]]) -> Iterator[Problem]:
+def _check_counts(parsed: manifest.Manifest, by_split: dict[str, list[_ShardContent]]) -> Iterator[Problem]:
     """The manifest's numbers against the records, where no shard is known to be wrong."""
-    config = CONFIGS[made["config"]]
-    if set(made["splits"]) != set(config.splits):
-        yield Problem(layout.MANIFEST, f"has the splits {', '.join(made['splits'])}; expected {config.splits}")
-    seen: dict[str, str] = {}
-    for split, entry in made["splits"].items():
+    config = CONFIGS[parsed["config"]]
+    if set(parsed["splits"]) != set(config.splits):
+        yield Problem(layout.MANIFEST, f"has the splits {', '.join(parsed['splits'])}; expected {config.splits}")
+    split_of: dict[str, str] = {}
+    for split, entry in parsed["splits"].items():
         contents = by_split[split]
         if any(shard.problems for shard in contents):
             continue
@@ -206,9 +157,9 @@ def _check_counts(made: manifest.Manifest, by_split: dict[str, list[_ShardConten
             if entry[key] != value:
                 yield Problem(layout.MANIFEST, f"split {split}: {key} is {entry[key]}, its records say {value}")
         for patient in patients if config.needs_patients else ():
-            if patient in seen:
-                yield Problem(layout.MANIFEST, f"patient {patient} is in the splits {seen[patient]} and {split}")
-            seen[patient] = split
+            if patient in split_of:
+                yield Problem(layout.MANIFEST, f"patient {patient} is in the splits {split_of[patient]} and {split}")
+            split_of[patient] = split
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -222,25 +173,22 @@ def main(arguments: Sequence[str]) -> int:
         manifest.read_dataset(data_dir, absent[0])  # says what is missing and how to make it
     status = 0
     for config, target in present.items():
-        if not (target / layout.MANIFEST).exists():
-            problems = [Problem(layout.MANIFEST, "is missing: this is no whole data set")]
-        else:
-            problems = verify(target)
+        problems = verify(target)
         for problem in problems:
             print(f"{target / problem.file}: {problem.what}")
         if problems:
             status = 1
             print(
-                f"error: {config} has {len(problems)} problems; make it again with python -m pipeline.preprocess "
-                f"--overwrite --config={config}",
+                f"error: {config} has {len(problems)} problems; make corrupt files again with python -m "
+                f"pipeline.preprocess --repair --config={config}, or everything with --overwrite",
                 file=sys.stderr,
             )
         else:
-            print(f"{target}: whole")
+            print(f"{target}: complete")
     return status
 
 
 if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names
-    flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
-    flags.DEFINE_list("config", None, "Configs to check; all that are there if not given.")
+    flags.DEFINE_string("data_dir", None, "Root folder of the data sets, as for pipeline.preprocess.", required=True)
+    flags.DEFINE_list("config", None, "Configs to check, such as by_patient,folds; without it all that exist.")
     run(main)

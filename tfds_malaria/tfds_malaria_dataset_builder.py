@@ -27,6 +27,7 @@ _ARCHIVE = "cell_images.zip"
 _FOLDER = "cell_images"
 
 
+# TFDS has no public name for a builder that reads files and writes none: GeneratorBasedBuilder would want a generator.
 class Builder(tfds.core.dataset_builder.FileReaderBuilder):
     """Cells with label, file name and patient; see README.md in this folder."""
 
@@ -81,12 +82,12 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         if layout.has_dataset(self.data_path) and not config.download_mode.overwrite_dataset:
             manifest.read(self.data_path)
             return
-        default_dir = epath.Path(download_dir or epath.Path(self._data_dir_root) / "downloads") / "manual"
+        default_dir = epath.Path(download_dir or self.data_dir_root / "downloads") / "manual"
         self._download_and_prepare(epath.Path(config.manual_dir or default_dir).expanduser(), config)
         self.info.read_from_directory(self.data_path)
 
     def _download_and_prepare(self, manual_dir: epath.Path, download_config: tfds.download.DownloadConfig) -> None:
-        from pipeline.job import prepare  # Beam takes a second and a half to import: not for reading
+        from pipeline.job import prepare  # readers need neither OpenCV nor the job
 
         source = _find_source(manual_dir)
         patient_regex = compile_patient_regex(DEFAULT_PATIENT_REGEX)
@@ -97,7 +98,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
             cells,
             plan.Settings(config=self.builder_config.name),
             source=source,
-            data_dir=self._data_dir_root,
+            data_dir=str(self.data_dir_root),
             overwrite=download_config.download_mode.overwrite_dataset,
             pipeline_options=_as_flags(beam_options.get_all_options(drop_default=True) if beam_options else {}),
         )

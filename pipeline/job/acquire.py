@@ -1,7 +1,4 @@
-"""Whether a job may begin: what stands in its place already, finished or not.
-
-In: the version folder and the identity of what is wanted. Out: a folder of the job's own, or what is there.
-"""
+"""Whose a version folder and its incomplete sibling are: taken by a job at its start, published at its end."""
 
 import hashlib
 import json
@@ -13,6 +10,8 @@ from etils import epath
 
 from pipeline import storage
 from pipeline.errors import InputError
+from pipeline.job.build_manifest import differences
+from pipeline.job.plan import Job
 from pipeline.records import layout, manifest
 
 _IDENTITY = "job.json"
@@ -24,13 +23,13 @@ def job_name(identity: manifest.Manifest) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_apart(source: str, root: str, class_folders: Sequence[str], directory: epath.Path) -> None:
-    """Raises InputError if the data set would lie among the cells, where the next listing takes pictures for cells."""
+def check_outside_source(source: str, root: str, class_folders: Sequence[str], directory: epath.Path) -> None:
+    """Raises InputError if the data set would lie among the cells, where the next listing takes its files for cells."""
     if storage.is_remote(source) or storage.is_remote(directory):
         return
-    inside = Path(directory).resolve()  # etils' resolve follows no links
+    resolved = Path(directory).resolve()  # etils' resolve follows no links
     for folder in class_folders:
-        if inside.is_relative_to(Path(storage.open_place(source, "--source"), root, folder).resolve()):
+        if resolved.is_relative_to(Path(storage.open_place(source, "--source"), root, folder).resolve()):
             raise InputError(
                 f"{directory} would lie in the source's class folder {root}{folder}/, which is never changed; give a "
                 "--data_dir outside of the source"
@@ -38,7 +37,7 @@ def check_apart(source: str, root: str, class_folders: Sequence[str], directory:
 
 
 def find_existing(directory: epath.Path, identity: manifest.Manifest, overwrite: bool) -> manifest.Manifest | None:
-    """The manifest of the data set that is there, None if there is none or it is to be replaced.
+    """The manifest of the data set that exists, None if there is none or it is to be replaced.
 
     Raises:
       InputError: if another data set is there.
@@ -46,15 +45,15 @@ def find_existing(directory: epath.Path, identity: manifest.Manifest, overwrite:
     if overwrite or not layout.has_dataset(directory):
         return None
     existing = manifest.read(directory)
-    if found := manifest.differences(existing, identity):
+    if different := differences(existing, identity):
         raise InputError(
-            f"{directory} already holds another data set: {'; '.join(found)}; give --overwrite to replace it, or "
+            f"{directory} already holds another data set: {'; '.join(different)}; give --overwrite to replace it, or "
             "another --data_dir"
         )
     return existing
 
 
-def claim(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manifest, overwrite: bool) -> None:
+def acquire(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manifest, overwrite: bool) -> None:
     """Makes the incomplete folder this job's own, or finds that it is.
 
     Raises:
@@ -62,38 +61,56 @@ def claim(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manifes
     """
     incomplete = layout.incomplete_dir(directory)
     if incomplete.exists():
-        found = _unfinished(incomplete, identity)
-        if found and not overwrite:
+        different = _unfinished_differences(incomplete, identity)
+        if different and not overwrite:
             raise InputError(
-                f"{incomplete} holds another, unfinished data set: {'; '.join(found)}; give --overwrite to replace it"
+                f"{incomplete} holds another, unfinished data set: {'; '.join(different)}; give --overwrite to "
+                "replace it"
             )
-        if found != []:
+        if different != []:
             storage.remove_folder(incomplete)
     if storage.is_remote(directory):
-        (directory / layout.MANIFEST).unlink(missing_ok=True)  # from here on it is not whole
+        (directory / layout.MANIFEST).unlink(missing_ok=True)  # from here on it is not complete
     storage.make_folder(layout.shards_dir(directory))
     storage.make_folder(job_dir)
     storage.write_atomic(job_dir / _IDENTITY, json.dumps(identity).encode())
 
 
-def _unfinished(incomplete: epath.Path, identity: manifest.Manifest) -> list[str] | None:
-    """How what an incomplete folder holds differs from what is wanted; None if it was left before it held a shard."""
-    entries = sorted(incomplete.iterdir())
-    # Without a lock, on an object store, a plan alone may be that of a job which is at work.
+def _unfinished_differences(incomplete: epath.Path, identity: manifest.Manifest) -> list[str] | None:
+    """How an incomplete folder's data set differs from the wanted one; None if it was left before it held a shard."""
+    entries = [incomplete / name for name in sorted(storage.list_names(incomplete))]
+    # Without a lock, on an object store, a plan alone may be that of a job which is running.
     if not storage.is_remote(incomplete) and all((path / _IDENTITY).exists() for path in entries):
         return None
     for path in [incomplete / layout.MANIFEST, *(path / _IDENTITY for path in entries)]:
         if path.exists():
             try:
-                return manifest.differences(json.loads(path.read_text()), identity)
+                return differences(json.loads(path.read_text()), identity)
             except (ValueError, KeyError, TypeError):
                 return [f"{path} is damaged"]
-    holds_files = any(not path.is_dir() or any(storage.is_whole(file) for file in path.iterdir()) for path in entries)
+    holds_files = any(
+        not path.is_dir() or any(not storage.is_partial(name) for name in storage.list_names(path)) for path in entries
+    )
     return ["nothing in it tells what it is"] if holds_files else None
 
 
-def tidy(directory: epath.Path) -> None:
-    """Removes what a job that was killed at its very end has left beside its data set."""
+def publish(job: Job) -> None:
+    """Makes the complete data set appear under its name, and removes what the job has left."""
+    incomplete = layout.incomplete_dir(job.directory)
+    if storage.is_remote(job.directory):
+        storage.remove_folder(incomplete)
+        return
+    storage.remove_others(incomplete, layout.expected_files(list(job.num_cells)))
+    replaced = layout.replaced_dir(job.directory)
+    storage.remove_folder(replaced)
+    if job.directory.exists():
+        job.directory.rename(replaced)
+    incomplete.rename(job.directory)
+    storage.remove_folder(replaced)
+
+
+def cleanup(directory: epath.Path) -> None:
+    """Removes what a job that was killed at its very end has left next to its data set."""
     lock, replaced = storage.lock_file(directory), layout.replaced_dir(directory)
     if not storage.is_remote(directory) and (lock.exists() or replaced.exists()):
         with suppress(InputError, OSError), storage.lock(directory):

@@ -1,4 +1,4 @@
-"""Beam's part of the job: names of shards in, filled shards in their folder; on whichever engine.
+"""Beam's part of the job: names of shards in, filled shards in their folder, on any engine.
 
 An element is a shard's name: no pixel and no cell crosses a shuffle, and the bytes depend neither on the runner nor on
 the number of workers.
@@ -11,28 +11,36 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager, redirect_stderr
 
+from pipeline.command import set_environment
 from pipeline.errors import InputError
 from pipeline.job import workers
-from pipeline.job.shard import ShardJob, ShardResult
+from pipeline.job.plan import ShardJob
+from pipeline.job.results import ShardResult
 
-_disabled = logging.root.manager.disable
-logging.disable(logging.WARNING)  # importing Beam without Google Cloud's packages warns about those
-gc.disable()  # all that an import makes stays: looking for garbage takes a fifth of its time
+# Importing Beam warns about packages of Google Cloud that are missing, and spends a fifth of its time on garbage.
+_disabled_level, _collects = logging.root.manager.disable, gc.isenabled()
+logging.disable(logging.WARNING)
+gc.disable()
 import apache_beam as beam  # noqa: E402 - the lines above are for it
 from apache_beam.metrics import Metrics  # noqa: E402 - as above
 from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402 - as above
 
-gc.enable()
-logging.disable(_disabled)
+logging.disable(_disabled_level)
+if _collects:
+    gc.enable()
 
 _DASK = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"  # the only name by which Beam knows it
+
+
+# Runners hand on a worker's error as their own, with its text in theirs; Beam has no other way to tell what it was.
+_START, _END = "ShardError: ", "; mend that, then the same command continues"
 
 
 class ShardError(Exception):
     """A shard could not be filled; the message is one line."""
 
-
-_SHARD_ERROR = f"{ShardError.__name__}: "
+    def __init__(self, file_name: str, reason: object) -> None:
+        super().__init__(f"{file_name} could not be filled: {reason}{_END}")
 
 
 class FillShard(beam.DoFn):
@@ -41,15 +49,19 @@ class FillShard(beam.DoFn):
     Runners differ in what they bring back (Dask's has no metrics), so Beam's counters are for watching only.
     """
 
-    def __init__(self, target: ShardJob, num_threads: int | None) -> None:
-        self._target, self._num_threads = target, num_threads
+    def __init__(self, job: ShardJob, num_threads: int | None) -> None:
+        self._job, self._num_threads = job, num_threads
         self._records = Metrics.counter("malaria", "records_written")
         self._bytes = Metrics.counter("malaria", "bytes_written")
         self._rejected = Metrics.counter("malaria", "cells_rejected")
         self._converted = Metrics.counter("malaria", "cells_converted")
 
+    def setup(self) -> None:
+        """Sets what a command sets in its own process: another engine's workers are no commands."""
+        set_environment()
+
     def start_bundle(self) -> None:
-        """Begins with no shard at work."""
+        """Begins with no shard."""
         self._filling: dict[str, Future[ShardResult]] = {}
 
     def process(self, file_name: str) -> None:
@@ -57,21 +69,18 @@ class FillShard(beam.DoFn):
         with _explained_as_shard_errors(file_name):
             if workers.are_started():
                 self._filling[file_name] = workers.submit(
-                    "pipeline.job.fill:fill_shard", file_name, self._target, self._num_threads
+                    "pipeline.job.fill:fill_shard", file_name, self._job, self._num_threads
                 )
             else:
                 from pipeline.job import fill  # OpenCV is only for processes that decode
 
-                self._count(fill.fill_shard(file_name, self._target, self._num_threads))
+                self._count(fill.fill_shard(file_name, self._job, self._num_threads))
 
     def finish_bundle(self) -> None:
         """Waits for the worker processes; raises ShardError if one failed."""
         if self._filling:
-            from pipeline.records import (
-                tfds_metadata,  # needed at the end: TFDS takes a second to import, while workers are busy
-            )
-
-            del tfds_metadata
+            # Needed at the end of the job: TFDS takes a second to import, and workers are busy now.
+            from pipeline.records import tfds_metadata  # noqa: F401
         for file_name, filling in self._filling.items():
             with _explained_as_shard_errors(file_name):
                 self._count(filling.result())
@@ -88,38 +97,38 @@ def _explained_as_shard_errors(file_name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ShardError(f"{file_name} could not be filled: {error}") from error
+        raise ShardError(file_name, error) from error
     except BrokenExecutor as error:
-        raise ShardError(f"{file_name} could not be filled: a worker process was killed, perhaps for memory") from error
+        raise ShardError(file_name, "a worker process was killed, perhaps for memory") from error
 
 
 def fill_shards(
-    file_names: Sequence[str], target: ShardJob, num_threads: int | None, pipeline_options: Sequence[str]
+    file_names: Sequence[str], job: ShardJob, num_threads: int | None, pipeline_options: Sequence[str]
 ) -> None:
     """Fills shards by a Beam pipeline.
 
     Args:
       file_names: of the shards; at least one.
-      target, num_threads: see `fill.fill_shard`.
+      job, num_threads: see `fill.fill_shard`.
       pipeline_options: Beam's options.
 
     Raises:
       InputError: if a shard cannot be filled or the runner fails; shards that were filled stay.
     """
-    logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
+    logger = logging.getLogger("apache_beam.runners.common")
+    logger.addFilter(_is_unexpected)
     try:
         pipeline = beam.Pipeline(options=parse_options(pipeline_options))
         _ = (
             pipeline
             | "Planned shards" >> beam.Create(file_names)
             | "Spread over workers" >> beam.Reshuffle()
-            | "Fill shards" >> beam.ParDo(FillShard(target, num_threads))
+            | "Fill shards" >> beam.ParDo(FillShard(job, num_threads))
         )
         pipeline.run().wait_until_finish()
     except Exception as error:
-        if isinstance(error, ShardError) or _SHARD_ERROR in str(error):  # other runners hand on its text only
-            message = str(error).rpartition(_SHARD_ERROR)[2].partition(" [while running")[0]
-            raise InputError(f"{message}; mend that, then the same command continues") from error
+        if _END in str(error):
+            raise InputError(str(error).rpartition(_END)[0].rpartition(_START)[2] + _END) from error
         if "KeyboardInterrupt" in str(error):
             raise KeyboardInterrupt from error
         if not any(option.startswith("--runner=") for option in pipeline_options):
@@ -128,6 +137,8 @@ def fill_shards(
             f"the runner failed: {type(error).__name__}: {error}; check "
             f"--pipeline_options={','.join(pipeline_options)}, then the same command continues"
         ) from error
+    finally:
+        logger.removeFilter(_is_unexpected)
 
 
 def parse_options(pipeline_options: Sequence[str]) -> PipelineOptions:
@@ -139,13 +150,13 @@ def parse_options(pipeline_options: Sequence[str]) -> PipelineOptions:
     given = f"--pipeline_options={','.join(pipeline_options)}"
     if stray := [option for option in pipeline_options if not option.startswith("--")]:
         raise InputError(f"{given}: {stray[0]!r} is no option; expected --<name>=<value>")
-    said = io.StringIO()
+    message = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(message):
             options = PipelineOptions(_with_defaults(pipeline_options))
             options.get_all_options()
     except SystemExit as error:
-        raise InputError(f"{given}: {said.getvalue().strip().rpartition('error: ')[2]}") from error
+        raise InputError(f"{given}: {message.getvalue().strip().rpartition('error: ')[2]}") from error
     return options
 
 

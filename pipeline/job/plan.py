@@ -1,7 +1,7 @@
 """The plan: which cell goes into which shard of which split, in which order.
 
-In: a listing and the settings. Out: the shards, each with its own cells. Small, pure, and the same on every machine;
-the job then only fills. Each shard's part is kept in a file of its own, so that a worker reads only its own cells.
+It is small, pure, and the same on every machine; workers then only fill. Each shard's part lies in a file of its own,
+so that a worker reads only its own cells.
 """
 
 import dataclasses
@@ -9,9 +9,12 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, Cell
+from etils import epath
+
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, Cell, Rejected, ZipEntry
 from pipeline.errors import InputError
 from pipeline.records.layout import shard_name
+from pipeline.records.manifest import Manifest
 from pipeline.source.listing import Listing
 from pipeline.splits.configs import CONFIGS, seeded_hash
 
@@ -21,7 +24,7 @@ class Settings:
     """What decides, with the source, on every byte of a data set. Two equal settings give equal shards.
 
     Attributes:
-      config: name in `split.CONFIGS`.
+      config: name in `splits.configs.CONFIGS`.
       image_size_px: side of the stored image in pixels.
       image_encoding: "raw" (uint8 bytes, no decoding when read) or "png" (lossless, compact).
       split_seed: decides on the split and the order of the cells.
@@ -64,7 +67,60 @@ class Shard(NamedTuple):
     def from_json(cls, text: str) -> "Shard":
         """Reads what `to_json` wrote."""
         split, file_name, cells = json.loads(text)
-        return cls(split, file_name, tuple(Cell._make((*fields, tuple(place))) for *fields, place in cells))
+        read = (Cell._make((*fields, ZipEntry(*entry) if entry else None)) for *fields, entry in cells)
+        return cls(split, file_name, tuple(read))
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardJob:
+    """Where a worker finds the plan and the cells and puts the shards.
+
+    Attributes:
+      source: path of the folder or archive.
+      root: path of the class folders' folder within the source, "" or ending with `/`.
+      job_dir: folder of the plan's parts and of the results.
+      shards_dir: folder of the shards.
+      image_size_px: side of the stored image.
+      image_encoding: "raw" or "png".
+    """
+
+    source: str
+    root: str
+    job_dir: str
+    shards_dir: str
+    image_size_px: int
+    image_encoding: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A planned data set; the plan itself lies in files, so this is small.
+
+    Attributes:
+      directory: the version folder that it becomes.
+      identity: see `build_manifest.identity`.
+      shard_job: what workers need to know.
+      num_cells: shard's file name -> number of planned cells, in the order of the plan.
+      rejected: files rejected by name.
+      same_names: base names in both class folders.
+    """
+
+    directory: epath.Path
+    identity: Manifest
+    shard_job: ShardJob
+    num_cells: dict[str, int]
+    rejected: list[Rejected]
+    same_names: list[str]
+
+    @property
+    def job_dir(self) -> epath.Path:
+        """Folder of the plan and the results."""
+        return epath.Path(self.shard_job.job_dir)
+
+    @property
+    def shards_dir(self) -> epath.Path:
+        """Folder of the shards."""
+        return epath.Path(self.shard_job.shards_dir)
 
 
 def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[Shard]:
@@ -86,7 +142,7 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[
     shards = []
     splits = config.assign(listing.cells, settings.split_seed)
     for split in config.splits:
-        cells = [cell for cell, its_split in zip(listing.cells, splits, strict=True) if its_split == split]
+        cells = [cell for cell, assigned in zip(listing.cells, splits, strict=True) if assigned == split]
         cells.sort(key=lambda cell: seeded_hash(settings.split_seed, cell.filename))
         parts = list(_even_parts(cells, settings.cells_per_shard))
         for number, part in enumerate(parts):

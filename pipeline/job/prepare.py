@@ -1,12 +1,13 @@
-"""The job: a listing and settings in, a whole data set out; planned first, then filled by Beam.
+"""The job: a listing and settings in, a complete data set out; planned first, then filled by Beam.
 
 A job that was killed, at any moment, continues with the shards that are missing.
 
-Locally the data set is filled in `<version>.incomplete` and renamed when it is whole. On an object store it is filled
-in place, and the manifest, written last, makes it whole. In both, `<version>.incomplete/<job>` holds the plan and the
-shards' results while the job runs; its name is a hash of what is made.
+Locally the data set is filled in `<version>.incomplete`, then renamed. On an object store it is filled in place, and
+the manifest, written last, completes it. In both, `<version>.incomplete/<job>` holds the plan and the shards' results
+while the job runs; its name is a hash of what is made.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,11 +18,9 @@ from etils import epath
 
 from pipeline import storage
 from pipeline.errors import InputError
-from pipeline.job import finish, results, workers
-from pipeline.job.acquire import check_apart, claim, find_existing, job_name, tidy
-from pipeline.job.plan import Settings, Shard, plan_shards
-from pipeline.job.planned import Job
-from pipeline.job.shard import ShardJob, holds_shard
+from pipeline.job import acquire, build_manifest, results, workers
+from pipeline.job.plan import Job, Settings, Shard, ShardJob, plan_shards
+from pipeline.job.repair import describe, find_corrupt, make_again
 from pipeline.records import layout, manifest
 from pipeline.source.listing import Listing
 
@@ -34,12 +33,14 @@ class JobResult(NamedTuple):
       manifest: its manifest.
       num_filled: number of cells that this run read; 0 if the data set was there already.
       seconds: how long filling took, from the first shard to the manifest.
+      repaired: names of the corrupt files that were made again.
     """
 
     directory: epath.Path
     manifest: manifest.Manifest
     num_filled: int
     seconds: float
+    repaired: tuple[str, ...] = ()
 
 
 def prepare(
@@ -50,6 +51,7 @@ def prepare(
     data_dir: str,
     max_rejected_fraction: float = 0.001,
     overwrite: bool = False,
+    repair: bool = False,
     pipeline_options: Sequence[str] = (),
 ) -> JobResult:
     """Makes one data set, or finds that it is there already: `plan`, then `run`.
@@ -57,13 +59,19 @@ def prepare(
     Raises:
       InputError: see `plan` and `run`.
     """
-    with plan(listing, settings, source=source, data_dir=data_dir, overwrite=overwrite) as planned:
+    with plan(listing, settings, source=source, data_dir=data_dir, overwrite=overwrite, repair=repair) as planned:
         return run(planned, max_rejected_fraction=max_rejected_fraction, pipeline_options=pipeline_options)
 
 
 @contextmanager
 def plan(
-    listing: Listing, settings: Settings, *, source: str, data_dir: str, overwrite: bool = False
+    listing: Listing,
+    settings: Settings,
+    *,
+    source: str,
+    data_dir: str,
+    overwrite: bool = False,
+    repair: bool = False,
 ) -> Iterator[Job | JobResult]:
     """Plans one data set, writes the plan, and holds the data set's lock while the block runs.
 
@@ -72,45 +80,40 @@ def plan(
       settings: what to make.
       source: path of the source, as workers reach it.
       data_dir: root of all data sets.
-      overwrite: replaces a data set of another source or other settings, and makes an equal one anew.
+      overwrite: replaces a data set of another source or other settings, and makes an equal one again.
+      repair: makes corrupt files of an existing data set again, byte-identical.
 
     Yields:
-      the job, or its outcome if the data set is there already.
+      the job, or its result if the data set is there already.
 
     Raises:
-      InputError: if the plan cannot be made, the data set would lie among the cells, or another data set or another
-        job is in the way.
+      InputError: if the plan cannot be made, the data set would lie among the cells, another data set or another
+        job is in the way, or files of the data set are corrupt and must not be or cannot be repaired.
     """
     directory = layout.dataset_dir(data_dir, settings.config)
-    check_apart(source, listing.root, settings.class_folders, directory)
+    acquire.check_outside_source(source, listing.root, settings.class_folders, directory)
     source_name = _printable_name(source)
-    identity = manifest.identity(listing, settings, source_name)
-    if existing := find_existing(directory, identity, overwrite):
-        tidy(directory)
-        yield JobResult(directory, existing, 0, 0.0)
+    identity = build_manifest.identity(listing, settings, source_name)
+
+    if existing := acquire.find_existing(directory, identity, overwrite):
+        acquire.cleanup(directory)
+        yield _check_existing(directory, existing, listing, settings, source, repair)
         return
     planned: Job | JobResult
     shards = plan_shards(listing, settings, source_name)  # it may refuse, which must leave nothing behind
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with _explained_os_errors(data_dir):
-            held.enter_context(storage.lock(directory))
+            stack.enter_context(storage.lock(directory))
             # Another job may have made it while this one waited for the lock.
-            existing = find_existing(directory, identity, overwrite)
+            existing = acquire.find_existing(directory, identity, overwrite)
             if existing:
                 planned = JobResult(directory, existing, 0, 0.0)
             else:
-                job_dir = layout.incomplete_dir(directory) / job_name(identity)
-                claim(directory, job_dir, identity, overwrite)
-                target = ShardJob(
-                    source=os.fspath(storage.open_place(source, "--source")),
-                    root=listing.root,
-                    job_dir=str(job_dir),
-                    shards_dir=str(layout.shards_dir(directory)),
-                    image_size_px=settings.image_size_px,
-                    image_encoding=settings.image_encoding,
-                )
+                job_dir = layout.incomplete_dir(directory) / acquire.job_name(identity)
+                acquire.acquire(directory, job_dir, identity, overwrite)
                 num_cells = _write_plan(shards, job_dir)
-                planned = Job(directory, identity, target, num_cells, listing.rejected, listing.same_names)
+                shard_job = _shard_job(listing, settings, source, job_dir, layout.shards_dir(directory))
+                planned = Job(directory, identity, shard_job, num_cells, listing.rejected, listing.same_names)
         del listing, shards  # this frame lives as long as the block, which must not hold every cell
         yield planned
 
@@ -118,7 +121,7 @@ def plan(
 def run(
     job: Job | JobResult, *, max_rejected_fraction: float = 0.001, pipeline_options: Sequence[str] = ()
 ) -> JobResult:
-    """Fills the shards that are missing and makes the data set whole.
+    """Fills the shards that are missing and completes the data set.
 
     Args:
       job: what `plan` yields.
@@ -126,22 +129,58 @@ def run(
       pipeline_options: Beam's options, such as `["--runner=DirectRunner"]`.
 
     Raises:
-      InputError: if filling fails or too many images are rejected. What was filled stays in the incomplete folder,
-        and the next call continues with it.
+      InputError: if filling fails or too many images are rejected. Filled shards stay in the incomplete folder, and
+        the next call continues with them.
     """
     if isinstance(job, JobResult):
         return job
     started = time.perf_counter()
     num_filled = 0
     with _explained_os_errors(str(job.directory)):
-        if not finish.is_sealed(job):
+        if not _is_complete(job):
             num_filled = _fill_missing(job, pipeline_options)
             filled = results.read_results(job.job_dir, job.num_cells)
-            finish.check_results(filled, job, max_rejected_fraction)
-            finish.complete(job, filled)
+            results.check(filled, job, max_rejected_fraction)
+            build_manifest.write(job, filled)
         seconds = time.perf_counter() - started
-        finish.publish(job)
+        acquire.publish(job)
     return JobResult(job.directory, manifest.read(job.directory), num_filled, seconds)
+
+
+def _check_existing(
+    directory: epath.Path,
+    existing: manifest.Manifest,
+    listing: Listing,
+    settings: Settings,
+    source: str,
+    may_repair: bool,
+) -> JobResult:
+    started = time.perf_counter()
+    # In an object store digests would cost a download of everything, so without --repair sizes have to do.
+    corrupt = find_corrupt(directory, existing, with_digests=may_repair or not storage.is_remote(directory))
+    if not corrupt:
+        return JobResult(directory, existing, 0, 0.0)
+    if not may_repair:
+        raise InputError(f"{directory} has {describe(corrupt)}; make them again from the same source by --repair")
+    shards = plan_shards(listing, settings, source)
+    folder = layout.repair_dir(directory)
+    with _explained_os_errors(str(directory)), storage.lock(directory):
+        shard_job = _shard_job(listing, settings, source, folder, folder)
+        num_filled = make_again(directory, existing, corrupt, shards, shard_job)
+    return JobResult(directory, existing, num_filled, time.perf_counter() - started, tuple(corrupt))
+
+
+def _shard_job(
+    listing: Listing, settings: Settings, source: str, job_dir: epath.Path, shards_dir: epath.Path
+) -> ShardJob:
+    return ShardJob(
+        source=os.fspath(storage.open_place(source, "--source")),
+        root=listing.root,
+        job_dir=str(job_dir),
+        shards_dir=str(shards_dir),
+        image_size_px=settings.image_size_px,
+        image_encoding=settings.image_encoding,
+    )
 
 
 @contextmanager
@@ -164,27 +203,36 @@ def _printable_name(source: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
+def _is_complete(job: Job) -> bool:
+    """Whether a job that was killed at its end has left everything but the last rename."""
+    path = job.shards_dir / layout.MANIFEST
+    if not path.exists() or not manifest.is_signed(path.read_bytes()):
+        return False
+    entries = manifest.shards(json.loads(path.read_text()))
+    return not any(manifest.check_shard(job.shards_dir, entry) for entry in entries)
+
+
 def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
     storage.remove_partials(job.shards_dir)  # of workers that were killed: they fill the disk
     for file_name in results.done(job.job_dir):
         result = results.read_result(job.job_dir, file_name)
-        if result is None or not holds_shard(job.shards_dir, result.entry()):
+        if result is None or manifest.check_shard(job.shards_dir, result.entry()):
             (job.job_dir / layout.result_name(file_name)).unlink()  # the disk lost what was written last
     done = results.done(job.job_dir)
     missing = [file_name for file_name in job.num_cells if file_name not in done]
     if missing:
         with results.watch(job.job_dir, job.num_cells):
-            num_threads = _begin(missing, job.target) if workers.are_started() else None
+            num_threads = _begin(missing, job.shard_job) if workers.are_started() else None
 
             from pipeline.job import beam_pipeline  # Beam takes a second to import, and local workers are busy by now
 
-            beam_pipeline.fill_shards(missing, job.target, num_threads, pipeline_options)
+            beam_pipeline.fill_shards(missing, job.shard_job, num_threads, pipeline_options)
     return sum(job.num_cells[file_name] for file_name in missing)
 
 
-def _begin(missing: Sequence[str], target: ShardJob) -> int:
+def _begin(missing: Sequence[str], shard_job: ShardJob) -> int:
     """Lets local worker processes begin; returns how many threads each uses."""
     num_threads = max(1, workers.num_processors() // len(missing))
     for file_name in missing:
-        workers.begin("pipeline.job.fill:fill_shard", file_name, target, num_threads)
+        workers.begin("pipeline.job.fill:fill_shard", file_name, shard_job, num_threads)
     return num_threads

@@ -1,36 +1,90 @@
-"""What the workers of a job leave in its folder: which shards are whole, and their numbers.
+"""What workers leave in the job's folder: one result per filled shard. Progress is read from there on every runner."""
 
-In: the job's folder, and how many cells each shard was planned with. Out: results, and a progress bar that needs no
-word from the workers, whichever runner they belong to.
-"""
-
+import dataclasses
+import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from etils import epath
 
+from pipeline.cells import Rejected
 from pipeline.errors import InputError
-from pipeline.job.shard import ShardResult
+from pipeline.job.plan import Job
 from pipeline.progress import progress_bar
 from pipeline.records import layout
-from pipeline.storage import is_remote
+from pipeline.storage import is_remote, list_names
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_REMOTE_LOOKS = 5.0
 
 
+@dataclasses.dataclass
+class ShardResult:
+    """The numbers of a filled shard, stored in the job's folder until the manifest is written.
+
+    Attributes:
+      split, file_name, num_records, num_bytes, sha256: of the TFRecord file.
+      index_sha256: of the index file.
+      patients: patient -> number of cells of each label.
+      rejected: cells that are not in it, and why.
+      converted: kind of conversion -> number of cells.
+      heights, widths: size in pixels -> number of cells, of the source's images.
+      contents: hash of each record's image file, 16 hexadecimal digits each, to find duplicates by.
+      labels: label of each record, a digit each.
+    """
+
+    split: str
+    file_name: str
+    num_records: int = 0
+    num_bytes: int = 0
+    sha256: str = ""
+    index_sha256: str = ""
+    patients: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    rejected: list[Rejected] = dataclasses.field(default_factory=list)
+    converted: dict[str, int] = dataclasses.field(default_factory=dict)
+    heights: dict[int, int] = dataclasses.field(default_factory=dict)
+    widths: dict[int, int] = dataclasses.field(default_factory=dict)
+    contents: str = ""
+    labels: str = ""
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ShardResult":
+        """Reads what `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["rejected"] = [Rejected(*item) for item in fields["rejected"]]
+        for name in ("heights", "widths"):
+            fields[name] = {int(size): count for size, count in fields[name].items()}
+        return cls(**fields)
+
+    def entry(self) -> dict[str, Any]:
+        """The shard in the manifest."""
+        return {
+            "file": self.file_name,
+            "num_records": self.num_records,
+            "num_bytes": self.num_bytes,
+            "sha256": self.sha256,
+            "index_file": layout.index_name(self.file_name),
+            "index_sha256": self.index_sha256,
+        }
+
+
 def done(job_dir: epath.Path) -> set[str]:
-    """File names of the shards that are whole."""
+    """File names of the filled shards."""
     suffix = layout.result_name("")
-    return {path.name.removesuffix(suffix) for path in job_dir.iterdir() if path.name.endswith(suffix)}
+    return {name.removesuffix(suffix) for name in list_names(job_dir) if name.endswith(suffix)}
 
 
 def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
-    """A whole shard's numbers; None if what tells them is damaged."""
+    """A filled shard's numbers; None if their file is missing or damaged."""
     try:
         return ShardResult.from_json((job_dir / layout.result_name(file_name)).read_text())
-    except (ValueError, TypeError, KeyError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
@@ -38,21 +92,36 @@ def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[Shar
     """The numbers of all shards, in the order of the plan.
 
     Raises:
-      InputError: if some are missing, or what tells them is damaged.
+      InputError: if some are missing or damaged.
     """
-    whole = done(job_dir)
-    found = {name: read_result(job_dir, name) if name in whole else None for name in num_cells}
-    if missing := sorted(name for name, result in found.items() if result is None):
+    results = {name: read_result(job_dir, name) for name in num_cells}
+    if missing := sorted(name for name, result in results.items() if result is None):
         raise InputError(
             f"the runner has ended, but {len(missing)} of {len(num_cells)} shards are missing, such as "
             f"{missing[0]}; look into its log, then the same command continues"
         )
-    return [result for result in found.values() if result is not None]
+    return [result for result in results.values() if result is not None]
+
+
+def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float) -> None:
+    """Raises InputError if too many images were rejected, or all of a split."""
+    rejected = [*job.rejected, *(item for result in filled for item in result.rejected)]
+    num_images = sum(job.num_cells.values()) + len(job.rejected)
+    if len(rejected) > max_rejected_fraction * num_images:
+        examples = ", ".join(f"{filename} ({reason})" for filename, reason in sorted(rejected)[:3])
+        raise InputError(
+            f"{len(rejected)} of {num_images} images cannot be used, more than --max_rejected_fraction="
+            f"{max_rejected_fraction}: {examples}{', …' if len(rejected) > 3 else ''}; raise the fraction, or mend "
+            "or remove them and give --overwrite"
+        )
+    for split in sorted({result.split for result in filled}):
+        if not any(result.num_records for result in filled if result.split == split):
+            raise InputError(f"every image of split {split} was rejected; mend the source")
 
 
 @contextmanager
 def watch(job_dir: epath.Path, num_cells: Mapping[str, int]) -> Iterator[None]:
-    """Shows how many cells are in whole shards while the block runs."""
+    """Shows how many cells are in filled shards while the block runs."""
     finished = threading.Event()
     seen = done(job_dir)
     interval = _SECONDS_BETWEEN_REMOTE_LOOKS if is_remote(job_dir) else _SECONDS_BETWEEN_LOOKS

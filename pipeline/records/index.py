@@ -1,17 +1,24 @@
-"""Labels and patients of records without their images: some hundred bytes a cell are read where there is an index."""
+"""The index beside each shard: where its records and images lie; and labels and patients read by it."""
 
+import hashlib
+import io
 import os
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from pipeline.errors import InputError
-from pipeline.records import layout, parsing, tfrecord
+from pipeline.records import example, layout, tfrecord
+from pipeline.records.manifest import corrupt_shard
+
+INDEX_COLUMNS = ("record_offset", "image_offset", "image_num_bytes", "label")
+"""Columns of a shard's index, int64 [records, 4]: byte offsets in the shard's file, to be read by a memory map."""
 
 
-class Keys(NamedTuple):
-    """What some records of a shard are of.
+class LabelsAndPatients(NamedTuple):
+    """Labels and patients of records.
 
     Attributes:
       labels: int64 [records].
@@ -22,8 +29,39 @@ class Keys(NamedTuple):
     patient_ids: np.ndarray
 
 
-def read(shard: str, skip: int, take: int) -> Keys:
-    """Reads the keys of some records of a shard; those of damaged records are left out.
+def index_array(rows: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
+    """A shard's index: int64 [records, 4], see `INDEX_COLUMNS`."""
+    return np.array(rows, np.int64).reshape(-1, len(INDEX_COLUMNS))
+
+
+def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray:
+    """Reads a shard's index.
+
+    Args:
+      shard: the shard's file.
+      entry: the shard in the manifest; with it, the size of the shard and the digest of the index are compared.
+
+    Returns:
+      int64 [records, 4], see `INDEX_COLUMNS`.
+
+    Raises:
+      InputError: if there is no index, or it or the shard is not what the manifest says.
+    """
+    try:
+        content = epath.Path(layout.index_name(shard)).read_bytes()
+        num_bytes = epath.Path(shard).stat().length
+        index = np.load(io.BytesIO(content))
+    except (OSError, ValueError, EOFError) as error:
+        raise corrupt_shard(shard, f"it or its index cannot be read ({error})") from error
+    if entry and (num_bytes, hashlib.sha256(content).hexdigest()) != (entry["num_bytes"], entry["index_sha256"]):
+        raise corrupt_shard(shard, "it or its index is not what the manifest says")
+    if index.ndim != 2 or index.shape[1] != len(INDEX_COLUMNS) or index.dtype != np.int64:
+        raise corrupt_shard(shard, f"its index does not have the int64 columns {', '.join(INDEX_COLUMNS)}")
+    return index
+
+
+def labels_and_patients(shard: str, skip: int, take: int) -> LabelsAndPatients:
+    """Reads labels and patients of some records of a shard; with an index about a hundred bytes per cell are read.
 
     Args:
       shard: its file.
@@ -34,31 +72,21 @@ def read(shard: str, skip: int, take: int) -> Keys:
       InputError: if the shard cannot be read.
     """
     path = epath.Path(shard)
-    index = epath.Path(layout.index_name(shard))
-    found: list[tuple[int, str]] = []
     try:
         with path.open("rb") as file:
-            if index.exists():
-                with index.open("rb") as opened:
-                    rows = np.load(opened)
-                ends = np.append(rows[1:, 0], file.seek(0, os.SEEK_END))[skip : skip + take] - tfrecord.FOOTER_BYTES
-                images = rows[skip : skip + take]
-                starts = images[:, 1] + images[:, 2]
-                for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-                    file.seek(start)
-                    if keys := parsing.parse_behind_image(file.read(end - start)):
-                        found.append(keys)
+            if not epath.Path(layout.index_name(shard)).exists():
+                records = islice(tfrecord.read_records(file), skip, skip + take)
+                pairs = [(cell.label, cell.patient_id) for cell in (example.parse(record) for _, record in records)]
             else:
-                for number, record in enumerate(tfrecord.scan_records(file)):
-                    if record is not None and skip <= number < skip + take:
-                        found.append(_keys_of(record))
-    except (OSError, ValueError, tfrecord.DamagedRecord) as error:
-        raise InputError(
-            f"{shard} or its index cannot be read ({error}); check the data set with python -m pipeline.verify"
-        ) from error
-    return Keys(np.array([label for label, _ in found], np.int64), np.array([patient for _, patient in found], np.str_))
-
-
-def _keys_of(record: bytes) -> tuple[int, str]:
-    parsed = parsing.parse(record)
-    return parsed.label, parsed.patient_id
+                index = read_index(shard)
+                ends = np.append(index[1:, 0], file.seek(0, os.SEEK_END)) - tfrecord.FOOTER_BYTES
+                starts = index[:, 1] + index[:, 2]
+                pairs = []
+                for start, end in np.stack([starts, ends], 1)[skip : skip + take].tolist():
+                    file.seek(start)
+                    pairs.append(example.parse_behind_image(file.read(end - start)))
+    except (OSError, ValueError, tfrecord.CorruptRecord) as error:
+        raise corrupt_shard(shard, f"it or its index cannot be read ({error})") from error
+    return LabelsAndPatients(
+        np.array([label for label, _ in pairs], np.int64), np.array([patient for _, patient in pairs], np.str_)
+    )

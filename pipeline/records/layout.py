@@ -1,6 +1,6 @@
-"""What lies where in a prepared data set; the only place that spells these names.
+"""Names of folders and files in a prepared data set.
 
-`<data_dir>/tfds_malaria/<config>/<version>/` is TFDS's own layout, so that the folder the job fills is the folder
+`<data_dir>/tfds_malaria/<config>/<version>/` is TFDS's own layout, so that the folder that the job fills is the folder
 that the builder reads.
 """
 
@@ -12,7 +12,7 @@ from pipeline.splits.configs import CONFIGS
 from pipeline.storage import is_remote, open_place
 
 VERSION = "1.0.0"
-"""Of the data set's form and bytes: any change to the order, the records or the splits raises it."""
+"""Version of the data set's form and bytes: any change to the order, the records or the splits raises it."""
 
 RELEASE_NOTES = {VERSION: "First release."}
 MANIFEST = "manifest.json"
@@ -59,8 +59,13 @@ def incomplete_dir(target: epath.Path) -> epath.Path:
 
 
 def replaced_dir(target: epath.Path) -> epath.Path:
-    """Where a data set stands for the moment in which another takes its name."""
+    """Where a data set lies for the moment in which another takes its name."""
     return target.parent / f"{target.name}.replaced"
+
+
+def repair_dir(target: epath.Path) -> epath.Path:
+    """Where shards are made again, before they replace corrupt ones."""
+    return target.parent / f"{target.name}.repair"
 
 
 def shards_dir(target: epath.Path) -> epath.Path:
@@ -74,7 +79,7 @@ def shard_name(split: str, shard: int, num_shards: int) -> str:
 
 
 def index_name(shard_file: str) -> str:
-    """The file beside a shard that tells where its records and images lie."""
+    """The file next to a shard that tells where its records and images lie."""
     return f"{shard_file}.index.npy"
 
 
@@ -84,10 +89,10 @@ def plan_name(shard_file: str) -> str:
 
 
 def result_name(shard_file: str) -> str:
-    """The mark in the job's folder that a shard is whole; it holds the shard's numbers."""
+    """The file in the job's folder that a filled shard has; it holds the shard's numbers."""
     return f"{shard_file}.done.json"
 
 
 def expected_files(shard_files: list[str]) -> set[str]:
-    """All names in a whole data set's folder that has these shards."""
+    """All names in the folder of a complete data set that has these shards."""
     return {MANIFEST, *TFDS_FILES, *shard_files, *map(index_name, shard_files)}

@@ -1,188 +1,51 @@
-"""The manifest: what a data set was made of, how, and what is in it; written last, so that it vouches for the rest.
+"""The manifest: what a data set was made of, how, and what is in it; it vouches for every file beside it.
 
-In: the listing, the settings and the shards' results. Out: `manifest.json`, a plain dictionary of JSON values:
+`manifest.json` holds plain JSON values:
 
     format, dataset, config, version
     source             name, fingerprint, num_cells (listed), skipped (reason -> number)
-    settings           see plan.Settings
-    package_versions   of what decides on the bytes
+    settings           see job.plan.Settings
+    package_versions   of the packages that decide on the bytes
     splits             name -> num_cells, num_patients, patients, classes (label name -> number of cells),
                        shards (file, num_records, num_bytes, sha256, index_file, index_sha256)
     rejected           filename, reason
     converted          kind -> number of cells
     image_size         training split -> height, width -> min, mean, median, max of the source's images, in pixels,
                        and histogram (lower end of each bin of SIZE_BIN_PX -> number; empty bins left out)
-    duplicates         of content, see pipeline.duplicates
+    duplicates         num_cells (in excess of one per content), num_label_conflicts, num_across_splits (contents with
+                       both labels, or in several splits), examples (up to 100 file names, those of a content together)
     same_names         num, examples: base names that are in both class folders
     files              TFDS's own files -> sha256
     checksum           sha256 of the manifest's bytes without this entry
 
-It holds no time and no absolute path: the same source and settings give the same manifest.
+It holds no time and no absolute path: the same source and settings give the same manifest. `job.build_manifest` makes
+it, last of all files; here it is read.
 """
 
 import hashlib
 import json
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from importlib import metadata
+import os
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from etils import epath
 
-from pipeline.cells import DATASET_NAME, LABELS, Rejected
+from pipeline.cells import DATASET_NAME
 from pipeline.errors import InputError
-from pipeline.job.plan import Settings
-from pipeline.job.shard import ShardResult
 from pipeline.records import layout
-from pipeline.source.listing import Listing
 from pipeline.splits.configs import CONFIGS
 
 FORMAT = 1
-_MAX_EXAMPLES = 100
 SIZE_BIN_PX = 10
-_PACKAGES = (
-    "apache-beam",
-    "kornia-rs",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "scikit-learn",
-    "tensorflow-datasets",
-)
 
 Manifest = dict[str, Any]
-
-
-def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest:
-    """The part of the manifest that is known before a cell is read: it tells one data set from another."""
-    return {
-        "format": FORMAT,
-        "dataset": DATASET_NAME,
-        "config": settings.config,
-        "version": layout.VERSION,
-        "source": {
-            "name": source_name,
-            "fingerprint": listing.fingerprint,
-            "num_cells": len(listing.cells),
-            "skipped": listing.skipped,
-        },
-        "settings": settings.as_json(),
-    }
-
-
-def build(
-    identity: Manifest,
-    refused: Sequence[Rejected],
-    same_names: Sequence[str],
-    results: Sequence[ShardResult],
-    duplicates: dict[str, Any],
-) -> Manifest:
-    """The manifest but for `files` and `checksum`.
-
-    Args:
-      identity: see `identity`.
-      refused: the files refused by name.
-      same_names: base names in both class folders.
-      results: one a shard, in the order of the plan.
-      duplicates: see `pipeline.duplicates`.
-    """
-    config = CONFIGS[identity["config"]]
-    by_split: dict[str, list[ShardResult]] = defaultdict(list)
-    for result in results:
-        by_split[result.split].append(result)
-    # Each fold trains some runs, so each has its statistics; otherwise validation and test stay unseen.
-    training_splits = ["train"] if "train" in config.splits else list(config.splits)
-    rejected = sorted([*refused, *(item for result in results for item in result.rejected)])
-    return {
-        **identity,
-        "package_versions": {name: metadata.version(name) for name in _PACKAGES},
-        "splits": {split: _split_entry(by_split[split]) for split in config.splits},
-        "rejected": [{"filename": filename, "reason": reason} for filename, reason in rejected],
-        "converted": dict(sorted(sum((Counter(result.converted) for result in results), Counter()).items())),
-        "image_size": {
-            split: {
-                side: _size_statistics([getattr(result, f"{side}s") for result in by_split[split]])
-                for side in ("height", "width")
-            }
-            for split in training_splits
-        },
-        "duplicates": duplicates,
-        "same_names": {"num": len(same_names), "examples": list(same_names[:_MAX_EXAMPLES])},
-    }
-
-
-def seal(manifest: Manifest, directory: epath.Path) -> bytes:
-    """The manifest's file: with the digests of TFDS's files, which are in the directory, and its own checksum."""
-    files = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in layout.TFDS_FILES}
-    unsealed = {**manifest, "files": files}
-    return _to_bytes({**unsealed, "checksum": _checksum(unsealed)})
-
-
-def is_sealed(content: bytes) -> bool:
-    """Whether a manifest's file is what `seal` made, to the last byte."""
-    manifest = json.loads(content)
-    checksum = manifest.pop("checksum", None)
-    return checksum == _checksum(manifest) and content == _to_bytes({**manifest, "checksum": checksum})
-
-
-def _checksum(manifest: Manifest) -> str:
-    return hashlib.sha256(_to_bytes(manifest)).hexdigest()
-
-
-def _split_entry(results: Sequence[ShardResult]) -> dict[str, Any]:
-    patients = sorted({patient for result in results for patient in result.patients})
-    classes = np.sum([count for result in results for count in result.patients.values()], axis=0)
-    return {
-        "num_cells": sum(result.num_records for result in results),
-        "num_patients": len(patients),
-        "patients": patients,
-        "classes": {name: int(count) for name, count in zip(LABELS, classes, strict=True)},
-        "shards": [result.entry() for result in results],
-    }
-
-
-def _size_statistics(histograms: Sequence[dict[int, int]]) -> dict[str, Any]:
-    histogram = sum((Counter(part) for part in histograms), Counter())
-    sizes = np.repeat(*np.array(sorted(histogram.items())).T)
-    bins = np.unique(sizes // SIZE_BIN_PX * SIZE_BIN_PX, return_counts=True)
-    return {
-        "min": int(sizes.min()),
-        "mean": round(float(sizes.mean()), 4),
-        "median": float(np.median(sizes)),
-        "max": int(sizes.max()),
-        "histogram": {str(start): int(number) for start, number in zip(*bins, strict=True)},
-    }
-
-
-def differences(existing: Manifest, wanted: Manifest) -> list[str]:
-    """How an existing data set differs from the wanted one: `image_size_px is 64, wanted 125`; empty if it does not."""
-    found = []
-    if existing["source"]["fingerprint"] != wanted["source"]["fingerprint"]:
-        found.append(
-            f"its source is {existing['source']['name']} with {existing['source']['num_cells']} cells, "
-            f"wanted {wanted['source']['name']} with {wanted['source']['num_cells']} "
-            f"(fingerprints {existing['source']['fingerprint'][:12]} and {wanted['source']['fingerprint'][:12]})"
-        )
-    for key in ("format", "version"):
-        if existing[key] != wanted[key]:
-            found.append(f"its {key} is {existing[key]}, wanted {wanted[key]}")
-    for name in sorted(existing["settings"].keys() | wanted["settings"].keys()):
-        old, new = existing["settings"].get(name), wanted["settings"].get(name)
-        if old != new:
-            found.append(f"its {name} is {old}, wanted {new}")
-    return found
-
-
-def _to_bytes(manifest: Manifest) -> bytes:
-    return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def read(directory: epath.Path) -> Manifest:
     """Reads a data set's manifest.
 
     Raises:
-      InputError: if it is missing or damaged.
+      InputError: if it is missing, corrupt, or another config's.
     """
     path = directory / layout.MANIFEST
     try:
@@ -190,22 +53,18 @@ def read(directory: epath.Path) -> Manifest:
         manifest = json.loads(content)
         if not isinstance(manifest, dict) or manifest.get("dataset") != DATASET_NAME:
             raise ValueError(f"not a manifest of {DATASET_NAME}")
-        if not is_sealed(content):
+        if not is_signed(content):
             raise ValueError("its checksum does not fit: it has been changed")
-        if _is_version_dir(directory) and manifest["config"] != directory.parent.name:
+        if directory.parent.name in CONFIGS and manifest["config"] != directory.parent.name:
             raise ValueError(f"it is that of config {manifest['config']}")
         return manifest
     except FileNotFoundError as error:
         raise InputError(
-            f"{directory} has no {layout.MANIFEST}, so it is not a whole data set; remove it and run "
+            f"{directory} has no {layout.MANIFEST}, so it is not a complete data set; remove it and run "
             "python -m pipeline.preprocess again"
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); make the data set again with --overwrite") from error
-
-
-def _is_version_dir(directory: epath.Path) -> bool:
-    return directory.parent.name in CONFIGS
 
 
 def read_dataset(data_dir: str, config: str) -> tuple[epath.Path, Manifest]:
@@ -221,3 +80,70 @@ def read_dataset(data_dir: str, config: str) -> tuple[epath.Path, Manifest]:
             f"python -m pipeline.preprocess --source=<folder, zip or nih> --data_dir={data_dir} --config={config}"
         )
     return directory, read(directory)
+
+
+def is_signed(content: bytes) -> bool:
+    """Whether the bytes of a manifest's file are those that `job.build_manifest.sign` made."""
+    manifest = json.loads(content)
+    checksum = manifest.pop("checksum", None)
+    return checksum == compute_checksum(manifest) and content == to_bytes({**manifest, "checksum": checksum})
+
+
+def compute_checksum(manifest: Manifest) -> str:
+    """sha256 of a manifest that has no checksum yet."""
+    return hashlib.sha256(to_bytes(manifest)).hexdigest()
+
+
+def to_bytes(manifest: Manifest) -> bytes:
+    """A manifest as the content of its file."""
+    return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def shards(manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """The entries of all shards, split by split."""
+    return (shard for split in manifest["splits"].values() for shard in split["shards"])
+
+
+def corrupt_shard(file: str, problem: str) -> InputError:
+    """The error for a shard that does not hold what it should, with the remedy.
+
+    Args:
+      file: the shard.
+      problem: what is wrong with it, such as `record 3 is corrupt`.
+    """
+    return InputError(
+        f"{file}: {problem}; python -m pipeline.verify names everything that is corrupt, and python -m "
+        "pipeline.preprocess with --repair makes the shard again from the same source"
+    )
+
+
+def check_file(path: epath.Path, sha256: str | None, num_bytes: int | None = None) -> str | None:
+    """What is wrong with a file that the manifest vouches for; None if nothing is.
+
+    Args:
+      path: the file; it is read to its end if its digest is to be compared.
+      sha256: its digest, None to compare its size only.
+      num_bytes: its size, None if the manifest does not tell it.
+    """
+    try:
+        with path.open("rb") as file:
+            if num_bytes is not None and (size := file.seek(0, os.SEEK_END)) != num_bytes:
+                return f"has {size} bytes, the manifest says {num_bytes}"
+            file.seek(0)
+            if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                return "its sha256 is not the manifest's: it has been changed or swapped"
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error}"
+    return None
+
+
+def check_shard(directory: epath.Path, shard: dict[str, Any], with_digests: bool = True) -> dict[str, str]:
+    """What is wrong with a shard's two files: file name -> fault; empty if nothing is."""
+    sha256, index_sha256 = (shard["sha256"], shard["index_sha256"]) if with_digests else (None, None)
+    faults = {
+        shard["file"]: check_file(directory / shard["file"], sha256, shard["num_bytes"]),
+        shard["index_file"]: check_file(directory / shard["index_file"], index_sha256),
+    }
+    return {name: fault for name, fault in faults.items() if fault}

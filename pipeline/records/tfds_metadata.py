@@ -21,7 +21,7 @@ def write(directory: epath.Path, manifest: dict[str, Any]) -> None:
 
     Args:
       directory: the folder that holds the shards.
-      manifest: see `pipeline.manifest`.
+      manifest: see `records.manifest`.
     """
     config, settings = manifest["config"], manifest["settings"]
     template = tfds.core.ShardedFileTemplate(

@@ -1,7 +1,7 @@
-"""Where the cell crops lie: a folder or a zip archive, walked once and read in place.
+"""Reads a folder or a zip archive of cell crops in place: the files' names first, the bytes of each on request.
 
-In: a path. Out: the files that are there, and the bytes of each on request. Nothing is unpacked to disk. Walking
-reads names and sizes only; a file knows its place, so a worker reads its own cells without the archive's directory.
+Nothing is unpacked to disk. A zip's directory is read once, by the process that lists the cells: each cell carries
+its own entry (`ZipEntry`), so workers open the archive and seek.
 """
 
 import os
@@ -18,45 +18,58 @@ from typing import BinaryIO, NamedTuple, Self
 
 from etils import epath
 
+from pipeline.cells import ZipEntry
 from pipeline.errors import InputError
 from pipeline.storage import is_remote, open_place
 
 MAX_ENCODED_BYTES = 1 << 26
-"""Larger image files are rejected: no cell crop is near this, and a zip bomb must not fill the memory."""
+"""Larger image files are rejected: no cell crop comes near this, and a zip bomb must not fill the memory."""
 
 _ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 class UnreadableImage(Exception):
-    """The bytes of one image file cannot be had; the message is the reason."""
+    """An image file cannot be read or decoded; the message is the reason."""
 
 
 class File(NamedTuple):
-    """A file of the source by its path from the source's top; `fault` says why it must not be read."""
+    """A file of the source.
+
+    Attributes:
+      path: from the source's top, with `/`.
+      num_bytes: its size.
+      zip_entry: where the archive holds it; None in a folder.
+      fault: why it must not be read; None if it may be.
+    """
 
     path: str
     num_bytes: int
-    place: tuple[int, ...] = ()
+    zip_entry: ZipEntry | None = None
     fault: str | None = None
 
 
 class Source(ABC):
-    """A place that cell crops are read from; a context manager that closes it."""
+    """A folder or archive of cell crops; a context manager that closes it."""
 
     @abstractmethod
     def walk(self) -> tuple[list[File], set[str]]:
-        """All files, and the paths of all folders, in any order; hidden ones and `__MACOSX` left out."""
+        """All files, and the paths of all folders except hidden ones, in any order."""
 
     @abstractmethod
-    def read(self, path: str, place: tuple[int, ...]) -> bytes:
-        """The bytes of a file; raises UnreadableImage if these are damaged, OSError if the source fails."""
+    def read(self, path: str, zip_entry: ZipEntry | None) -> bytes:
+        """A file's bytes.
 
-    @abstractmethod
-    def checksum(self, path: str, place: tuple[int, ...]) -> int:
-        """CRC-32 of a file's bytes, as cheaply as the source can tell it; raises as `read` does."""
+        Raises:
+          UnreadableImage: if the bytes are damaged or too many.
+          OSError: if the source cannot be read.
+        """
+
+    def checksum(self, path: str, zip_entry: ZipEntry | None) -> int:
+        """CRC-32 of a file's bytes; from the archive's directory where there is one. Raises as `read` does."""
+        return zip_entry.crc if zip_entry else zlib.crc32(self.read(path, zip_entry))
 
     def close(self) -> None:
-        """Frees what reading has opened."""
+        """Closes what `read` has opened."""
         return
 
     def __enter__(self) -> Self:
@@ -67,8 +80,8 @@ class Source(ABC):
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a path is not meant for people: a dot file, or what macOS adds to archives."""
-    if "/." not in f"/{path}" and "__MACOSX" not in path:  # as nearly all are
+    """Whether a path is or lies in a dot file or in the `__MACOSX` folder that macOS adds to archives."""
+    if "/." not in f"/{path}" and "__MACOSX" not in path:  # the quick way for nearly all paths
         return False
     return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in path.split("/"))
 
@@ -89,62 +102,58 @@ class FolderSource(Source):
             entries = self._scan(prefix) if self._local_prefix else self._scan_remote(prefix)
             for name, is_folder, num_bytes, fault in entries:
                 path = prefix + name
-                if is_hidden(name):
-                    files.append(File(path, num_bytes))
-                elif is_folder:
+                if is_folder and not is_hidden(name):
                     folders.add(path)
                     pending.append(path + "/")
                 else:
-                    files.append(File(path, num_bytes, fault=fault))
+                    files.append(File(path, num_bytes, None, None if is_hidden(name) else fault))
         return files, folders
 
     def _scan(self, prefix: str) -> Iterator[tuple[str, bool, int, str | None]]:
         with os.scandir(self._folder / prefix) as entries:
             for entry in entries:
-                fault = None
                 if entry.is_symlink():
-                    top = os.path.realpath(self._folder)
-                    if os.path.commonpath([top, os.path.realpath(entry.path)]) != top:
-                        fault = "symbolic link out of the source's folder"
-                    elif not os.path.exists(entry.path):  # noqa: PTH110 - an entry's path is a str
-                        fault = "broken symbolic link"
-                    elif entry.is_dir():
-                        fault = "symbolic link to a folder"
+                    fault = self._link_fault(entry)
                     yield entry.name, False, 0 if fault else entry.stat().st_size, fault
                 elif entry.is_dir():
                     yield entry.name, True, 0, None
                 else:
                     status = entry.stat()
-                    regular = stat.S_ISREG(status.st_mode)
-                    yield entry.name, False, status.st_size, None if regular else "not a regular file"
+                    is_regular = stat.S_ISREG(status.st_mode)
+                    yield entry.name, False, status.st_size, None if is_regular else "not a regular file"
+
+    def _link_fault(self, entry: os.DirEntry[str]) -> str | None:
+        top = os.path.realpath(self._folder)
+        if os.path.commonpath([top, os.path.realpath(entry.path)]) != top:
+            return "symbolic link out of the source's folder"
+        if not os.path.exists(entry.path):  # noqa: PTH110 - an entry's path is a str
+            return "broken symbolic link"
+        return "symbolic link to a folder" if entry.is_dir() else None
 
     def _scan_remote(self, prefix: str) -> Iterator[tuple[str, bool, int, str | None]]:
         for path in (self._folder / prefix).iterdir():
             is_folder = path.is_dir()
             yield path.name, is_folder, 0 if is_folder else path.stat().length, None
 
-    def read(self, path: str, place: tuple[int, ...]) -> bytes:
-        del place  # the path is enough
+    def read(self, path: str, zip_entry: ZipEntry | None = None) -> bytes:
+        del zip_entry  # only archives have one
         if self._local_prefix is None:
             return (self._folder / path).read_bytes()
         # Joining paths as objects takes as long as reading the file.
         with open(self._local_prefix + path, "rb", buffering=0) as file:  # noqa: PTH123 - see above
             return file.read()
 
-    def checksum(self, path: str, place: tuple[int, ...]) -> int:
-        return zlib.crc32(self.read(path, place))
-
 
 def _normal_path(name: str) -> str | None:
-    """An archive's name as a path from its top; None if it leads elsewhere. Windows' archivers may write `\\`."""
+    r"""An archive's name as a path from its top; None if it leads elsewhere. Windows' archivers may write `\`."""
     *folders, base_name = name.replace("\\", "/").split("/")
-    if name.startswith("/") or re.match(r"^[A-Za-z]:", name) or ".." in (*folders, base_name):
-        return None
-    return "/".join([*(folder for folder in folders if folder not in ("", ".")), base_name])
+    path = "/".join([*(folder for folder in folders if folder not in ("", ".")), base_name])
+    is_absolute = name.startswith("/") or re.match(r"[A-Za-z]:", path)
+    return None if is_absolute or ".." in path.split("/") else path
 
 
 class ZipSource(Source):
-    """A zip archive, read in place by the offsets that its directory told once."""
+    """A zip archive."""
 
     def __init__(self, archive: str) -> None:
         self._path = epath.Path(archive)
@@ -158,7 +167,7 @@ class ZipSource(Source):
         except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
             raise InputError(
                 f"--source={self._path} is not a zip archive or is cut off ({error}); "
-                "expected a folder or a whole .zip file; copy or download it again"
+                "expected a folder or a complete .zip file; copy or download it again"
             ) from error
         if any(entry.header_offset < 0 for entry in entries):
             raise InputError(f"--source={self._path} has lost its beginning; copy or download it again")
@@ -176,45 +185,40 @@ class ZipSource(Source):
                 while folder and folder not in folders:
                     folders.add(folder)
                     folder = folder.rpartition("/")[0]
-            if path.endswith("/") or not path:
-                continue
-            place = (entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC)
-            files.append(File(path, entry.file_size, place, fault))
+            if path and not path.endswith("/"):
+                zip_entry = ZipEntry(entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC)
+                files.append(File(path, entry.file_size, zip_entry, fault))
         return files, folders
 
-    def read(self, path: str, place: tuple[int, ...]) -> bytes:
-        offset, compressed_size, method, crc = place
-        if compressed_size > MAX_ENCODED_BYTES:
+    def read(self, path: str, zip_entry: ZipEntry | None) -> bytes:
+        if zip_entry is None:
+            raise ValueError(f"{path} has no zip_entry; expected the one that `walk` gave")
+        if zip_entry.compressed_size > MAX_ENCODED_BYTES:
             raise UnreadableImage(f"more than {MAX_ENCODED_BYTES} compressed bytes")
         with self._lock:
             if self._file is None:
                 self._file = self._path.open("rb")
-            self._file.seek(offset)
+            self._file.seek(zip_entry.offset)
             header = self._file.read(_ZIP_LOCAL_HEADER.size)
             if len(header) < _ZIP_LOCAL_HEADER.size:
-                raise UnreadableImage("outside of the archive")
+                raise UnreadableImage("lies outside of the archive")
             signature, name_length, extra_length = _ZIP_LOCAL_HEADER.unpack(header)
             if signature != b"PK\x03\x04":
-                raise UnreadableImage("damaged in the archive: no file header at its place")
+                raise UnreadableImage("damaged in the archive: no file header at its offset")
             self._file.seek(name_length + extra_length, os.SEEK_CUR)
-            content = self._file.read(compressed_size)
-        if method == zipfile.ZIP_DEFLATED:
+            content = self._file.read(zip_entry.compressed_size)
+        if zip_entry.method == zipfile.ZIP_DEFLATED:
             try:
                 content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, MAX_ENCODED_BYTES + 1)
             except zlib.error as error:
                 raise UnreadableImage(f"damaged in the archive: {error}") from error
         if len(content) > MAX_ENCODED_BYTES:
             raise UnreadableImage(f"more than {MAX_ENCODED_BYTES} bytes")
-        if zlib.crc32(content) != crc:
+        if zlib.crc32(content) != zip_entry.crc:
             raise UnreadableImage("damaged in the archive: its CRC-32 does not fit")
         return content
 
-    def checksum(self, path: str, place: tuple[int, ...]) -> int:
-        del path  # the archive's directory has it
-        return place[-1]
-
     def close(self) -> None:
-        """Closes the archive."""
         if self._file is not None:
             self._file.close()
 
@@ -225,14 +229,14 @@ def open_source(path: str) -> Source:
     Raises:
       InputError: if there is no such folder or file.
     """
-    place = open_place(path, "--source")
+    location = open_place(path, "--source")
     try:
-        if place.is_dir():
-            return FolderSource(os.fspath(place))
-        if place.exists():
-            if not is_remote(place) and not Path(place).is_file():  # to etils whatever is no folder is a file
-                raise InputError(f"--source={path} is no regular file; expected a folder or a .zip file")
-            return ZipSource(os.fspath(place))
+        if location.is_dir():
+            return FolderSource(os.fspath(location))
+        if location.exists():
+            if not is_remote(location) and not Path(location).is_file():  # epath takes whatever exists for a file
+                raise InputError(f"--source={path} is not a regular file; expected a folder or a .zip file")
+            return ZipSource(os.fspath(location))
     except OSError as error:
-        raise InputError(f"--source={path} cannot be read: {error}") from error
+        raise InputError(f"--source={path} cannot be read: {error}; check that it is there and may be read") from error
     raise InputError(f"--source={path} does not exist; expected a folder, a .zip file, or 'nih' to download the NLM's")

@@ -1,7 +1,4 @@
-"""The NLM's archive into a cache: with a progress bar, continued where a download broke off, and checked.
-
-In: a folder and what the archive is. Out: the path of the whole, checked archive.
-"""
+"""Downloads the NLM's archive into a cache: with a progress bar, continued where it broke off, and checked."""
 
 import hashlib
 import http.client
@@ -47,28 +44,28 @@ def fetch_archive(directory: str, archive: Archive = NIH_ARCHIVE) -> Path:
     """Downloads an archive, unless the cache has it.
 
     Args:
-      directory: the cache; made if missing. A broken download stays there as `<name>.partial`.
+      directory: the cache; created if missing. A broken download stays there as `<name>.partial`.
       archive: what to download.
 
     Returns:
-      path of the archive, its size and sha256 checked.
+      path of the complete archive, its size and sha256 checked.
 
     Raises:
-      InputError: if the server cannot be reached, the download breaks off, or what came is not the archive.
+      InputError: if the server cannot be reached, the download breaks off, or the file is not the archive.
     """
     path = Path(directory).expanduser() / archive.name
     try:
-        if _is_whole(path, archive):
+        if _is_complete(path, archive):
             return path
         with storage.lock(epath.Path(path)):
             return _fetch(path, archive)
     except OSError as error:
-        raise InputError(f"cannot keep the archive in {directory}: {error}; give another --download_dir") from error
+        raise InputError(f"cannot write the archive to {directory}: {error}; give another --download_dir") from error
 
 
 def _fetch(path: Path, archive: Archive) -> Path:
     partial = path.with_name(f"{path.name}.partial")
-    if _is_whole(path, archive):  # another process has downloaded it while this one waited for the lock
+    if _is_complete(path, archive):  # another process has downloaded it while this one waited for the lock
         return path
     if _size(partial) > archive.num_bytes:
         partial.unlink()
@@ -78,14 +75,14 @@ def _fetch(path: Path, archive: Archive) -> Path:
     if digest != archive.sha256:
         partial.unlink()
         raise InputError(
-            f"{archive.url} gave a file with sha256 {digest}, expected {archive.sha256}; it was removed: try "
+            f"{archive.url} gave a file with sha256 {digest}, expected {archive.sha256}; the file was removed: try "
             "again, or get the archive elsewhere and give its path as --source"
         )
     partial.replace(path)
     return path
 
 
-def _is_whole(path: Path, archive: Archive) -> bool:
+def _is_complete(path: Path, archive: Archive) -> bool:
     return _size(path) == archive.num_bytes and _sha256(path) == archive.sha256
 
 
@@ -96,26 +93,25 @@ def _download(archive: Archive, partial: Path) -> None:
         for attempt in range(_NUM_ATTEMPTS):
             before = _size(partial)
             reason = _continue_download(archive, partial, bar)
-            have = _size(partial)
-            if have >= archive.num_bytes:
+            size = _size(partial)
+            if size >= archive.num_bytes:
                 break
-            if have <= before or attempt == _NUM_ATTEMPTS - 1:
+            if size <= before or attempt == _NUM_ATTEMPTS - 1:
                 raise InputError(
-                    f"the download of {archive.url} broke off at {have:,} of {archive.num_bytes:,} bytes ({reason}); "
+                    f"the download of {archive.url} broke off at {size:,} of {archive.num_bytes:,} bytes ({reason}); "
                     "the same command continues it"
                 )
-    if _size(partial) != archive.num_bytes:
-        found = _size(partial)
+    if size != archive.num_bytes:
         partial.unlink()
         raise InputError(
-            f"{archive.url} gave {found:,} bytes, expected {archive.num_bytes:,}; it was removed: try again"
+            f"{archive.url} gave {size:,} bytes, expected {archive.num_bytes:,}; the file was removed: try again"
         )
 
 
 def _continue_download(archive: Archive, partial: Path, bar: tqdm) -> str:
-    """Fetches what is missing; returns why it stopped."""
-    have = _size(partial)
-    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
+    """Fetches the missing bytes; returns why it stopped."""
+    start = _size(partial)
+    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
             continues = response.status == http.HTTPStatus.PARTIAL_CONTENT
@@ -135,7 +131,9 @@ def _continue_download(archive: Archive, partial: Path, bar: tqdm) -> str:
 def _check_space(directory: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < num_bytes:
-        raise InputError(f"{directory} has {free:,} bytes free, {num_bytes:,} are needed; give --download_dir")
+        raise InputError(
+            f"{directory} has {free:,} bytes free, but {num_bytes:,} are needed; give another --download_dir"
+        )
 
 
 def _size(path: Path) -> int:

@@ -1,7 +1,7 @@
-"""What a source holds: its cells in a fixed order, and what was left aside.
+"""Lists a source: its cells in a fixed order, and what was left out.
 
-In: an opened source. Out: a `Listing` that does not depend on the order in which the file system or the archive tells
-its files, nor on whether the cells lie in a folder or in a zip of that folder.
+The listing depends neither on the order in which the file system or archive names its files, nor on whether the
+cells lie in a folder or in a zip of that folder.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ class Listing(NamedTuple):
     Attributes:
       root: path of the folder that holds the class folders, from the source's top, "" or ending with `/`.
       cells: sorted by file name, code point by code point.
-      rejected: image files that are refused by their name or place.
-      skipped: number of files left aside, by reason.
-      same_names: base names that are in both class folders; a mistake in copying looks like this.
+      rejected: image files that cannot be used because of their name or type.
+      skipped: number of files that are no images, by reason.
+      same_names: base names that are in both class folders, which may be a mistake in copying.
       fingerprint: sha256 over the sorted file names and sizes and the CRC-32 of 1,024 files chosen by a hash of their
         names; the same for a folder and a zip of that folder, and cheap for both.
     """
@@ -41,45 +41,6 @@ class Listing(NamedTuple):
     fingerprint: str
 
 
-def _name_fault(path: str) -> str | None:
-    if len(path) > _MAX_NAME_CHARACTERS:
-        return f"name of {len(path)} characters; expected at most {_MAX_NAME_CHARACTERS}"
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "name is not UTF-8"
-    return None
-
-
-def _find_root(files: Sequence[File], folders: set[str], class_folders: Sequence[str], source_name: str) -> str:
-    parents = {
-        name: {f[: -len(name)] for f in folders if f == name or f.endswith("/" + name)} for name in class_folders
-    }
-    roots = sorted(set.intersection(*parents.values()), key=lambda root: (root.count("/"), root))
-    wanted = " and ".join(f"{name}/" for name in class_folders)
-    if not roots:
-        found = [name for name, places in parents.items() if places]
-        what = f"has a folder {found[0]}/ only" if found else f"has no class folders ({_found_instead(files, folders)})"
-        raise InputError(f"{source_name} {what}; expected {wanted} beside each other; name others by --class_folders")
-    if len(roots) > 1 and roots[1].count("/") == roots[0].count("/"):
-        raise InputError(
-            f"{source_name} has {wanted} more than once, in {roots[0]!r} and {roots[1]!r}; expected one place; "
-            "point --source at one of them"
-        )
-    return roots[0]
-
-
-def _found_instead(files: Sequence[File], folders: set[str]) -> str:
-    """What a source without class folders has: what most likely explains why there are none."""
-    if refused := sorted(file for file in files if file.fault):
-        return f"{len(refused)} files are refused, such as {_printable(refused[0].path)}: {refused[0].fault}"
-    if archives := sorted(file.path for file in files if file.path.lower().endswith(_ARCHIVE_SUFFIXES)):
-        return f"it holds {_printable(archives[0])}: unpack that first"
-    if folders:
-        return f"its folders are {', '.join(map(_printable, sorted(folders)[:3]))}{', …' if len(folders) > 3 else ''}"
-    return f"it has no folders, and {len(files)} files"
-
-
 def list_cells(
     source: Source, source_name: str, class_folders: Sequence[str], patient_regex: re.Pattern[str]
 ) -> Listing:
@@ -88,11 +49,8 @@ def list_cells(
     Args:
       source: an opened source.
       source_name: what to call it in errors.
-      class_folders: folder of each label, in label order; they may lie deeper, the topmost place counts.
+      class_folders: folder of each label, in label order; they may lie deeper, the topmost pair counts.
       patient_regex: finds the patient in the base name, see `cells.parse_patient`.
-
-    Returns:
-      the listing, independent of the order in which the file system or the archive tells its files.
 
     Raises:
       InputError: if the source cannot be listed, has no class folders, or a class has no image.
@@ -106,14 +64,15 @@ def list_cells(
     cells: dict[str, Cell] = {}
     rejected: list[Rejected] = []
     skipped: Counter[str] = Counter()
-    for file in sorted(files):
-        filename = file.path.removeprefix(root) if file.path.startswith(root) else None
-        folder, _, below = (filename or "").partition("/")
+    # An archive may hold a name twice: the smaller file counts, then the one that comes first.
+    for file in sorted(files, key=lambda file: (file.path, file.num_bytes, file.zip_entry or ())):
+        filename = file.path.removeprefix(root) if file.path.startswith(root) else ""
+        folder, _, below = filename.partition("/")
         if not file.path.lower().endswith(IMAGE_SUFFIXES) or is_hidden(file.path):
             skipped["not an image by name"] += 1
         elif fault := file.fault or _name_fault(file.path):
             rejected.append(Rejected(_printable(file.path), fault))
-        elif filename is None or folder not in label_of or not below:
+        elif folder not in label_of or not below:
             skipped["outside of the class folders"] += 1
         elif not label_of.keys().isdisjoint(below.split("/")[:-1]):
             rejected.append(Rejected(filename, "lies in a class folder within a class folder"))
@@ -121,42 +80,74 @@ def list_cells(
             rejected.append(Rejected(filename, "the archive has this name more than once"))
         else:
             patient_id = parse_patient(below.rpartition("/")[2], patient_regex)
-            cells[filename] = Cell(filename, label_of[folder], patient_id, file.num_bytes, file.place)
+            cells[filename] = Cell(filename, label_of[folder], patient_id, file.num_bytes, file.zip_entry)
     for label, folder in enumerate(class_folders):
         if not any(cell.label == label for cell in cells.values()):
+            reason = f" ({len(rejected)} files are rejected: {rejected[0].reason})" if rejected else ""
             raise InputError(
-                f"{source_name} has no image in {root}{folder}/{_first_reason(rejected)}; expected files ending in "
+                f"{source_name} has no image in {root}{folder}/{reason}; expected files ending in "
                 f"{', '.join(IMAGE_SUFFIXES)}; add some or name the folder by --class_folders"
             )
+    ordered = list(cells.values())
     try:
-        fingerprint = _fingerprint(list(cells.values()), root, source)
+        fingerprint = _fingerprint(ordered, root, source)
     except OSError as error:
         raise InputError(
             f"{source_name} cannot be read: {error}; mend that, then the same command continues"
         ) from error
-    return Listing(
-        root,
-        list(cells.values()),
-        rejected,
-        dict(sorted(skipped.items())),
-        _same_names(cells.values()),
-        fingerprint,
-    )
+    return Listing(root, ordered, rejected, dict(sorted(skipped.items())), _same_names(ordered), fingerprint)
 
 
-def _first_reason(rejected: Sequence[Rejected]) -> str:
-    return f" ({len(rejected)} files are refused: {rejected[0].reason})" if rejected else ""
+def _find_root(files: Sequence[File], folders: set[str], class_folders: Sequence[str], source_name: str) -> str:
+    parents = {
+        name: {path[: -len(name)] for path in folders if path == name or path.endswith("/" + name)}
+        for name in class_folders
+    }
+    roots = sorted(set.intersection(*parents.values()), key=lambda root: (root.count("/"), root))
+    expected = " and ".join(f"{name}/" for name in class_folders)
+    if not roots:
+        present = [name for name in class_folders if parents[name]]
+        fault = f"has a folder {present[0]}/ only" if present else f"has no class folders ({_content(files, folders)})"
+        raise InputError(f"{source_name} {fault}; expected {expected} side by side; name others by --class_folders")
+    if len(roots) > 1 and roots[1].count("/") == roots[0].count("/"):
+        raise InputError(
+            f"{source_name} has {expected} more than once, in {roots[0]!r} and {roots[1]!r}; expected one pair; "
+            "point --source at one of them"
+        )
+    return roots[0]
+
+
+def _content(files: Sequence[File], folders: set[str]) -> str:
+    """What most likely explains why a source has no class folders."""
+    if rejected := [file for file in files if file.fault]:
+        first = min(rejected, key=lambda file: file.path)
+        return f"{len(rejected)} files are rejected, such as {_printable(first.path)}: {first.fault}"
+    if archives := sorted(file.path for file in files if file.path.lower().endswith(_ARCHIVE_SUFFIXES)):
+        return f"it holds {_printable(archives[0])}: unpack that first"
+    if folders:
+        return f"its folders are {', '.join(map(_printable, sorted(folders)[:3]))}{', …' if len(folders) > 3 else ''}"
+    return f"it has no folders, and {len(files)} files"
+
+
+def _name_fault(path: str) -> str | None:
+    if len(path) > _MAX_NAME_CHARACTERS:
+        return f"name of {len(path)} characters; expected at most {_MAX_NAME_CHARACTERS}"
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "name is not UTF-8"
+    return None
 
 
 def _fingerprint(cells: Sequence[Cell], root: str, source: Source) -> str:
     digest = hashlib.sha256()
     for cell in cells:
         digest.update(f"{cell.filename}\0{cell.num_bytes}\n".encode())
-    chosen = heapq.nsmallest(
+    with_checksum = heapq.nsmallest(
         _FILES_WITH_CHECKSUM, cells, key=lambda cell: hashlib.blake2b(cell.filename.encode(), digest_size=8).digest()
     )
-    for cell in chosen:
-        digest.update(f"{source.checksum(root + cell.filename, cell.place)}\n".encode())
+    for cell in with_checksum:
+        digest.update(f"{source.checksum(root + cell.filename, cell.zip_entry)}\n".encode())
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""Which cell goes into which split: cells in, one split name a cell out; pure and deterministic in the seed.
+"""Assigns every cell to a split: pure, and deterministic in the seed.
 
-`by_patient` and `folds` keep every patient in one split: the cells of a patient share a stain and a slide, so a
-model that has seen a patient is judged too kindly on that patient's other cells.
+`by_patient` and `folds` keep all cells of a patient in one split. They share a stain and a slide, so the metrics of a
+model that has trained on some of them are optimistic on the others.
 """
 
 import hashlib
@@ -15,10 +15,11 @@ from pipeline.cells import LABELS, Cell
 from pipeline.errors import InputError
 from pipeline.splits.grouped import assign_groups
 
-SHARES = {"train": 0.63, "validation": 0.07, "test": 0.30}
-"""The original's shares of cells: 30 % test, then 10 % of the rest for validation."""
+FRACTIONS = {"train": 0.63, "validation": 0.07, "test": 0.30}
+"""The original's fractions of cells: 30 % test, then 10 % of the rest for validation."""
 
 NUM_FOLDS = 5
+_FOLD_FRACTIONS = {f"fold_{i}": 1 / NUM_FOLDS for i in range(NUM_FOLDS)}
 
 
 class SplitConfig(NamedTuple):
@@ -38,26 +39,26 @@ class SplitConfig(NamedTuple):
 
 
 def seeded_hash(seed: int, key: str) -> bytes:
-    """A hash to order things by: the same on every machine and Python version, unlike `hash`."""
+    """A hash to sort by: the same on every machine and Python version, unlike `hash`."""
     return hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest()
 
 
 def assign_by_cell(cells: Sequence[Cell], seed: int) -> list[str]:
     """The original's procedure on sorted names, patients ignored.
 
-    Infected files, then healthy ones, are shuffled by `DataFrame.sample(frac=1)`, then split twice by
+    Parasitized files, then uninfected ones, are shuffled by `DataFrame.sample(frac=1)`, then split twice by
     scikit-learn's `train_test_split`, 30 % and 10 % (D. Sarkar, "Detecting Malaria with Deep Learning", 2019).
     On the NLM's 27,558 cells this gives 17,361 / 1,929 / 8,268.
 
     Raises:
       InputError: if there are too few cells for three splits.
     """
-    from sklearn.model_selection import train_test_split  # a second and a half that other configs do not need
+    from sklearn.model_selection import train_test_split  # takes 1.5 s, which the other configs do not need
 
     if len(cells) < 10:
-        raise InputError(f"got {len(cells)} cells, too few to split; expected at least 10")
-    infected_first = sorted(range(len(cells)), key=lambda i: (-cells[i].label, i))
-    shuffled = np.array(infected_first)[np.random.RandomState(seed).permutation(len(cells))]
+        raise InputError(f"got {len(cells)} cells, too few to split; expected at least 10: add cells")
+    parasitized_first = sorted(range(len(cells)), key=lambda i: (-cells[i].label, i))
+    shuffled = np.array(parasitized_first)[np.random.RandomState(seed).permutation(len(cells))]
     rest, test = train_test_split(shuffled, test_size=0.3, random_state=seed)
     train, validation = train_test_split(rest, test_size=0.1, random_state=seed)
     splits = np.empty(len(cells), dtype=object)
@@ -66,51 +67,51 @@ def assign_by_cell(cells: Sequence[Cell], seed: int) -> list[str]:
 
 
 def assign_by_patient(cells: Sequence[Cell], seed: int) -> list[str]:
-    """Whole patients into train, validation and test, see `assign_groups`."""
-    return _assign_patients(cells, SHARES, seed)
+    """Patients into train, validation and test, see `assign_groups`."""
+    return _assign_patients(cells, FRACTIONS, seed)
 
 
 def assign_folds(cells: Sequence[Cell], seed: int) -> list[str]:
-    """Whole patients into five folds of equal shares, see `assign_groups`."""
-    return _assign_patients(cells, {f"fold_{i}": 1 / NUM_FOLDS for i in range(NUM_FOLDS)}, seed)
+    """Patients into five folds of equal size, see `assign_groups`."""
+    return _assign_patients(cells, _FOLD_FRACTIONS, seed)
 
 
-def _assign_patients(cells: Sequence[Cell], shares: Mapping[str, float], seed: int) -> list[str]:
+def _assign_patients(cells: Sequence[Cell], fractions: Mapping[str, float], seed: int) -> list[str]:
     counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(LABELS))
     for cell in cells:
         counts[cell.patient_id][cell.label] += 1
-    # A hash order, so that the split is random in the patients but the same for any listing of them.
+    # In hash order, so that the split is random in the patients but the same for any listing of them.
     patients = sorted(counts, key=lambda patient: seeded_hash(seed, patient))
     table = np.array([counts[patient] for patient in patients], dtype=np.int64).reshape(-1, len(LABELS))
     for label, name in enumerate(LABELS):
         with_label = int((table[:, label] > 0).sum())
-        if with_label < len(shares):
+        if with_label < len(fractions):
             raise InputError(
                 f"too few patients to split: {with_label} of {len(patients)} patients have {name} cells; expected at "
-                f"least {len(shares)}, one for each of {', '.join(shares)}; add patients, check --patient_regex, "
-                "or use --config=by_cell"
+                f"least {len(fractions)}, one for each of {', '.join(fractions)}; add patients, check "
+                "--patient_regex, or use --config=by_cell"
             )
-    names = list(shares)
-    split_of = dict(zip(patients, assign_groups(table, list(shares.values())), strict=True))
+    names = list(fractions)
+    split_of = dict(zip(patients, assign_groups(table, list(fractions.values())), strict=True))
     return [names[split_of[cell.patient_id]] for cell in cells]
 
 
 CONFIGS: Mapping[str, SplitConfig] = {
     "by_patient": SplitConfig(
         "63 % train, 7 % validation, 30 % test, stratified; no patient is in two splits.",
-        tuple(SHARES),
+        tuple(FRACTIONS),
         assign_by_patient,
         needs_patients=True,
     ),
     "by_cell": SplitConfig(
         "The original procedure: cells are split one by one, so a patient's cells are in every split.",
-        tuple(SHARES),
+        tuple(FRACTIONS),
         assign_by_cell,
         needs_patients=False,
     ),
     "folds": SplitConfig(
         "Five stratified folds for cross-validation; no patient is in two folds.",
-        tuple(f"fold_{i}" for i in range(NUM_FOLDS)),
+        tuple(_FOLD_FRACTIONS),
         assign_folds,
         needs_patients=True,
     ),

@@ -1,7 +1,4 @@
-"""Whole groups (patients) into splits, as close to the wanted shares of every class as whole groups allow.
-
-In: a table of counts, groups by classes, and the shares. Out: the index of each group's split.
-"""
+"""Assigns whole groups (patients) to splits, as close to the wanted fractions of every class as whole groups allow."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,33 +7,33 @@ import numpy as np
 
 _NUM_STARTS = 20
 _GOOD_ENOUGH = 1e-6  # about 0.03 % of a class in a 7 % split
-_MAX_EXCHANGED = 200  # groups a split that exchanges are tried with: more cost seconds and come no closer
-_WEIGHT_OF_PATIENTS = 0.1  # beside 1 for the cells of a class
+_MAX_EXCHANGED = 200  # groups per split to try exchanges with: more take seconds and come no closer
+_WEIGHT_OF_PATIENTS = 0.1  # compared with 1 for the cells of a class
 _PENALTY_FOR_LACKING_A_CLASS = 100.0
 
 
-def assign_groups(counts: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """Puts whole groups into splits so that every class comes as close to its shares as whole groups allow.
+def assign_groups(counts: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
+    """Assigns groups to splits so that every class comes as close to its fractions as whole groups allow.
 
-    Groups are cut into splits in the given order; then single groups are moved and pairs exchanged between
-    splits, best first, as long as that lowers the sum over splits and classes of
-    (share reached - share wanted)² / share wanted. The best of twenty starts counts. Patients with and without
-    infected cells are a further, lightly weighted pair of classes, so that healthy patients are in every split.
+    Groups are cut into splits in the given order. Then single groups are moved and pairs exchanged between splits,
+    best first, as long as that lowers the sum over splits and classes of
+    (fraction reached - fraction wanted)² / fraction wanted. The best of twenty starts is returned. Healthy and
+    infected patients are two more, lightly weighted classes, so that healthy patients are in every split.
 
     scikit-learn's StratifiedGroupKFold only makes folds of equal size; ten folds put together to 70/30, then to
-    90/10, end at shares such as 58/8/33 on 60 real patients (tests/test_split.py compares the two).
+    90/10, end at fractions such as 58/8/33 on 60 real patients.
 
-    The arithmetic is element by element on exact counts, so every machine finds the same split.
+    The arithmetic is elementwise on exact counts, so every machine finds the same split.
 
     Args:
       counts: int [groups, classes], the number of cells.
-      shares: what each split should have of every class; they sum to 1.
+      fractions: what each split should have of every class; they sum to 1.
 
     Returns:
       int [groups], the index of each group's split. No split lacks a class, provided that there are two classes
       and each is in at least as many groups as there are splits.
     """
-    problem = _Problem.of(counts, shares)
+    problem = _Problem.of(counts, fractions)
     best_splits, best_cost = np.zeros(len(counts), np.int64), np.inf
     for start in range(min(_NUM_STARTS, len(counts))):
         splits = problem.cut(start * len(counts) // _NUM_STARTS)
@@ -49,51 +46,51 @@ def assign_groups(counts: np.ndarray, shares: Sequence[float]) -> np.ndarray:
 
 
 class _Problem(NamedTuple):
-    """What `assign_groups` minimises: columns are the classes, then healthy and infected patients."""
+    """What `assign_groups` minimizes: columns are the classes, then healthy and infected patients."""
 
     table: np.ndarray  # int [groups, columns]
     totals: np.ndarray  # int [columns]
     weights: np.ndarray  # float [columns]
-    shares: np.ndarray  # float [splits]
+    fractions: np.ndarray  # float [splits]
     num_classes: int
 
     @classmethod
-    def of(cls, counts: np.ndarray, shares: Sequence[float]) -> "_Problem":
+    def of(cls, counts: np.ndarray, fractions: Sequence[float]) -> "_Problem":
         infected = counts[:, 1:].any(axis=1)
         status = np.stack([~infected, infected], axis=1)[:, [not infected.all(), bool(infected.any())]]
         weights = [1.0] * counts.shape[1] + [_WEIGHT_OF_PATIENTS] * status.shape[1]
         table = np.concatenate([counts, status], axis=1).astype(np.int64)
-        return cls(table, table.sum(axis=0), np.array(weights), np.array(shares, np.float64), counts.shape[1])
+        return cls(table, table.sum(axis=0), np.array(weights), np.array(fractions, np.float64), counts.shape[1])
 
     def cut(self, first: int) -> np.ndarray:
-        """Cuts the groups, in order from `first` on, at the cumulated shares of cells."""
+        """Cuts the groups, in order from `first` on, at the cumulated fractions of cells."""
         order = np.roll(np.arange(len(self.table)), -first)
         cells = self.table[order, : self.num_classes].sum(axis=1)
         middles = np.cumsum(cells) - cells / 2
         splits = np.empty(len(order), np.int64)
-        splits[order] = np.searchsorted(np.cumsum(self.shares)[:-1] * cells.sum(), middles)
+        splits[order] = np.searchsorted(np.cumsum(self.fractions)[:-1] * cells.sum(), middles)
         return splits
 
     def cost(self, split: int, columns: Sequence[np.ndarray]) -> np.ndarray:
-        """The cost of a split for candidate contents: one int array a column, all of one shape."""
-        share = self.shares[split]
+        """The cost of a split for candidate contents: one int array per column, all of one shape."""
+        fraction = self.fractions[split]
         cost = np.zeros(np.shape(columns[0]))
         for column, content in enumerate(columns):
-            deviation = content / self.totals[column] - share
-            cost += self.weights[column] * deviation * deviation / share
+            deviation = content / self.totals[column] - fraction
+            cost += self.weights[column] * deviation * deviation / fraction
             if column < self.num_classes:
                 cost += _PENALTY_FOR_LACKING_A_CLASS * (content == 0)
         return cost
 
     def improve(self, splits: np.ndarray) -> float:
         """Moves and exchanges groups in place until nothing lowers the cost; returns the cost."""
-        contents = np.stack([self.table[splits == s].sum(axis=0) for s in range(len(self.shares))])
+        contents = np.stack([self.table[splits == s].sum(axis=0) for s in range(len(self.fractions))])
         while True:
             costs = [float(self.cost(s, content)) for s, content in enumerate(contents)]
             total = sum(costs)
             best_gain, best_change = 1e-12, None
-            for source in range(len(self.shares)):
-                for target in range(len(self.shares)):
+            for source in range(len(self.fractions)):
+                for target in range(len(self.fractions)):
                     gain, change = self._best_change(splits, contents, source, target)
                     gain += costs[source] + costs[target]
                     if change is not None and gain > best_gain:
@@ -112,25 +109,24 @@ class _Problem(NamedTuple):
         self, splits: np.ndarray, contents: np.ndarray, source: int, target: int
     ) -> tuple[float, tuple[int, int | None] | None]:
         """The best group to move from source to target, alone or in exchange: (minus the new cost, groups)."""
-        here = np.flatnonzero(splits == source)
-        there = np.flatnonzero(splits == target)
-        if source == target or not len(here):
+        leaving, entering = np.flatnonzero(splits == source), np.flatnonzero(splits == target)
+        if source == target or not len(leaving):
             return -np.inf, None
 
-        def consider(moved: list[np.ndarray]) -> tuple[float, int]:
+        def best_of(moved: list[np.ndarray]) -> tuple[float, int]:
             old = zip(contents[source], contents[target], moved, strict=True)
             left, right = zip(*((a - m, b + m) for a, b, m in old), strict=True)
             cost = self.cost(source, left) + self.cost(target, right)
             index = int(cost.argmin())
             return -float(cost.flat[index]), index
 
-        best, index = consider(list(self.table[here].T))
-        change: tuple[int, int | None] = (int(here[index]), None)
-        here, there = here[:_MAX_EXCHANGED], there[:_MAX_EXCHANGED]
-        if source < target and len(there):
-            moved = self.table[here][:, None] - self.table[there][None]
-            exchanged, index = consider(list(np.moveaxis(moved, 2, 0)))
+        best, index = best_of(list(self.table[leaving].T))
+        change: tuple[int, int | None] = (int(leaving[index]), None)
+        leaving, entering = leaving[:_MAX_EXCHANGED], entering[:_MAX_EXCHANGED]
+        if source < target and len(entering):
+            moved = self.table[leaving][:, None] - self.table[entering][None]
+            exchanged, index = best_of(list(np.moveaxis(moved, 2, 0)))
             if exchanged > best:
-                i, j = divmod(index, len(there))
-                best, change = exchanged, (int(here[i]), int(there[j]))
+                i, j = divmod(index, len(entering))
+                best, change = exchanged, (int(leaving[i]), int(entering[j]))
         return best, change

@@ -29,14 +29,14 @@ from conftest import (
     zip_folder,
 )
 
-from pipeline import MAX_PIXELS, storage
+from pipeline import storage
 from pipeline.cells import Cell
 from pipeline.errors import InputError
-from pipeline.job import finish as job_finish
-from pipeline.job import plan, results, workers
+from pipeline.job import build_manifest, plan, results, workers
 from pipeline.job import prepare as job
 from pipeline.records import layout
 from pipeline.source.archive import MAX_ENCODED_BYTES, FolderSource
+from pipeline.source.decode import MAX_PIXELS
 from pipeline.source.listing import Listing
 
 SMALL = ("--image_size_px=16", "--cells_per_shard=8")
@@ -206,7 +206,7 @@ def assert_ctrl_c_is_told_in_one_line(process):
 
 
 def test_what_the_disk_lost_is_filled_again(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(job_finish, "complete", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+    monkeypatch.setattr(build_manifest, "write", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
     with pytest.raises(InputError, match="power cut"):
         prepare(source, tmp_path / "data", cells_per_shard=5)
     monkeypatch.undo()
@@ -224,7 +224,7 @@ def test_what_the_disk_lost_is_filled_again(source, tmp_path, monkeypatch):
 
 
 def test_results_that_the_disk_lost_at_the_end_are_named(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(job_finish, "check_results", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+    monkeypatch.setattr(results, "check", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
     with job.plan(listing_of(source), plan.Settings(), source=str(source), data_dir=str(tmp_path)) as planned:
         with pytest.raises(InputError, match="power cut"):
             job.run(planned)
@@ -264,11 +264,11 @@ def test_a_full_disk_is_one_line_and_what_was_filled_is_kept(synthetic_zip, tmp_
 def test_a_read_error_is_one_line_and_the_same_call_continues(source, tmp_path, monkeypatch):
     real, calls = FolderSource.read, []
 
-    def fails_late(self, path, place):
+    def fails_late(self, path, zip_entry):
         calls.append(path)
         if len(calls) > 36 + 20:  # each is read once for the source's fingerprint
             raise OSError(errno.EIO, "Input/output error")
-        return real(self, path, place)
+        return real(self, path, zip_entry)
 
     monkeypatch.setattr(FolderSource, "read", fails_late)
     with pytest.raises(InputError, match=r"could not be filled: \[Errno 5\] Input/output error; mend that"):

@@ -20,12 +20,12 @@ def expected(split):
 
 def test_index_and_records_tell_the_same(data_dir, tmp_path):
     split = open_split(data_dir, "train[5:25]")
-    found = [index.read(*part) for part in zip(split.files, split.skips, split.takes, strict=True)]
+    found = [index.labels_and_patients(*part) for part in zip(split.files, split.skips, split.takes, strict=True)]
     labels, patient_ids = expected(split)
     assert np.concatenate([part.labels for part in found]).tolist() == labels.tolist()
     assert np.concatenate([part.patient_ids for part in found]).tolist() == patient_ids
     copy = shutil.copy(split.files[0], tmp_path)
-    alone = index.read(copy, split.skips[0], split.takes[0])
+    alone = index.labels_and_patients(copy, split.skips[0], split.takes[0])
     assert alone.patient_ids.tolist() == found[0].patient_ids.tolist()
 
 
@@ -36,9 +36,9 @@ def test_a_damaged_shard_is_named(data_dir, tmp_path):
     content[3] ^= 1
     (tmp_path / shard).write_bytes(content)
     with pytest.raises(InputError, match="cannot be read"):
-        index.read(shard, 0, 5)
+        index.labels_and_patients(shard, 0, 5)
     with pytest.raises(InputError, match="cannot be read"):
-        index.read(str(tmp_path / "missing"), 0, 5)
+        index.labels_and_patients(str(tmp_path / "missing"), 0, 5)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_patients_of_any_split_expression(data_dir, expression):
 
 def test_whole_splits_are_known_without_reading(data_dir, monkeypatch):
     data_set = data.open_data_set(str(data_dir), "by_patient")
-    monkeypatch.setattr(index, "read", None)
+    monkeypatch.setattr(index, "labels_and_patients", None)
     patients = data.patients_of(data_set.open_split("train+validation"), data_set.manifest)
     splits = data_set.manifest["splits"]
     assert patients == sorted(splits["train"]["patients"] + splits["validation"]["patients"])

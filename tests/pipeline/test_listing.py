@@ -3,9 +3,11 @@ import zipfile
 
 import pytest
 from conftest import listing_of, png, write_source, zip_folder
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.source.archive import MAX_ENCODED_BYTES, UnreadableImage, open_source
+from pipeline.source.archive import MAX_ENCODED_BYTES, UnreadableImage, _normal_path, open_source
 
 
 def filenames(listing):
@@ -18,6 +20,8 @@ def test_folder_and_zip_list_alike_however_deep(source, tmp_path):
     nested = zip_folder(source, tmp_path / "nested.zip", prefix="a/cell_images/", compression=zipfile.ZIP_DEFLATED)
     assert filenames(by_folder) == sorted(filenames(by_folder))
     assert len(by_folder.cells) == 36
+    assert by_folder.cells[0][:3] == ("Parasitized/C1P1thinF_IMG_20150619_114756a_cell_0.png", 1, "C1")
+    assert by_folder.cells[-1].label == 0
     for archive in (flat, nested):
         by_zip = listing_of(archive)
         assert [cell[:4] for cell in by_zip.cells] == [cell[:4] for cell in by_folder.cells]
@@ -25,14 +29,7 @@ def test_folder_and_zip_list_alike_however_deep(source, tmp_path):
         with open_source(str(archive)) as zip_source, open_source(str(source)) as folder_source:
             for cell in by_zip.cells[::7]:
                 path = by_zip.root + cell.filename
-                assert zip_source.read(path, cell.place) == folder_source.read(cell.filename, ())
-
-
-def test_label_and_patient(source):
-    cells = {cell.filename: cell for cell in listing_of(source).cells}
-    cell = cells["Parasitized/C1P1thinF_IMG_20150619_114756a_cell_0.png"]
-    assert (cell.label, cell.patient_id) == (1, "C1")
-    assert cells["Uninfected/C1P1thinF_IMG_20150619_114756a_cell_1.png"].label == 0
+                assert zip_source.read(path, cell.zip_entry) == folder_source.read(cell.filename)
 
 
 def test_what_is_no_image_by_name_is_skipped_and_counted(source, tmp_path):
@@ -55,7 +52,7 @@ def test_the_topmost_class_folders_count(source):
     assert len(listing_of(source).cells) == 36
 
 
-def test_two_places_beside_each_other_are_refused(tmp_path):
+def test_two_pairs_of_class_folders_are_an_error(tmp_path):
     write_source(tmp_path / "cells" / "a")
     write_source(tmp_path / "cells" / "b")
     with pytest.raises(InputError, match="more than once, in 'a/' and 'b/'"):
@@ -127,7 +124,7 @@ def test_links_to_class_folders_are_named(source, tmp_path):
         (lambda _, out: out.writestr("good/C1_a.png", png()), "its folders are good"),
         (
             lambda _, out: out.writestr("Uninfected/C1_a.png", png(), zipfile.ZIP_BZIP2),
-            "1 files are refused, such as Uninfected/C1_a.png: compressed by method 12; expected stored or deflated",
+            "1 files are rejected, such as Uninfected/C1_a.png: compressed by method 12; expected stored or deflated",
         ),
     ],
 )
@@ -157,7 +154,7 @@ def test_encrypted_entries_are_rejected(source, tmp_path):
 
 def test_a_source_that_is_neither_file_nor_folder(tmp_path):
     os.mkfifo(tmp_path / "cells.zip")
-    with pytest.raises(InputError, match=r"cells.zip is no regular file; expected a folder or a .zip file"):
+    with pytest.raises(InputError, match=r"cells.zip is not a regular file; expected a folder or a .zip file"):
         open_source(str(tmp_path / "cells.zip"))
 
 
@@ -181,6 +178,19 @@ def test_hostile_names_are_rejected(source, tmp_path):
     assert max(len(item.filename) for item in listing.rejected) < 300
 
 
+@given(st.lists(st.sampled_from(["..", ".", "/", "\\", "C:", "cells", "C1_a.png", ""])).map("".join) | st.text())
+def test_archive_names_stay_within_the_archive(name):
+    path = _normal_path(name)
+    if path is None:
+        assert ".." in name or name.startswith("/") or ":" in name
+    else:
+        assert "\\" not in path
+        assert os.path.normpath(f"/top/{path}").startswith("/top")
+        assert ".." not in path.split("/")
+        assert _normal_path(path) == path
+        assert _normal_path(name.replace("/", "\\").lstrip("\\")) == _normal_path(name.lstrip("/\\"))
+
+
 def test_names_that_are_no_utf8_are_rejected(source):
     (source / "Uninfected" / os.fsdecode(b"C1_\xff.png")).write_bytes(png())
     assert [item.reason for item in listing_of(source).rejected] == ["name is not UTF-8"]
@@ -190,14 +200,14 @@ def test_a_damaged_zip_entry_is_noticed(source, tmp_path):
     archive = zip_folder(source, tmp_path / "cells.zip")
     cell = listing_of(archive).cells[5]
     content = bytearray(archive.read_bytes())
-    content[cell.place[0] + 200] ^= 1
+    content[cell.zip_entry.offset + 200] ^= 1
     archive.write_bytes(content)
     with pytest.raises(UnreadableImage, match="CRC-32"), open_source(str(archive)) as zip_source:
-        zip_source.read(cell.filename, cell.place)
-    content[cell.place[0]] ^= 1
+        zip_source.read(cell.filename, cell.zip_entry)
+    content[cell.zip_entry.offset] ^= 1
     archive.write_bytes(content)
     with pytest.raises(UnreadableImage, match="no file header"), open_source(str(archive)) as zip_source:
-        zip_source.read(cell.filename, cell.place)
+        zip_source.read(cell.filename, cell.zip_entry)
 
 
 def test_a_zip_bomb_takes_no_memory(source, tmp_path):
@@ -206,4 +216,4 @@ def test_a_zip_bomb_takes_no_memory(source, tmp_path):
         out.writestr("Uninfected/C1_bomb.png", bytes(MAX_ENCODED_BYTES + 1))
     cell = next(cell for cell in listing_of(archive).cells if "bomb" in cell.filename)
     with pytest.raises(UnreadableImage, match="more than"), open_source(str(archive)) as zip_source:
-        zip_source.read(cell.filename, cell.place)
+        zip_source.read(cell.filename, cell.zip_entry)

@@ -8,6 +8,7 @@ import pytest
 from conftest import prepare, run_command
 
 from pipeline.errors import InputError
+from pipeline.job import build_manifest
 from pipeline.records import manifest
 from pipeline.verify import verify
 
@@ -28,7 +29,7 @@ def test_a_whole_data_set_has_no_problem(directory, tmp_path):
     assert verify(directory) == []
     result = run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}")
     assert result.returncode == 0, result.stderr
-    assert result.stdout == f"{directory}: whole\n"
+    assert result.stdout == f"{directory}: complete\n"
 
 
 def flip(path, position, bit=1):
@@ -43,7 +44,7 @@ def test_a_flipped_byte(directory, tmp_path):
     result = run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}", "--config=by_patient")
     assert result.returncode == 1
     assert f"{directory / TRAIN}: its sha256 is not the manifest's" in result.stdout
-    assert "record at byte 0: its checksum does not fit" in result.stdout
+    assert "record 0 at byte 0: its checksum does not fit" in result.stdout
     assert "by_patient has 2 problems" in result.stderr
 
 
@@ -81,14 +82,14 @@ def test_swapped_shards(directory):
     assert files_named(directory) >= {TRAIN, OTHER}
 
 
-def rewrite(directory, change, sealed):
-    """Changes the manifest; sealed anew, only its disagreement with the records can be noticed."""
+def rewrite(directory, change, signed):
+    """Changes the manifest; signed anew, only its disagreement with the records can be noticed."""
     path = directory / "manifest.json"
     made = json.loads(path.read_text())
     change(made)
     made.pop("checksum")
     made.pop("files")
-    content = manifest.seal(made, directory) if sealed else json.dumps(made).encode()
+    content = build_manifest.sign(made, directory) if signed else json.dumps(made).encode()
     path.write_bytes(content)
 
 
@@ -107,9 +108,9 @@ def rewrite(directory, change, sealed):
     ],
 )
 def test_a_manifest_that_disagrees(directory, change, expected):
-    rewrite(directory, change, sealed=True)
+    rewrite(directory, change, signed=True)
     assert any(expected in problem.what for problem in verify(directory)), verify(directory)
-    rewrite(directory, lambda made: made.update(version="1.0.0"), sealed=False)
+    rewrite(directory, lambda made: made.update(version="1.0.0"), signed=False)
     assert verify(directory)
 
 
@@ -118,7 +119,7 @@ def test_a_patient_in_two_splits_is_named(directory):
         shard = made["splits"]["test"]["shards"].pop()
         made["splits"]["train"]["shards"].append(shard)
 
-    rewrite(directory, move_a_shard, sealed=True)
+    rewrite(directory, move_a_shard, signed=True)
     assert any("is in the splits" in problem.what for problem in verify(directory)), verify(directory)
 
 
@@ -144,7 +145,7 @@ def test_nothing_to_verify(tmp_path, directory):
     (directory / "manifest.json").unlink()
     result = run_command("pipeline.verify", f"--data_dir={tmp_path / 'data'}")
     assert result.returncode == 1
-    assert "manifest.json: is missing: this is no whole data set" in result.stdout
+    assert "manifest.json: is missing: this is no complete data set" in result.stdout
 
 
 def corrupt(directory, times, seed):

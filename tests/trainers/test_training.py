@@ -220,7 +220,7 @@ def test_flag_mistakes(flags, expected, data_dir, tmp_path):
 
 def test_weights_that_are_missing(data_dir, tmp_path):
     result = train(data_dir, tmp_path / "run", "--vgg_weights=nowhere.npz", model="vgg_ft")
-    assert_one_line_error(result, "--vgg_weights=nowhere.npz is no file", "imagenet")
+    assert_one_line_error(result, "--vgg_weights=nowhere.npz does not exist", "imagenet")
     assert not list((tmp_path / "run").rglob("*")), "with the mistake mended, the same folder can be used"
 
 

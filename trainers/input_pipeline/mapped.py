@@ -6,9 +6,7 @@ cache into the batch. Nothing is loaded beforehand, and no memory grows with the
 The checksum of a record is verified when a run first reads it: about 10 µs per cell in the first epoch.
 """
 
-import io
 import mmap
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,11 @@ import numpy as np
 from etils import epath
 
 from pipeline.errors import InputError
-from pipeline.job.fill import INDEX_COLUMNS
-from pipeline.records import layout, manifest, parsing, tfrecord
-from pipeline.source import decode
+from pipeline.records import example, image, layout, manifest, tfrecord
+from pipeline.records.index import INDEX_COLUMNS, read_index
+from pipeline.records.manifest import corrupt_shard
 from pipeline.storage import is_remote
-from trainers.data import Split, corrupt_shard
+from trainers.data import Split
 
 _ALIGNMENT = 64  # TensorFlow takes arrays that are aligned like this without a copy
 
@@ -47,7 +45,7 @@ class MappedCells:
         rows = []
         entries = _manifest_entries(split)
         for file, skip, take in zip(split.files, split.skips, split.takes, strict=True):
-            index = _read_index(file, entries.get(Path(file).name))
+            index = read_index(file, entries.get(Path(file).name))
             if len(index) < skip + take:
                 raise corrupt_shard(file, f"has {len(index)} records, expected {skip + take}")
             rows.append(index[skip : skip + take])
@@ -97,14 +95,14 @@ class MappedCells:
         for i, (part, (start, num_bytes)) in enumerate(zip(parts, columns, strict=True)):
             stored = self._views[part][start : start + num_bytes]
             try:
-                flat[i] = decode.decode_png(stored).reshape(-1) if self._split.is_png else stored
+                flat[i] = image.decode_png(stored).reshape(-1) if self._split.is_png else stored
             except ValueError as error:
                 raise self._corrupt(int(indices[i]), error) from error
 
     def keys(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """File names and patients of some cells: bytes [n] each."""
         records = (tfrecord.read_at(self._maps[self._part[i]], int(self._rows[i, 0])) for i in indices.tolist())
-        cells = [parsing.parse(record) for record in records]
+        cells = [example.parse(record) for record in records]
         return (
             np.array([cell.filename.encode() for cell in cells], object),
             np.array([cell.patient_id.encode() for cell in cells], object),
@@ -115,7 +113,7 @@ class MappedCells:
         for i in indices[~self._is_verified[indices]].tolist():
             try:
                 tfrecord.read_at(self._views[self._part[i]], int(self._rows[i, 0]))  # a view: nothing is copied
-            except tfrecord.DamagedRecord as error:
+            except tfrecord.CorruptRecord as error:
                 raise self._corrupt(i, error) from error
             self._is_verified[i] = True
 
@@ -130,22 +128,7 @@ def _manifest_entries(split: Split) -> dict[str, dict[str, Any]]:
     directory = epath.Path(split.files[0]).parent
     if not (directory / layout.MANIFEST).exists():
         return {}
-    splits = manifest.read(directory)["splits"]
-    return {shard["file"]: shard for entry in splits.values() for shard in entry["shards"]}
-
-
-def _read_index(file: str, entry: dict[str, Any] | None) -> np.ndarray:
-    """Reads a shard's index, and compares both with the manifest."""
-    try:
-        num_bytes, content = Path(file).stat().st_size, Path(layout.index_name(file)).read_bytes()
-        index = np.load(io.BytesIO(content))
-    except (OSError, ValueError) as error:
-        raise corrupt_shard(file, f"it or its index cannot be read ({error})") from error
-    if entry is not None and (num_bytes, sha256(content).hexdigest()) != (entry["num_bytes"], entry["index_sha256"]):
-        raise corrupt_shard(file, "it or its index is not what the manifest says")
-    if index.ndim != 2 or index.shape[1] != len(INDEX_COLUMNS) or index.dtype != np.int64:
-        raise corrupt_shard(file, f"its index does not have the columns {', '.join(INDEX_COLUMNS)}")
-    return index
+    return {shard["file"]: shard for shard in manifest.shards(manifest.read(directory))}
 
 
 def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:

@@ -15,9 +15,9 @@ import numpy as np
 from etils import epath
 
 from pipeline.progress import progress_bar
-from pipeline.records import parsing, tfrecord
-from pipeline.source import decode
-from trainers.data import Split, corrupt_shard
+from pipeline.records import example, image, tfrecord
+from pipeline.records.manifest import corrupt_shard
+from trainers.data import Split
 from trainers.input_pipeline.mapped import MappedCells, is_mappable
 
 _CELLS_PER_TASK = 256
@@ -80,7 +80,7 @@ def load(split: Split, with_keys: bool = False) -> Cells:
     return cells
 
 
-def read_cells(split: Split) -> Iterator[tuple[parsing.ParsedExample, np.ndarray]]:
+def read_cells(split: Split) -> Iterator[tuple[example.ParsedExample, np.ndarray]]:
     """Yields every cell of a split with its image, uint8 RGB [size, size, 3], in the order of the records.
 
     Raises:
@@ -93,12 +93,12 @@ def read_cells(split: Split) -> Iterator[tuple[parsing.ParsedExample, np.ndarray
             with epath.Path(file).open("rb") as opened:
                 for number, (_, record) in enumerate(tfrecord.read_records(opened), 1):
                     if number > skip:
-                        cell = parsing.parse(record)
+                        cell = example.parse(record)
                         stored = np.frombuffer(cell.image, np.uint8)
-                        yield cell, (decode.decode_png(stored) if split.is_png else stored).reshape(shape)
+                        yield cell, (image.decode_png(stored) if split.is_png else stored).reshape(shape)
                     if number == skip + take:
                         break
-        except tfrecord.DamagedRecord as error:
+        except tfrecord.CorruptRecord as error:
             raise corrupt_shard(file, f"record {number} is corrupt ({error})") from error
         except ValueError as error:  # the record is what was written, but no cell
             raise corrupt_shard(file, f"record {number - 1} is corrupt ({error})") from error

@@ -101,7 +101,7 @@ def log_misclassified(model: keras.Model, batches: Iterable[tuple[tf.Tensor, ...
     cells: list[GridCell] = []
     for image, label, filename, *_ in batches:
         labels, filenames = np.asarray(label), np.array([name.decode() for name in filename.numpy()])
-        probabilities = np.asarray(model.predict_on_batch(image), np.float64)[:, 0]
+        probabilities = np.asarray(model.predict_on_batch(image.numpy()), np.float64)[:, 0]
         for i in worst_misclassified(labels, probabilities, filenames):
             cells.append(GridCell(str(filenames[i]), LABELS[labels[i]], float(probabilities[i]), image[i].numpy()))
         cells = sorted(cells, key=lambda cell: (-abs(cell.probability - LABELS.index(cell.label)), cell.filename))

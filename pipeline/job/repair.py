@@ -1,0 +1,103 @@
+"""Files of an existing data set that are not what its manifest vouches for: found, and made again."""
+
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+
+from pipeline import storage
+from pipeline.errors import InputError
+from pipeline.job.build_manifest import package_versions
+from pipeline.job.plan import Shard, ShardJob
+from pipeline.records import layout, manifest
+
+_MAX_NAMED = 5
+
+
+def find_corrupt(directory: epath.Path, existing: manifest.Manifest, with_digests: bool) -> dict[str, str]:
+    """Compares every file of a data set with its manifest.
+
+    Args:
+      directory: the version folder.
+      existing: its manifest.
+      with_digests: whether shards are read to their end and their sha256 compared, which takes about a second per GB;
+        otherwise only their sizes are.
+
+    Returns:
+      name -> fault of each file that is missing or changed: of shards, of their indexes, and of TFDS's own files.
+    """
+    faults: dict[str, str] = {}
+    for shard in manifest.shards(existing):
+        faults |= manifest.check_shard(directory, shard, with_digests)
+    for name, sha256 in existing["files"].items():
+        if fault := manifest.check_file(directory / name, sha256):
+            faults[name] = fault
+    return faults
+
+
+def describe(faults: Mapping[str, str]) -> str:
+    """How many files are corrupt, the first of them by name."""
+    texts = [f"{name} {fault}" for name, fault in faults.items()]
+    more = f"; and {len(texts) - _MAX_NAMED} more" if len(texts) > _MAX_NAMED else ""
+    return f"{len(texts)} corrupt {'file' if len(texts) == 1 else 'files'}: {'; '.join(texts[:_MAX_NAMED])}{more}"
+
+
+def make_again(
+    directory: epath.Path,
+    existing: manifest.Manifest,
+    corrupt: Mapping[str, str],
+    shards: Sequence[Shard],
+    job: ShardJob,
+) -> int:
+    """Makes corrupt files again.
+
+    They are made in a folder of their own, and replace the corrupt ones only if all of them are byte-identical to what
+    the manifest vouches for.
+
+    Args:
+      directory: the version folder.
+      existing: its manifest.
+      corrupt: see `find_corrupt`.
+      shards: the plan of the data set.
+      job: see `fill.fill_shard`; with `layout.repair_dir` for both folders.
+
+    Returns:
+      the number of cells that were read again.
+
+    Raises:
+      InputError: if a file comes out differently; the data set is left as it was.
+    """
+    from pipeline.job import fill  # OpenCV and TFDS take a second to import, which other jobs need not wait for
+    from pipeline.records import tfds_metadata
+
+    folder = epath.Path(job.shards_dir)
+    storage.remove_folder(folder)
+    storage.make_folder(folder)
+    try:
+        affected = [shard for shard in shards if {shard.file_name, layout.index_name(shard.file_name)} & corrupt.keys()]
+        for shard in affected:
+            storage.write_atomic(folder / layout.plan_name(shard.file_name), shard.to_json().encode())
+            fill.fill_shard(shard.file_name, job)
+        if existing["files"].keys() & corrupt.keys():
+            tfds_metadata.write(folder, existing)
+        _check_equal(folder, existing, corrupt)
+        for name in corrupt:
+            (folder / name).replace(directory / name)
+    finally:
+        storage.remove_folder(folder)
+    return sum(len(shard.cells) for shard in affected)
+
+
+def _check_equal(folder: epath.Path, existing: manifest.Manifest, names: Mapping[str, str]) -> None:
+    digests = dict(existing["files"])
+    for shard in manifest.shards(existing):
+        digests |= {shard["file"]: shard["sha256"], shard["index_file"]: shard["index_sha256"]}
+    if different := [name for name in names if manifest.check_file(folder / name, digests[name])]:
+        versions = ", ".join(
+            f"{package} {existing['package_versions'].get(package)} made it and {version} is installed"
+            for package, version in package_versions().items()
+            if existing["package_versions"].get(package) != version
+        )
+        raise InputError(
+            f"{different[0]}, made again, is not what the manifest vouches for, so the data set is left as it was "
+            f"({versions or 'the source has changed, or this CPU resizes differently'}); replace it by --overwrite"
+        )
