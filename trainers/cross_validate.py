@@ -1,11 +1,11 @@
-"""Trains a model on five folds of patients and judges each cell by the run that has not seen its patient.
+"""Trains a model on five folds of patients and predicts each cell by the run that has not seen its patient.
 
     python -m trainers.cross_validate --model=basic_cnn --data_dir=data --output_dir=runs/cv --epochs=12 --seed=1
 
-Flags that are not listed here go to the trainer (`python -m trainers.basic_cnn --help`), in the form `--flag=value`; a
-trainer's flagfile can be given too. The config is `folds`: three folds train, the next chooses the epoch, the last is
-predicted. Runs lie in `<output_dir>/fold_0` … `fold_4`, the pooled verdict in `<output_dir>/report`. Takes five times
-as long as one run; the same command again continues where it was stopped.
+Flags that are not listed here go to the trainer (`python -m trainers.basic_cnn --help`), in the form `--flag=value`,
+such as the flagfile of a trainer. Of the config `folds`, three folds train, the next one chooses the epoch, the last is
+predicted. The runs are in `<output_dir>/fold_0` … `fold_4`, the report on all cells in `<output_dir>/report`. It takes
+five times as long as one run; the same command again continues where it was stopped.
 """
 
 import subprocess
@@ -18,32 +18,38 @@ from absl import flags
 from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.splits.configs import CONFIGS, NUM_FOLDS
-from trainers import evaluation_flags, folds, run_dir, tf_import
+from trainers import evaluation_flags, run_dir, tf_import
 from trainers.data import open_data_set
 from trainers.evaluation import runs
 from trainers.evaluation.runs import FOLDS
 from trainers.training.signals import INTERRUPTED, PREEMPTED
 from trainers.training_flags import MODELS
 
-REPORT = "report"
+_REPORT = "report"
 _BATCH_SIZE = 256  # of predictions; --batch_size is the trainer's
+_SET_HERE = ("train_split", "validation_split", "test_split", "run_dir")
 
-_MODEL = flags.DEFINE_enum("model", None, MODELS, "Which trainer.", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the runs and the report.", required=True)
+_MODEL = flags.DEFINE_enum("model", None, MODELS, "Model to train.", required=True)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Root of the data sets, as given to pipeline.preprocess.", required=True
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Folder for the five runs and the report; made if missing.", required=True
+)
 evaluation_flags.define()
 flags.adopt_module_key_flags(evaluation_flags)
 
 
 def main(arguments: Sequence[str]) -> int | None:
-    """Trains fold after fold, then judges all of them together."""
-    trainer_flags = folds.check_trainer_flags(arguments)
+    """Trains fold after fold, then evaluates all of them together."""
+    trainer_flags = _trainer_flags(arguments)
     data_set = open_data_set(_DATA_DIR.value, FOLDS)
     folders = [Path(_OUTPUT_DIR.value) / name for name in CONFIGS[FOLDS].splits]
     for fold, folder in enumerate(folders):
         print(f"fold {fold + 1} of {NUM_FOLDS}: {folder}", flush=True)
-        command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, f"--data_dir={_DATA_DIR.value}"]
-        status = subprocess.run([*command, *folds.trainer_flags(fold), f"--run_dir={folder}"], check=False).returncode
+        command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, *_split_flags(fold)]
+        command += [f"--data_dir={_DATA_DIR.value}", f"--run_dir={folder}"]
+        status = subprocess.run(command, check=False).returncode
         if status in (PREEMPTED, INTERRUPTED):
             return status
         if status or run_dir.read(str(folder))["status"] != "finished":
@@ -58,9 +64,39 @@ def main(arguments: Sequence[str]) -> int | None:
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
 
-    print(evaluate.evaluate(grouped, data_set, options, str(Path(_OUTPUT_DIR.value) / REPORT)))
+    print(evaluate.evaluate(grouped, data_set, options, str(Path(_OUTPUT_DIR.value) / _REPORT)))
     return None
 
 
+def _trainer_flags(arguments: Sequence[str]) -> list[str]:
+    """The flags that go to the trainer; without `--config`, which its flagfile may hold."""
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if not argument.startswith("--"):
+            raise InputError(f"got the argument {argument!r}; expected flags in the form --flag=value")
+        if name in _SET_HERE:
+            raise InputError(f"--{name} is set for each fold; leave it out")
+    return [argument for argument in arguments if not argument.startswith("--config=")]
+
+
+def _split_flags(fold: int) -> list[str]:
+    """The trainer's flags for the run that is tested on a fold: the next fold validates, the others train."""
+    names = CONFIGS[FOLDS].splits
+    test, validation, *train = (names[(fold + i) % NUM_FOLDS] for i in range(NUM_FOLDS))
+    return [
+        f"--config={FOLDS}",
+        f"--train_split={'+'.join(sorted(train))}",
+        f"--validation_split={validation}",
+        f"--test_split={test}",
+    ]
+
+
 if __name__ == "__main__":
-    run(main, keep_unknown_flags=True)
+    run(
+        main,
+        keep_unknown_flags=True,
+        flag_groups={
+            "training": ("model", "data_dir", "output_dir"),
+            "evaluation": ("test_time_flips", "num_resamples", "bootstrap_seed", "prevalence"),
+        },
+    )

@@ -2,7 +2,7 @@
 
     python -m trainers.export --run_dir=runs/basic_cnn --format=saved_model,onnx,litert
 
-Some seconds a format. How to use what it writes: see BUILD.md, "Exporting a model".
+It takes a few seconds per format. How to use what it writes: see BUILD.md, "Exporting a model".
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,23 @@ from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from trainers import export_formats, run_dir, tf_import
 
-_RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of a run of a trainer.", required=True)
-_FORMAT = flags.DEFINE_list("format", None, f"One or more of {', '.join(export_formats.NAMES)}.", required=True)
+_RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of a run, as given to its trainer.", required=True)
+_FORMAT = flags.DEFINE_list(
+    "format", None, f"Formats to write, one or more of {', '.join(export_formats.NAMES)}.", required=True
+)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Exports the run's best model; prints where to."""
     reject_arguments(arguments)
     if not _FORMAT.value:
-        raise InputError(f"--format is empty; expected some of {','.join(export_formats.NAMES)}")
+        raise InputError(f"--format is empty; expected one or more of {','.join(export_formats.NAMES)}")
     export_formats.check(_FORMAT.value, "format")
     run_dir.read(_RUN_DIR.value)
     tf_import.import_tensorflow()
-    for path in export_formats.export(_RUN_DIR.value, _FORMAT.value):
+    from trainers.evaluation.predictions import load_model  # seconds of imports that mistakes need not wait for
+
+    for path in export_formats.export(_RUN_DIR.value, load_model(_RUN_DIR.value), _FORMAT.value):
         print(path)
 
 

@@ -4,9 +4,9 @@
     onnx           export/model.onnx        ONNX Runtime and whatever else reads ONNX; needs requirements-export.txt
     litert         export/model.tflite      LiteRT (TensorFlow Lite), for phones and small boards
 
-All take what `model.keras` takes, uint8 RGB [batch, size, size, 3] in 0…255, give its probabilities float32 [batch, 1],
-and compute in float32 whatever the model was trained in, since the others know no bfloat16. No Keras is imported until
-a model is exported.
+They take what `model.keras` takes, uint8 RGB [batch, size, size, 3], give its probabilities, float32 [batch, 1] in 0…1,
+and compute in float32 whatever the model was trained in, since other runtimes have no bfloat16. Keras is not imported
+before a model is exported.
 """
 
 import importlib.util
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import InputError
-from trainers import run_dir
 
 if TYPE_CHECKING:
     import keras
@@ -40,11 +39,11 @@ NAMES = tuple(_FORMATS)
 
 
 def check(names: Sequence[str], flag: str) -> None:
-    """Checks before anything slow that these formats can be written.
+    """Checks, before anything slow, that formats can be written.
 
     Args:
-      names: of formats.
-      flag: where they come from, for errors.
+      names: the formats.
+      flag: name of the flag they came from, for errors.
 
     Raises:
       InputError: if there is no such format, or what it needs is not installed.
@@ -61,22 +60,20 @@ def check(names: Sequence[str], flag: str) -> None:
             )
 
 
-def export(run_folder: str | Path, names: Sequence[str]) -> list[Path]:
-    """Writes a run's `model.keras` in other formats; each appears whole or not at all, and replaces an older one.
+def export(run_folder: str | Path, model: "keras.Model", names: Sequence[str]) -> list[Path]:
+    """Writes a run's model in other formats; each file appears once it is complete, and replaces an older one.
 
     Args:
-      run_folder: of a run that has a model.
+      run_folder: the run's folder.
+      model: its model.
       names: formats, see `check`.
 
     Returns:
       what was written, in the order of the names.
 
     Raises:
-      InputError: if the model cannot be loaded or the folder not be written, or Keras does not run on TensorFlow.
+      InputError: if the folder cannot be written, or Keras does not run on TensorFlow.
     """
-    path = Path(run_folder) / run_dir.MODEL
-    if not path.exists():
-        raise InputError(f"{run_folder} has no {path.name}; run its trainer first")
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -84,17 +81,8 @@ def export(run_folder: str | Path, names: Sequence[str]) -> list[Path]:
             f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}; give the command "
             f"KERAS_BACKEND=tensorflow python -m trainers.export --run_dir={run_folder} --format={','.join(names)}"
         )
-    model = _in_float32(_load(path))
-    return [_write(model, Path(run_folder) / FOLDER, _FORMATS[name]) for name in names]
-
-
-def _load(path: Path) -> "keras.Model":
-    import keras
-
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:  # a damaged archive fails in zipfile, json, h5py or Keras, each in its own way
-        raise InputError(f"{path} cannot be loaded ({error}); train again into another --run_dir") from error
+    in_float32 = _in_float32(model)
+    return [_write(in_float32, Path(run_folder) / FOLDER, _FORMATS[name]) for name in names]
 
 
 def _in_float32(model: "keras.Model") -> "keras.Model":
@@ -106,18 +94,18 @@ def _in_float32(model: "keras.Model") -> "keras.Model":
 
     result = keras.models.clone_model(model, clone_function=copy)
     result.set_weights(model.get_weights())
-    result(keras.ops.zeros((1, *result.input_shape[1:]), "uint8"))  # Keras exports what was called before
+    result(keras.ops.zeros((1, *result.input_shape[1:]), "uint8"))  # Keras exports only models that have been called
     return result
 
 
-def _write(model: "keras.Model", folder: Path, its_format: _Format) -> Path:
-    path, partial = folder / its_format.file, folder / f"partial.{its_format.file}"
+def _write(model: "keras.Model", folder: Path, to: _Format) -> Path:
+    path, partial = folder / to.file, folder / f"partial.{to.file}"
     try:
         folder.mkdir(exist_ok=True)
         _remove(partial)
         try:
             with warnings.catch_warnings(action="ignore", category=FutureWarning):  # tf2onnx, of NumPy
-                model.export(partial, format=its_format.keras_name, verbose=False)
+                model.export(partial, format=to.keras_name, verbose=False)
             _remove(path)
             partial.rename(path)
         finally:

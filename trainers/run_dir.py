@@ -1,14 +1,15 @@
-"""A run's folder: what lies in it, and `run.json`, which tells what the run was.
+"""A run's folder: what lies in it, and `run.json`, which says how the run was made.
 
 run.json        model, flags, data (fingerprint, patients), versions, timings, status
 model.keras     the model of the best epoch by validation loss
-history.csv     one line an epoch
+history.csv     one line per epoch
+thresholds.json   thresholds and temperature of model.keras, fitted on the validation split
 curves.png      loss and accuracy over the epochs
 augmentation.png   a training cell and five augmented versions of it
 tensorboard/    event files
-checkpoint/     the last step kept, while the run is unfinished
-features/       what a frozen backbone gave, while the run is unfinished
-export/         the model in other forms, if asked for
+checkpoint/     the newest checkpoint, while the run is unfinished
+features/       features from a frozen backbone, while the run is unfinished
+export/         the model in other formats, with --export
 """
 
 import csv
@@ -34,8 +35,8 @@ CHECKPOINT = "checkpoint"
 FEATURES = "features"
 
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
-# Where things lie, and how often a checkpoint is kept, does not decide on what comes out.
-_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "max_corrupt_records"}  # the last: of older runs only
+# Paths and checkpoints do not affect the result; the last is a flag of earlier versions.
+_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "max_corrupt_records"}
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -48,7 +49,7 @@ HISTORY_COLUMNS = (
     "images_per_second",
     "waiting_share",
 )
-"""Of `history.csv`."""
+"""Columns of `history.csv`."""
 
 Run = dict[str, Any]
 HistoryRow = dict[str, float]
@@ -56,7 +57,7 @@ HistoryRow = dict[str, float]
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides on a run's numbers."""
+    """Versions of the packages that a run's numbers depend on."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
 
 
@@ -79,20 +80,20 @@ def read(run_dir: str) -> Run:
 
 
 def write(run_dir: str, run: Run) -> None:
-    """Writes `run.json`; it appears whole or not at all."""
+    """Writes `run.json` atomically."""
     content = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
     storage.write_atomic(Path(run_dir) / RUN, content.encode())
 
 
-def claim(run_dir: str, wanted: Run) -> Run:
-    """Makes a folder this run's own, or finds the run that was begun in it.
+def acquire(run_dir: str, wanted: Run) -> Run:
+    """Makes the folder of a new run, or reads the run that was begun in it.
 
     Args:
       run_dir: the folder.
-      wanted: `model`, `flags`, `data` and the rest of a fresh `run.json`.
+      wanted: a new run's `run.json`.
 
     Returns:
-      the run as far as it came: `wanted` for a fresh one.
+      the `run.json` of the folder: `wanted` if it is new.
 
     Raises:
       InputError: if the folder holds something else, or a run with other settings.
@@ -107,17 +108,17 @@ def claim(run_dir: str, wanted: Run) -> Run:
         except OSError as error:
             raise InputError(f"--run_dir={run_dir} cannot be written: {error}; give another") from error
         return wanted
-    found = read(run_dir)
-    if differing := differences(found, wanted):
+    run = read(run_dir)
+    if differing := differences(run, wanted):
         raise InputError(
             f"--run_dir={run_dir} holds a run with other settings: {'; '.join(differing)}; give the same flags to "
             "continue it, or another --run_dir"
         )
-    return found
+    return run
 
 
 def release(run_dir: str) -> None:
-    """Frees the folder of a run that failed before it kept anything, so that it may be begun with other flags."""
+    """Empties the folder of a run that failed before anything was saved, so that other flags may use it."""
     directory = Path(run_dir)
     if not any((directory / name).exists() for name in (MODEL, HISTORY, CHECKPOINT, FEATURES)):
         shutil.rmtree(directory / TENSORBOARD, ignore_errors=True)
@@ -125,21 +126,21 @@ def release(run_dir: str) -> None:
             (directory / name).unlink(missing_ok=True)
 
 
-def differences(found: Run, wanted: Run) -> list[str]:
-    """How a run differs from the wanted one; empty if it can be continued."""
+def differences(run: Run, wanted: Run) -> list[str]:
+    """How a run differs from the wanted one; empty if it can continue."""
     result = []
-    if found["model"] != wanted["model"]:
-        result.append(f"its model is {found['model']}, wanted {wanted['model']}")
-    for name in sorted(found["flags"].keys() | wanted["flags"].keys()):
-        old, new = found["flags"].get(name), wanted["flags"].get(name)
+    if run["model"] != wanted["model"]:
+        result.append(f"its model is {run['model']}, wanted {wanted['model']}")
+    for name in sorted(run["flags"].keys() | wanted["flags"].keys()):
+        old, new = run["flags"].get(name), wanted["flags"].get(name)
         if old != new and name not in _MAY_DIFFER:
             result.append(f"its --{name} is {old}, wanted {new}")
-    if found["data"]["fingerprint"] != wanted["data"]["fingerprint"]:
+    if run["data"]["fingerprint"] != wanted["data"]["fingerprint"]:
         result.append("its data set was made from another source")
     return result
 
 
-def farewell(run_dir: str, data_dir: str) -> str:
+def next_steps(run_dir: str, data_dir: str) -> str:
     """Where everything is, and what to do next."""
     return (
         f"all of it is in {run_dir}; next: python -m trainers.evaluate --data_dir={data_dir} --run_dirs={run_dir} "

@@ -1,10 +1,11 @@
 """The flags that all trainers share, defined once; no TensorFlow here, so that `--help` is quick.
 
-The defaults are the original's recipe; `trainers/flagfiles/<model>.flags` is the better one. A flag's name is its
-name everywhere: in `Options`, in `run.json`, in the functions that it reaches.
+The defaults are the original's recipe; `trainers/flagfiles/<model>.flags` is the better one. A flag has the same name
+in `Options`, in `run.json`, and in the functions that it reaches.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -17,13 +18,6 @@ from trainers.augmentation.ranges import FILLS, FLIPS, Ranges
 MODELS = ("basic_cnn", "vgg_frozen", "vgg_ft")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 INPUT_MODES = ("auto", "resident", "mapped", "streaming")
-OPTIMIZERS = ("adam", "rmsprop")
-SCHEDULES = ("constant", "plateau", "cosine")
-CLASS_WEIGHTS = ("none", "balanced")
-JIT_COMPILE = ("auto", "true", "false")
-DISTRIBUTE = ("auto", "none", "mirrored")
-VGG_INPUTS = ("imagenet", "original")
-_DEFAULT_CONFIG = next(iter(CONFIGS))
 _SPLITS = (("train_split", "train"), ("validation_split", "validation"), ("test_split", "test"))
 
 
@@ -82,116 +76,129 @@ def define(
     schedule: str = "plateau",
     ranges: Ranges = Ranges(),  # noqa: B008 - immutable
     is_vgg: bool = False,
-) -> None:
-    """Defines the flags for a trainer's main module, with the original's values of that model as defaults."""
-    _define_data()
-    _define_recipe(optimizer, learning_rate, schedule)
-    _define_augmentation(ranges)
-    _define_hardware()
-    if is_vgg:
-        flags.DEFINE_string(
-            "vgg_weights",
-            "imagenet",
-            "imagenet (Keras downloads them once), a Keras weights file, an .npz by layer name, or none.",
-        )
-        flags.DEFINE_enum(
-            "vgg_input",
-            "imagenet",
-            VGG_INPUTS,
-            "imagenet: BGR, mean-centred, as the weights expect; original: BGR/255.",
-        )
+) -> dict[str, list[str]]:
+    """Defines the flags for a trainer's main module, with the original's values of that model as defaults.
+
+    Returns:
+      the groups of `--help`: heading -> names of flags.
+    """
+    groups = {}
+    known = set(flags.FLAGS)
+    for heading, define_group in (
+        ("data", _define_data),
+        ("recipe", lambda: _define_recipe(optimizer, learning_rate, schedule, is_vgg)),
+        ("augmentation", lambda: _define_augmentation(ranges)),
+        ("hardware", _define_hardware),
+        ("output", _define_output),
+    ):
+        define_group()
+        groups[heading] = [name for name in flags.FLAGS if name not in known]
+        known |= set(groups[heading])
+    return groups
+
+
+def _define(name: str, default: Any, values: Sequence[Any], meaning: str) -> None:
+    """Defines a flag with a default: text with the values that it may have, or a number with its bounds."""
+    if isinstance(default, str):
+        flags.DEFINE_enum(name, default, values, meaning)
+    else:
+        define_number = flags.DEFINE_integer if isinstance(default, int) else flags.DEFINE_float
+        define_number(name, default, meaning, *values)
 
 
 def _define_data() -> None:
     flags.DEFINE_string("data_dir", None, "Root of the data sets, as given to pipeline.preprocess.", required=True)
-    flags.DEFINE_string("run_dir", None, "Folder of this run: model, history, curves.", required=True)
-    flags.DEFINE_enum("config", _DEFAULT_CONFIG, list(CONFIGS), "Config of the data set.")
-    flags.DEFINE_string("train_split", None, "TFDS split expression to train on; 'train' unless the config is folds.")
-    flags.DEFINE_string("validation_split", None, "TFDS split expression that chooses the best epoch; 'validation'.")
-    flags.DEFINE_string("test_split", None, "TFDS split expression that is kept for trainers.evaluate; 'test'.")
-    flags.DEFINE_enum(
-        "input",
-        "auto",
-        INPUT_MODES,
-        "resident: all cells in memory; mapped: memory maps of local shards; streaming: read while training; auto: "
-        "the first of these that is possible.",
+    _define("config", next(iter(CONFIGS)), list(CONFIGS), "Config of the data set: how its splits are made.")
+    uses = ("to train on", "that choose the best epoch and the thresholds", "to keep for trainers.evaluate")
+    for (name, default), use in zip(_SPLITS, uses, strict=True):
+        meaning = f"TFDS split expression of the cells {use}; {default} if not given, required for the config folds."
+        flags.DEFINE_string(name, None, meaning)
+    meaning = (
+        "How cells are read. resident: all of them in memory; mapped: from memory maps of local shards; streaming: "
+        "record by record, for object stores; auto: the first of these that is possible."
     )
+    _define("input", "auto", INPUT_MODES, meaning)
 
 
-def _define_recipe(optimizer: str, learning_rate: float, schedule: str) -> None:
-    flags.DEFINE_integer("epochs", 25, "Number of epochs, at most.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 64, "Cells a step.", lower_bound=1)
-    flags.DEFINE_enum("optimizer", optimizer, OPTIMIZERS, "Of the weights.")
-    flags.DEFINE_float("learning_rate", learning_rate, "Of the optimizer, at its highest.", lower_bound=1e-12)
-    flags.DEFINE_float("weight_decay", 0.0, "Share of the weights taken away a step, times the rate.", lower_bound=0.0)
-    flags.DEFINE_enum(
-        "schedule",
-        schedule,
-        SCHEDULES,
-        "plateau: halved when the validation loss stands still for 2 epochs; cosine: down to nothing over all epochs.",
+def _define_recipe(optimizer: str, learning_rate: float, schedule: str, is_vgg: bool) -> None:
+    _define("epochs", 25, (1, None), "Maximum number of epochs.")
+    _define("batch_size", 64, (1, None), "Cells per training step, over all devices.")
+    _define("optimizer", optimizer, ("adam", "rmsprop"), "Keras optimizer.")
+    _define("learning_rate", learning_rate, (1e-12, None), "Peak learning rate.")
+    _define("weight_decay", 0.0, (0.0, None), "Decoupled weight decay; 0 for none.")
+    meaning = (
+        "Learning rate schedule. plateau: halve it when the validation loss has not improved for 2 epochs; cosine: "
+        "decay it to 0 over all epochs."
     )
-    flags.DEFINE_float(
-        "warmup_epochs", 0.0, "Epochs over which --schedule=cosine rises from nothing first.", lower_bound=0.0
+    _define("schedule", schedule, ("constant", "plateau", "cosine"), meaning)
+    meaning = "Epochs over which the learning rate first rises from 0; only with --schedule=cosine."
+    _define("warmup_epochs", 0.0, (0.0, None), meaning)
+    meaning = "Stop after this many epochs without a lower validation loss; 0 never stops early."
+    _define("early_stopping_patience", 0, (0, None), meaning)
+    meaning = (
+        "Validate and save an exponential moving average of the weights, with this momentum per step; 0 for the "
+        "weights themselves."
     )
-    flags.DEFINE_integer(
-        "early_stopping_patience",
-        0,
-        "Stop after so many epochs without a lower validation loss; 0: never.",
-        lower_bound=0,
-    )
-    flags.DEFINE_float(
-        "ema_momentum",
-        0.0,
-        "Judge and save a moving average of the weights, of this momentum a step; 0: the weights themselves.",
-        lower_bound=0.0,
-        upper_bound=0.99999,
-    )
-    flags.DEFINE_float(
-        "label_smoothing", 0.0, "Labels are moved by half of this towards ½.", lower_bound=0.0, upper_bound=0.5
-    )
-    flags.DEFINE_float("dropout_rate", 0.3, "Of the two dense layers.", lower_bound=0.0, upper_bound=0.95)
-    flags.DEFINE_enum(
-        "class_weight", "none", CLASS_WEIGHTS, "balanced: both classes count the same, however many cells they have."
-    )
-    flags.DEFINE_integer(
-        "seed", 42, "Decides on initial weights, order, dropout, augmentation.", lower_bound=0, upper_bound=2**31 - 1
-    )
+    _define("ema_momentum", 0.0, (0.0, 0.99999), meaning)
+    _define("label_smoothing", 0.0, (0.0, 0.5), "Label smoothing, as in Keras's losses; 0 for none.")
+    _define("dropout_rate", 0.3, (0.0, 0.95), "Dropout rate after each of the two dense layers.")
+    meaning = "Class weights in the loss. balanced: each class has the same total, however many cells it has."
+    _define("class_weight", "none", ("none", "balanced"), meaning)
+    meaning = "Random seed of the initial weights, the order of the cells, dropout and augmentation."
+    _define("seed", 42, (0, 2**31 - 1), meaning)
+    if is_vgg:
+        meaning = (
+            "Pretrained weights of the convolutions: imagenet (Keras downloads them once), the path of a Keras weights "
+            "file or of an .npz with layer names, or none."
+        )
+        flags.DEFINE_string("vgg_weights", "imagenet", meaning)
+        meaning = (
+            "How VGG-19 gets its pixels. imagenet: BGR minus ImageNet's mean, as the pretrained weights expect; "
+            "original: BGR/255, as in the original."
+        )
+        _define("vgg_input", "imagenet", ("imagenet", "original"), meaning)
 
 
 def _define_augmentation(ranges: Ranges) -> None:
     for name, upper_bound, meaning in (
-        ("rotation_degrees", 180.0, "Turn by up to ± this."),
-        ("zoom", 0.9, "Stretch each axis by up to ± this share."),
-        ("shift", 1.0, "Move each way by up to ± this share of the side."),
-        ("shear_degrees", 80.0, "Shear by up to ± this."),
-        ("stain_gain", 0.9, "Each channel times up to 1 ± this."),
-        ("stain_offset", 1.0, "Each channel plus up to ± this share of 255."),
-        ("stain_contrast", 0.9, "Each channel's contrast times up to 1 ± this."),
-        ("stain_hue_degrees", 180.0, "Turn the hue by up to ± this."),
+        ("rotation_degrees", 180.0, "Rotate each cell by a random angle of up to ± this"),
+        ("zoom", 0.9, "Stretch each axis by a random factor of 1 ± this"),
+        ("shift", 1.0, "Shift each axis by a random part, up to ± this, of the image's side"),
+        ("shear_degrees", 80.0, "Shear each cell by a random angle of up to ± this"),
+        ("stain_gain", 0.9, "Multiply each colour channel by a random factor of 1 ± this"),
+        ("stain_offset", 1.0, "Add to each colour channel a random part, up to ± this, of 255"),
+        ("stain_contrast", 0.9, "Multiply the contrast of each colour channel by a random factor of 1 ± this"),
+        ("stain_hue_degrees", 180.0, "Rotate the hue by a random angle of up to ± this"),
     ):
-        flags.DEFINE_float(name, getattr(ranges, name), meaning, lower_bound=0.0, upper_bound=upper_bound)
-    flags.DEFINE_enum("flip", ranges.flip, FLIPS, "Axes that are flipped for half of the cells.")
-    flags.DEFINE_enum("fill", ranges.fill, FILLS, "What comes in from beyond the border.")
+        _define(name, float(getattr(ranges, name)), (0.0, upper_bound), f"{meaning}; 0 for none.")
+    _define("flip", ranges.flip, FLIPS, "Axes along which each cell is flipped at random, with probability ½.")
+    _define("fill", ranges.fill, FILLS, "Pixels from beyond the border: black, or like the nearest pixel.")
 
 
 def _define_hardware() -> None:
-    flags.DEFINE_enum(
-        "precision",
-        "auto",
-        PRECISIONS,
-        "Of the layers but the last; auto: bfloat16 or float16 on a GPU, bfloat16 on a processor that gains by it.",
+    meaning = (
+        "Compute dtype of all layers except the output. auto: bfloat16 or float16 on GPUs that have it, bfloat16 on "
+        "CPUs where the model is faster with it."
     )
-    flags.DEFINE_enum("jit_compile", "auto", JIT_COMPILE, "Compile the step by XLA; auto: on a GPU.")
-    flags.DEFINE_integer("steps_per_execution", 1, "Steps that the device takes in one call.", lower_bound=1)
-    flags.DEFINE_enum("distribute", "auto", DISTRIBUTE, "mirrored: all GPUs of this machine; auto: if it has several.")
-    flags.DEFINE_float(
-        "checkpoint_minutes", 10.0, "Keep a checkpoint that often, and at each epoch's end.", lower_bound=0.0
-    )
-    flags.DEFINE_list("export", [], f"Also write the best model in these forms: {', '.join(export_formats.NAMES)}.")
+    _define("precision", "auto", PRECISIONS, meaning)
+    meaning = "Whether XLA compiles the training step. auto: on GPUs."
+    _define("jit_compile", "auto", ("auto", "true", "false"), meaning)
+    meaning = "Training steps per call of the compiled function; more of them reduce the overhead per step."
+    _define("steps_per_execution", 1, (1, None), meaning)
+    meaning = "Devices that share each batch. mirrored: all GPUs of this machine; none: one; auto: all GPUs if several."
+    _define("distribute", "auto", ("auto", "none", "mirrored"), meaning)
+
+
+def _define_output() -> None:
+    meaning = "Folder of this run, for its model, history and curves: new, empty, or of the run to continue."
+    flags.DEFINE_string("run_dir", None, meaning, required=True)
+    meaning = "Minutes between checkpoints within an epoch; each epoch ends with one, too."
+    _define("checkpoint_minutes", 10.0, (0.0, None), meaning)
+    flags.DEFINE_list("export", [], f"Other formats to write the best model in: {', '.join(export_formats.NAMES)}.")
 
 
 def read() -> Options:
-    """The flags' values, splits filled in.
+    """The flags' values, with the default splits filled in.
 
     Raises:
       InputError: if the config has no split of the default name and none was given, or flags contradict each other.
@@ -215,11 +222,11 @@ def read() -> Options:
 def _check(options: Options) -> None:
     for name, value in options._asdict().items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"--{name}={value} is no finite number")
+            raise InputError(f"--{name}={value} is NaN or infinite; expected a finite number")
     export_formats.check(options.export, "export")
     if options.warmup_epochs and options.schedule != "cosine":
         raise InputError(
-            f"--warmup_epochs={options.warmup_epochs:g} goes with --schedule=cosine; got --schedule={options.schedule}"
+            f"--warmup_epochs={options.warmup_epochs:g} needs --schedule=cosine; got --schedule={options.schedule}"
         )
     if options.warmup_epochs >= options.epochs:
         raise InputError(

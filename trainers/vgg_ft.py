@@ -2,7 +2,7 @@
 
     python -m trainers.vgg_ft --flagfile=trainers/flagfiles/vgg_ft.flags --data_dir=data --run_dir=runs/vgg_ft
 
-A GPU's work: two CPU cores take some ten cells a second. The same command again continues a run that was stopped.
+Use a GPU: two CPU cores train on about ten cells per second. The same command again continues a run that was stopped.
 """
 
 import functools
@@ -12,9 +12,9 @@ from absl import flags
 from pipeline.command import run
 from trainers import training_flags
 from trainers.augmentation.ranges import Ranges
-from trainers.training.main import launch
+from trainers.training.main import main
 
-training_flags.define(
+_GROUPS = training_flags.define(
     optimizer="rmsprop",
     learning_rate=1e-5,
     schedule="constant",  # the original built its callbacks and never passed them on
@@ -24,4 +24,4 @@ training_flags.define(
 flags.adopt_module_key_flags(training_flags)
 
 if __name__ == "__main__":
-    run(functools.partial(launch, "vgg_ft"))
+    run(functools.partial(main, "vgg_ft"), flag_groups=_GROUPS)

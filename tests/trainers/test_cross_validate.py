@@ -1,62 +1,71 @@
-"""Cross-validation: which folds a run sees, what goes to the trainer, and the whole command on synthetic cells."""
+"""Cross-validation: which folds a run sees, what goes to the trainer, and the report on all cells."""
 
 import json
+import subprocess
+from unittest import mock
 
+import forked
 import pytest
-from conftest import ROOT, assert_one_line_error, run_command
+from conftest import ROOT, assert_one_line_error, run_in_process
 
-from pipeline.errors import InputError
-from trainers import folds
-
-
-def test_every_fold_is_judged_once_and_never_seen():
-    for fold in range(5):
-        flags = dict(flag.lstrip("-").split("=") for flag in folds.trainer_flags(fold))
-        assert flags["config"] == "folds"
-        assert flags["test_split"] == f"fold_{fold}"
-        parts = [*flags["train_split"].split("+"), flags["validation_split"], flags["test_split"]]
-        assert sorted(parts) == [f"fold_{i}" for i in range(5)]
+FOLDS = [f"fold_{fold}" for fold in range(5)]
 
 
-def test_what_goes_to_the_trainer():
-    given = ["--epochs=2", "--config=by_patient", "--augmentation=flips"]
-    assert folds.check_trainer_flags(given) == ["--epochs=2", "--augmentation=flips"]
-    with pytest.raises(InputError, match="--train_split is decided by the fold"):
-        folds.check_trainer_flags(["--train_split=fold_0"])
-    with pytest.raises(InputError, match="got the argument '12'; expected flags in the form --flag=value"):
-        folds.check_trainer_flags(["--epochs", "12"])
+def cross_validate(data_dir, output_dir, *flags, model="basic_cnn"):
+    return run_in_process(
+        "trainers.cross_validate", f"--model={model}", f"--data_dir={data_dir}", f"--output_dir={output_dir}", *flags
+    )
 
 
-def test_mistakes_are_one_line(data_dir, tmp_path):
-    flags = ("--model=basic_cnn", f"--output_dir={tmp_path / 'cv'}")
-    assert_one_line_error(run_command("trainers.cross_validate", *flags, f"--data_dir={tmp_path}"), "has no data set")
-    result = run_command("trainers.cross_validate", *flags, f"--data_dir={data_dir}", "--epochs=0")
-    assert "--epochs" in result.stderr, "the trainer says it"
-    assert "the trainer of fold 0 ended with status 1" in result.stderr
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    result = run_command("trainers.cross_validate", "--model=none", *flags[1:], f"--data_dir={data_dir}")
-    assert "basic_cnn" in result.stderr
-    assert "Traceback" not in result.stderr
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--train_split=fold_0"], "--train_split is set for each fold"),
+        (["--epochs", "12"], "got the argument '12'; expected flags in the form --flag=value"),
+        (["--data_dir=none"], "has no data set"),
+        (["--model=none"], "basic_cnn"),
+    ],
+)
+def test_flag_mistakes(flags, expected, data_dir, tmp_path):
+    assert_one_line_error(cross_validate(data_dir, tmp_path / "cv", *flags), expected)
 
 
-def test_five_folds_make_one_verdict_and_continue(data_dir, tmp_path):
-    command = ("trainers.cross_validate", "--model=basic_cnn", f"--data_dir={data_dir}", f"--output_dir={tmp_path}")
-    flagfile = f"--flagfile={ROOT}/trainers/flagfiles/basic_cnn.flags"
-    flags = (flagfile, "--epochs=1", "--batch_size=32", "--num_resamples=100")
-    result = run_command(*command, *flags)
+def test_a_mistake_of_the_trainers_flags(data_dir, tmp_path, capfd):
+    result = cross_validate(data_dir, tmp_path / "cv", "--epochs=0")
+    assert_one_line_error(result, "the trainer of fold 0 ended with status 1")
+    assert "--epochs" in capfd.readouterr().err, "the trainer says it"
+
+
+def test_five_folds_make_one_report_and_continue(data_dir, tmp_path):
+    flags = (f"--flagfile={ROOT}/trainers/flagfiles/basic_cnn.flags", "--epochs=1", "--batch_size=32")
+    statuses = [0, 0, 75]  # the third run is preempted before it begins
+    outputs = []
+
+    def run_trainer(command, check):
+        """Without a new import of TensorFlow for each fold."""
+        if statuses and (status := statuses.pop(0)):
+            return subprocess.CompletedProcess(command, status)
+        result = forked.run(tmp_path / f"{len(outputs)}.txt", *command[2:])
+        outputs.append(result.stdout)
+        return result
+
+    with mock.patch("subprocess.run", run_trainer):
+        assert cross_validate(data_dir, tmp_path, *flags, "--num_resamples=100").returncode == 75
+        assert not (tmp_path / "report").exists()
+        result = cross_validate(data_dir, tmp_path, *flags, "--num_resamples=100")
     assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "report" / "metrics.json").read_text())["models"]["basic_cnn"]
+    assert ["is trained already" in output for output in outputs] == [False, False, True, True, False, False, False]
+    entry = json.loads((tmp_path / "report" / "metrics.json").read_text())["models"]["basic_cnn"]
     splits = json.loads((data_dir / "tfds_malaria/folds/1.0.0/manifest.json").read_text())["splits"]
-    assert found["num_cells"] == sum(split["num_cells"] for split in splits.values())
-    assert found["leak"] == {"is_external": False, "train_patients": [], "validation_patients": []}
-    assert len(found["folds"]["auc"]["values"]) == 5
-    assert "accuracy" in result.stdout
+    assert entry["num_cells"] == sum(split["num_cells"] for split in splits.values())
+    assert entry["leak"] == {"is_external": False, "train_patients": [], "validation_patients": []}
+    assert len(entry["folds"]["auc"]["values"]) == 5
     assert "over 5 folds" in result.stdout
-    run = json.loads((tmp_path / "fold_2" / "run.json").read_text())
-    patients = [patient for fold in (4, 0, 1) for patient in splits[f"fold_{fold}"]["patients"]]
-    assert run["data"]["train_patients"] == sorted(patients)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("fold_*/model.keras")}
-    again = run_command(*command, *flags)
-    assert again.stdout.count("is trained already") == 5
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("fold_*/model.keras")} == before
+    for fold in FOLDS:
+        record = json.loads((tmp_path / fold / "run.json").read_text())
+        given = record["flags"]
+        trained = given["train_split"].split("+")
+        assert (given["config"], given["test_split"]) == ("folds", fold)
+        assert sorted([*trained, given["validation_split"], fold]) == FOLDS
+        patients = [patient for name in trained for patient in splits[name]["patients"]]
+        assert record["data"]["train_patients"] == sorted(patients)

@@ -69,17 +69,17 @@ def test_exports_agree_with_the_model(name, build, policy, tmp_path, monkeypatch
         run = make_run(tmp_path / "run", build(32))
     finally:
         keras.config.set_dtype_policy("float32")
-    assert export_formats.export(run, [name]) == [run / "export" / FILES[name]]
-    assert [path.name for path in (run / "export").iterdir()] == [FILES[name]], "nothing else is left"
-    found = use(name, run, tmp_path, monkeypatch)
-    assert (found.dtype, found.shape) == (np.float32, (5, 1))
     model = keras.models.load_model(run / "model.keras")
-    np.testing.assert_allclose(found, model.predict(IMAGES, verbose=0), atol=1e-5 if policy == "float32" else 1e-2)
+    assert export_formats.export(run, model, [name]) == [run / "export" / FILES[name]]
+    assert [path.name for path in (run / "export").iterdir()] == [FILES[name]], "nothing else is left"
+    exported = use(name, run, tmp_path, monkeypatch)
+    assert (exported.dtype, exported.shape) == (np.float32, (5, 1))
+    np.testing.assert_allclose(exported, model.predict(IMAGES, verbose=0), atol=1e-5 if policy == "float32" else 1e-2)
     in_float32 = build(32)
     in_float32.set_weights(model.get_weights())
     expected = in_float32.predict(IMAGES, verbose=0)
     assert expected.std() > 1e-3, "predictions differ from cell to cell"
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(exported, expected, atol=1e-5)
 
 
 def test_the_command_replaces_an_older_export(tmp_path):
@@ -95,7 +95,8 @@ def test_the_command_replaces_an_older_export(tmp_path):
 
 
 def test_mistakes(tmp_path):
-    run = make_run(tmp_path / "run", architectures.basic_cnn(32))
+    model = architectures.basic_cnn(32)
+    run = make_run(tmp_path / "run", model)
 
     def export(folder, *flags):
         return run_in_process("trainers.export", f"--run_dir={folder}", *flags)
@@ -112,7 +113,7 @@ def test_mistakes(tmp_path):
     assert_one_line_error(export(tmp_path / "torn", "--format=litert"), "model.keras cannot be loaded")
     (run / "export").write_text("in the way")
     with pytest.raises(InputError, match=r"cannot be written.*export again"):
-        export_formats.export(run, ["saved_model"])
+        export_formats.export(run, model, ["saved_model"])
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -127,9 +128,8 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_other_backends_are_sent_to_tensorflow(monkeypatch, tmp_path):
-    (tmp_path / "model.keras").touch()
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(
         InputError, match=r"not on jax; give the command KERAS_BACKEND=tensorflow python -m trainers.export"
     ):
-        export_formats.export(tmp_path, ["onnx"])
+        export_formats.export(tmp_path, None, ["onnx"])

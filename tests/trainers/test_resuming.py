@@ -1,23 +1,29 @@
 """Runs that are killed, preempted, damaged: they continue with the same numbers, or say why they cannot."""
 
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 
+import forked
+import keras
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, run_command
+from conftest import assert_one_line_error, run_in_process
 
+from pipeline.errors import InputError
 from trainers.run_dir import read_history
+from trainers.training import checkpoint
+from trainers.training.epoch_end import ResumablePlateau, has_stood_still
+from trainers.training.optimizer import PLATEAU
 
 # Everything that has a state: dropout, augmentation, cosine or plateau, averaged weights, running metrics.
-FLAGS = ("--batch_size=8", "--seed=7", "--checkpoint_minutes=0")
-VGG = ("--epochs=2", "--train_split=train[:44]", "--vgg_weights=none")
+FLAGS = ("--seed=7", "--checkpoint_minutes=0", "--validation_split=validation[:8]")
+VGG = ("--batch_size=4", "--train_split=train[:10]", "--vgg_weights=none")
 RECIPES = {
     "basic_cnn": (
         "--epochs=3",
+        "--batch_size=8",
         "--train_split=train[:60]",
         "--rotation_degrees=180",
         "--stain_gain=0.2",
@@ -28,30 +34,18 @@ RECIPES = {
         "--label_smoothing=0.1",
         "--class_weight=balanced",
     ),
-    "vgg_frozen": (*VGG, "--schedule=plateau"),
-    "vgg_ft": (*VGG, "--stain_gain=0.1", "--ema_momentum=0.9"),
+    "vgg_frozen": (*VGG, "--epochs=4", "--schedule=plateau"),
+    "vgg_ft": (*VGG, "--epochs=2", "--stain_gain=0.1"),
 }
-NUM_STEPS = {"basic_cnn": 24, "vgg_frozen": 12, "vgg_ft": 12}
-EPOCHS = {"basic_cnn": 3, "vgg_frozen": 2, "vgg_ft": 2}
+NUM_STEPS = {"basic_cnn": 24, "vgg_frozen": 12, "vgg_ft": 6}
 TIMES = {"seconds", "images_per_second", "waiting_share"}
 
 
 def command(model, data_dir, run_dir, *flags):
-    return [
-        sys.executable,
-        "-m",
-        f"trainers.{model}",
-        *FLAGS,
-        *RECIPES[model],
-        f"--data_dir={data_dir}",
-        f"--run_dir={run_dir}",
-        *flags,
-    ]
+    return (f"trainers.{model}", *FLAGS, *RECIPES[model], f"--data_dir={data_dir}", f"--run_dir={run_dir}", *flags)
 
 
 def weights_of(run_dir):
-    import keras
-
     return keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
 
 
@@ -60,143 +54,134 @@ def numbers_of(run_dir):
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
-def run_and_signal(arguments, run_dir, number, at_step):
-    """Runs a command until its checkpoint is at some step, and signals it then."""
-    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        deadline = time.monotonic() + 300
-        while not any(int(path.stem.partition("_")[2]) >= at_step for path in run_dir.glob("checkpoint/step_*.npz")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.stdout.read()
-            time.sleep(0.002)
-        os.kill(process.pid, number)
-        output = process.stdout.read()
-    return process.returncode, output
+def signal_at(step, number, output, arguments, run_dir):
+    """Runs a command until its checkpoint is at some step, and signals it then; returns its exit status and output."""
+    process = forked.start(output, *arguments)
+    deadline = time.monotonic() + 300
+    while not any(int(path.stem.partition("_")[2]) >= step for path in run_dir.glob("checkpoint/step_*.npz")):
+        assert time.monotonic() < deadline
+        assert process.is_alive(), output.read_text()
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    process.join(300)
+    return process.exitcode, output.read_text()
 
 
-@pytest.fixture(scope="module", params=sorted(RECIPES))
-def undisturbed(request, data_dir, tmp_path_factory):
-    path = tmp_path_factory.mktemp("undisturbed") / "run"
-    result = subprocess.run(
-        command(request.param, data_dir, path), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    return request.param, path
-
-
-def test_a_run_killed_at_random_steps_ends_with_the_same_bits(undisturbed, data_dir, tmp_path):
-    model, expected = undisturbed
-    run_dir = tmp_path / "run"
+@pytest.mark.parametrize("model", sorted(RECIPES))
+def test_a_run_that_is_killed_ends_with_the_same_bits(model, data_dir, tmp_path, random_seed):
+    expected, run_dir, output = tmp_path / "undisturbed", tmp_path / "run", tmp_path / "output"
+    result = forked.run(tmp_path / "undisturbed.txt", *command(model, data_dir, expected))
+    assert result.returncode == 0, result.stdout
+    stops = [(int(np.random.default_rng(random_seed).integers(1, NUM_STEPS[model] - 1)), signal.SIGKILL, -9)]
+    if model == "basic_cnn":  # killed at an epoch's end, where a checkpoint differs from those within, then preempted
+        stops = [(8, signal.SIGKILL, -9), (8 + stops[0][0] // 2, signal.SIGTERM, 75)]
     arguments = command(model, data_dir, run_dir)
-    # The first kill is at an epoch's end, where a checkpoint differs from those within an epoch.
-    first = NUM_STEPS[model] // EPOCHS[model]
-    steps = (first, int(np.random.default_rng().integers(first + 1, NUM_STEPS[model] - 1)))
-    for step in steps:
-        status, output = run_and_signal(arguments, run_dir, signal.SIGKILL, step)
-        assert status == -signal.SIGKILL, output
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "continuing in epoch" in result.stdout
-    assert numbers_of(run_dir) == numbers_of(expected), f"killed after steps {steps}"
-    for found, wanted in zip(weights_of(run_dir), weights_of(expected), strict=True):
-        np.testing.assert_array_equal(found, wanted, f"killed after steps {steps}")
+    for step, number, expected_status in stops:
+        status, text = signal_at(step, number, output, arguments, run_dir)
+        assert status == expected_status, text
+        assert ("the same command continues" in text) == (number == signal.SIGTERM)
+    result = forked.run(output, *arguments)
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.count("continuing in epoch") == len(stops)
+    assert numbers_of(run_dir) == numbers_of(expected)
+    for weight, expected_weight in zip(weights_of(run_dir), weights_of(expected), strict=True):
+        np.testing.assert_array_equal(weight, expected_weight)
 
 
-def test_preemption_keeps_a_checkpoint_and_says_so(undisturbed, data_dir, tmp_path):
-    model, expected = undisturbed
-    run_dir = tmp_path / "run"
-    arguments = command(model, data_dir, run_dir)
-    status, output = run_and_signal(arguments, run_dir, signal.SIGTERM, NUM_STEPS[model] // 2)
-    assert status == 75, output
-    assert "the same command continues" in output
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert numbers_of(run_dir) == numbers_of(expected), result.stderr
+@pytest.fixture(scope="module")
+def stopped(data_dir, tmp_path_factory):
+    """The folder of a run that Ctrl-C has stopped."""
+    folder = tmp_path_factory.mktemp("stopped")
+    arguments = command("basic_cnn", data_dir, folder / "run")
+    status, text = signal_at(2, signal.SIGINT, folder / "output", arguments, folder / "run")
+    assert status == 130, text
+    assert "Traceback" not in text
+    return folder / "run"
 
 
-def test_ctrl_c_keeps_a_checkpoint(data_dir, tmp_path):
-    status, output = run_and_signal(
-        command("basic_cnn", data_dir, tmp_path / "run"), tmp_path / "run", signal.SIGINT, 2
-    )
-    assert status == 130, output
-    assert "Traceback" not in output
-    assert len(list((tmp_path / "run/checkpoint").iterdir())) == 1
+@pytest.fixture
+def run_dir(stopped):
+    """The folder of a run that Ctrl-C has stopped, put back as it was afterwards."""
+    copy = stopped.with_name("copy")
+    shutil.copytree(stopped, copy)
+    yield stopped
+    shutil.rmtree(stopped)
+    copy.rename(stopped)
 
 
-def test_a_damaged_checkpoint_is_named_and_left_alone(data_dir, tmp_path):
-    model, run_dir = "basic_cnn", tmp_path / "run"
-    arguments = command(model, data_dir, run_dir)
-    run_and_signal(arguments, run_dir, signal.SIGTERM, 3)
-    (kept,) = (run_dir / "checkpoint").iterdir()
-    whole = kept.read_bytes()
-    before = {path: path.read_bytes() for path in run_dir.iterdir() if path.is_file()}
-    kept.write_bytes(whole[: len(whole) // 2])
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert_one_line_error(result, f"{kept.name} is damaged", "nothing was changed", "another --run_dir")
-    assert kept.read_bytes() == whole[: len(whole) // 2]
-    assert {path: path.read_bytes() for path in before} == before
+def test_a_damaged_checkpoint_is_named_and_left_alone(run_dir, data_dir):
+    (path,) = (run_dir / "checkpoint").iterdir()
+    path.write_bytes(path.read_bytes()[:-1000])
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    result = run_in_process(*command("basic_cnn", data_dir, run_dir))
+    assert_one_line_error(result, f"{path.name} is damaged", "nothing was changed", "another --run_dir")
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 
 
-def test_every_kind_of_damage_is_noticed(tmp_path):
-    from pipeline.errors import InputError
-    from trainers.training import checkpoint
-
-    arrays = {"0000:kernel": np.arange(1000, dtype=np.float32), "0001:seed": np.array([1, 2], np.uint32)}
-    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 2, [{"epoch": 0.0}], 3.5, arrays), step=9)
-    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 4, [{"epoch": 0.0}], 4.5, arrays), step=11)
-    (kept,) = tmp_path.iterdir()
-    found = checkpoint.find(tmp_path)
-    assert (found.epoch, found.step_in_epoch, found.seconds, found.history) == (1, 4, 4.5, [{"epoch": 0.0}])
-    np.testing.assert_array_equal(found.arrays["0000:kernel"], arrays["0000:kernel"])
-    whole = kept.read_bytes()
-    for damaged in (b"", whole[:-200], whole[:1000] + b"\x01\x02" + whole[1002:], b"\0" * len(whole)):
-        kept.write_bytes(damaged)
-        with pytest.raises(InputError, match="is damaged"):
-            checkpoint.find(tmp_path)
-
-
-def test_a_checkpoint_of_another_model_changes_nothing():
-    import keras
-
-    from pipeline.errors import InputError
-    from trainers.training import checkpoint
-
-    one, two = (keras.Variable(np.full(shape, 5.0, np.float32)) for shape in (3, 4))
-    values = checkpoint.values([one, two])
-    swapped = dict(zip(values, reversed(values.values()), strict=True))
-    for arrays, message in ((swapped, "has shape"), ({"0000:other": np.zeros(3)}, "in one of them only")):
-        with pytest.raises(InputError, match=message):
-            checkpoint.restore([one, two], arrays, "run/checkpoint")
-    assert np.asarray(one).tolist() == [5.0] * 3
-
-
-def test_other_settings_do_not_continue_a_checkpoint(data_dir, tmp_path):
-    model, run_dir = "basic_cnn", tmp_path / "run"
-    run_and_signal(command(model, data_dir, run_dir), run_dir, signal.SIGTERM, 3)
-    result = run_command(
-        f"trainers.{model}", *command(model, data_dir, run_dir)[3:], "--dropout_rate=0.5", "--checkpoint_minutes=3"
-    )
+def test_other_settings_do_not_continue_a_checkpoint(run_dir, data_dir):
+    arguments = command("basic_cnn", data_dir, run_dir, "--dropout_rate=0.5", "--checkpoint_minutes=3")
+    result = run_in_process(*arguments)
     assert_one_line_error(result, "its --dropout_rate is 0.3, wanted 0.5")
     assert "checkpoint_minutes" not in result.stderr, "it changes no number"
 
 
-def test_a_loss_that_is_no_number_stops_with_its_step(data_dir, tmp_path):
-    run_dir = tmp_path / "run"
-    flags = ("--optimizer=rmsprop", "--learning_rate=1e30", "--label_smoothing=0")
-    result = subprocess.run(
-        command("basic_cnn", data_dir, run_dir, "--warmup_epochs=0", *flags),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert_one_line_error(result, "the loss was no number at step", "last good checkpoint", "--learning_rate")
-    for path in run_dir.glob("checkpoint/*.npz"):
-        with np.load(path) as kept:
-            assert all(np.isfinite(kept[name]).all() for name in kept.files)
+def test_a_loss_that_is_nan_stops_with_its_step(run_dir, data_dir, tmp_path):
+    flags = ("--optimizer=rmsprop", "--learning_rate=1e30", "--label_smoothing=0", "--warmup_epochs=0")
+    result = run_in_process(*command("basic_cnn", data_dir, tmp_path / "run", *flags))
+    assert_one_line_error(result, "the loss was NaN or infinite at step", "last good checkpoint", "--learning_rate")
+    for path in tmp_path.glob("run/checkpoint/*.npz"):
+        with np.load(path) as arrays:
+            assert all(np.isfinite(arrays[name]).all() for name in arrays.files)
+
+
+def test_every_kind_of_damage_is_noticed(tmp_path):
+    arrays = {"0000:kernel": np.arange(1000, dtype=np.float32), "0001:seed": np.array([1, 2], np.uint32)}
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 2, [{"epoch": 0.0}], 3.5, arrays), step=9)
+    (tmp_path / "step_000000010.npz.1234.partial").write_text("of a killed process")
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 4, [{"epoch": 0.0}], 4.5, arrays), step=11)
+    (path,) = tmp_path.iterdir()
+    newest = checkpoint.read_newest(tmp_path)
+    assert newest[:4] == (1, 4, [{"epoch": 0.0}], 4.5)
+    np.testing.assert_array_equal(newest.arrays["0000:kernel"], arrays["0000:kernel"])
+    intact = path.read_bytes()
+    for damaged in (b"", intact[:-200], intact[:1000] + b"\x01\x02" + intact[1002:], b"\0" * len(intact)):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="is damaged"):
+            checkpoint.read_newest(tmp_path)
+
+
+def test_a_checkpoint_of_another_model_changes_nothing():
+    one, two = (keras.Variable(np.full(shape, 5.0, np.float32)) for shape in (3, 4))
+    variables = checkpoint.named([one, two])
+    swapped = dict(zip(variables, (np.zeros(4), np.zeros(3)), strict=True))
+    for arrays, message in ((swapped, "has shape"), ({"0000:other": np.zeros(3)}, "only one of them has")):
+        with pytest.raises(InputError, match=message):
+            checkpoint.restore(variables, arrays, "run/checkpoint")
+    assert np.asarray(one).tolist() == [5.0] * 3
+
+
+def test_a_resumed_plateau_lowers_the_learning_rate_at_the_same_epochs():
+    losses = [3.0, 2.0, 2.5, 2.4, 2.6, 1.0, 1.5, 1.6, 1.7]
+    history = [{"epoch": epoch, "val_loss": loss} for epoch, loss in enumerate(losses)]
+
+    def rates_after(callback, first_epoch):
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        callback.set_model(model)
+        callback.on_train_begin()
+        rates = []
+        for row in history[first_epoch:]:
+            callback.on_epoch_end(row["epoch"], {"val_loss": row["val_loss"]})
+            rates.append(float(model.optimizer.learning_rate))
+        return rates
+
+    expected = rates_after(keras.callbacks.ReduceLROnPlateau(**PLATEAU), 0)
+    assert expected == pytest.approx([0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.025, 0.025])
+    for epoch in range(len(history)):
+        assert rates_after(ResumablePlateau(history[:epoch], 0.1, **PLATEAU), epoch) == expected[epoch:]
 
 
 def test_early_stopping_needs_the_history_alone():
-    from trainers.training.epoch_end import has_stood_still
-
     def history(*losses):
         return [{"val_loss": loss} for loss in losses]
 

@@ -29,24 +29,29 @@ def test_what_is_no_run(content, expected, tmp_path):
 def test_what_tells_runs_apart():
     assert run_dir.differences(WANTED, WANTED) == []
     other = {"model": "vgg_ft", "flags": {"epochs": 3}, "data": {"fingerprint": "g"}}
-    found = run_dir.differences(other, WANTED)
-    assert found[0] == "its model is vgg_ft, wanted basic_cnn"
-    assert "its --epochs is 3, wanted 2" in found
-    assert found[-1] == "its data set was made from another source"
+    differences = run_dir.differences(other, WANTED)
+    assert differences[0] == "its model is vgg_ft, wanted basic_cnn"
+    assert "its --epochs is 3, wanted 2" in differences
+    assert differences[-1] == "its data set was made from another source"
+
+
+def test_runs_of_earlier_versions_can_continue():
+    earlier = {**WANTED, "flags": {**WANTED["flags"], "max_corrupt_records": 0}}
+    assert run_dir.differences(earlier, WANTED) == []
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--run_dir=.*file/run cannot be written: .*; give another"):
-        run_dir.claim(str(tmp_path / "file" / "run"), WANTED)
+        run_dir.acquire(str(tmp_path / "file" / "run"), WANTED)
 
 
-def test_only_a_run_that_kept_nothing_is_released(tmp_path):
-    for kept in (None, run_dir.MODEL, run_dir.HISTORY):
-        folder = tmp_path / str(kept)
+def test_only_a_run_that_has_saved_nothing_is_released(tmp_path):
+    for saved in (None, run_dir.MODEL, run_dir.HISTORY):
+        folder = tmp_path / str(saved)
         folder.mkdir()
         (folder / run_dir.RUN).write_text(json.dumps(WANTED))
-        if kept:
-            (folder / kept).touch()
+        if saved:
+            (folder / saved).touch()
         run_dir.release(str(folder))
-        assert (folder / run_dir.RUN).exists() == (kept is not None)
+        assert (folder / run_dir.RUN).exists() == (saved is not None)

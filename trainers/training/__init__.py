@@ -1,1 +1,1 @@
-"""How a model is trained: `loop` makes a finished run of a task; the rest are its parts."""
+"""From a trainer's flags to a finished run: `main` → `train` → `setup` → `fit`; the other modules are their parts."""

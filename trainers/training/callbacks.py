@@ -1,9 +1,9 @@
-"""Keras callbacks of a step: count it, stop at nonsense, show progress. Those of an epoch's end: `epoch_end`."""
+"""Keras callbacks of a step: count it, stop at NaN, show progress, average weights. Of an epoch's end: `epoch_end`."""
 
-import math
+import dataclasses
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import keras
 import numpy as np
@@ -12,34 +12,51 @@ from keras import ops
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers import run_dir
-from trainers.input_pipeline.input_stall import InputStall, message
-from trainers.training.position import TrainStep
+from trainers.input_pipeline import input_stall
+from trainers.training.setup import TrainSetup
+
+_STEPS_BETWEEN_AVERAGES = 8  # averaging at each step would cost as much memory traffic as the optimizer
 
 
-class Counter(keras.callbacks.Callback):
-    """Keeps the position up to date; an epoch under way is continued from the step that it had reached."""
+@dataclasses.dataclass
+class TrainStep:
+    """How far a run is.
 
-    def __init__(self, position: TrainStep) -> None:
+    Attributes:
+      epoch: the current epoch, from 0.
+      step_in_epoch: steps of it that are done.
+      steps_per_epoch: trained steps per epoch.
+    """
+
+    epoch: int
+    step_in_epoch: int
+    steps_per_epoch: int
+
+    @property
+    def step(self) -> int:
+        """Steps over all epochs."""
+        return self.epoch * self.steps_per_epoch + self.step_in_epoch
+
+
+class StepCounter(keras.callbacks.Callback):
+    """Keeps a `TrainStep` up to date; a resumed epoch continues from the step that it had reached."""
+
+    def __init__(self, step: TrainStep) -> None:
         super().__init__()
-        self._position = position
+        self._step = step
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self._first_step = self._position.step_in_epoch
+        self._first_step = self._step.step_in_epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._position.step_in_epoch = self._first_step + batch + 1
+        self._step.step_in_epoch = self._first_step + batch + 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._position.epoch, self._position.step_in_epoch, self._first_step = epoch + 1, 0, 0
+        self._step.epoch, self._step.step_in_epoch, self._first_step = epoch + 1, 0, 0
 
 
-class Resumed(keras.callbacks.Callback):
-    """Gives the first epoch the running metrics of the checkpoint, which `fit` resets at its beginning.
-
-    Args:
-      variables: of the metrics.
-      values: what they were.
-    """
+class RestoreMetrics(keras.callbacks.Callback):
+    """Gives the first epoch the running metrics of the checkpoint, which `fit` resets at its beginning."""
 
     def __init__(self, variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
         super().__init__()
@@ -51,79 +68,122 @@ class Resumed(keras.callbacks.Callback):
         self._pending = []
 
 
-class StopAtNoNumber(keras.callbacks.Callback):
-    """Stops at the first step whose loss is no finite number, before anything of it is kept.
+class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
+    """Stops at the first step whose loss is NaN or infinite, before anything of it is saved; the error names it."""
 
-    Raises:
-      InputError: from within the step.
-    """
+    def __init__(self, step: TrainStep, run_folder: str) -> None:
+        super().__init__(raise_error=True)
+        self._step, self._run_folder = step, run_folder
 
-    def __init__(self, position: TrainStep, directory: Path) -> None:
-        super().__init__()
-        self._position, self._directory = position, directory
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        if not math.isfinite(logs["loss"]):
+    def on_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        try:
+            super().on_batch_end(batch, logs)
+        except RuntimeError as error:
             raise InputError(
-                f"the loss was no number at step {self._position.step}; the last good checkpoint stays in "
-                f"{self._directory / run_dir.CHECKPOINT}; give a lower --learning_rate or another --precision, and "
+                f"the loss was NaN or infinite at step {self._step.step}; the last good checkpoint stays in "
+                f"{self._run_folder}/{run_dir.CHECKPOINT}; give a lower --learning_rate or another --precision, and "
                 "another --run_dir"
-            )
+            ) from error
 
 
 class Progress(keras.callbacks.Callback):
     """Shows each epoch as a bar, and logs its `learning_rate`, `seconds`, `images_per_second` and `waiting_share`.
 
-    The rate is that of training alone: from the first step to the last, validation excluded. After the first epoch it
+    The rate is that of training alone, from the first step to the last, without validation. After the first epoch it
     says whether training waits for its input.
 
     Args:
-      position: see `TrainStep`.
-      num_cells: cells an epoch.
-      batch_size: cells a step; the last one may have fewer.
-      epochs: number of epochs.
-      waiting: how long batches were waited for.
-      mode: of the input.
+      setup: what is trained.
+      step: how far.
+      stall: how long the steps have waited for their batches.
     """
 
-    def __init__(
-        self, position: TrainStep, num_cells: int, batch_size: int, epochs: int, waiting: InputStall, mode: str
-    ) -> None:
+    def __init__(self, setup: TrainSetup, step: TrainStep, stall: input_stall.InputStall) -> None:
         super().__init__()
-        self._position, self._waiting, self._mode, self._has_judged = position, waiting, mode, False
-        self._num_cells, self._batch_size, self._epochs = num_cells, batch_size, epochs
+        self._setup, self._step, self._stall = setup, step, stall
+        self._has_reported_input = False
         self.seconds_before = 0.0
         self._seconds = 0.0
 
     @property
     def seconds(self) -> float:
-        """What the epoch under way has taken, processes before this one included."""
+        """What the current epoch has taken, earlier processes included."""
         return self.seconds_before + self._seconds
 
+    def _num_seen(self) -> int:
+        return min(self._step.step_in_epoch * self._setup.options.batch_size, self._setup.num_cells)
+
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._done_before = self._seen = min(self._position.step_in_epoch * self._batch_size, self._num_cells)
-        self._bar = progress_bar(
-            self._num_cells, f"epoch {epoch + 1}/{self._epochs}", "images", initial=self._done_before
-        )
-        self._waiting.reset()
+        self._seen_before = self._seen = self._num_seen()
+        description = f"epoch {epoch + 1}/{self._setup.options.epochs}"
+        self._bar = progress_bar(self._setup.num_cells, description, "images", initial=self._seen)
+        self._stall.reset()
         self._seconds = self._waited = 0.0
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        seen = min(self._position.step_in_epoch * self._batch_size, self._num_cells)
+        seen_before, self._seen = self._seen, self._num_seen()
         self._bar.set_postfix({"loss": f"{logs['loss']:.4f}"}, refresh=False)
-        self._bar.update(seen - self._seen)
-        self._seen = seen
+        self._bar.update(self._seen - seen_before)
         self._seconds = time.perf_counter() - self._started
-        self._waited = self._waiting.seconds
+        self._waited = self._stall.seconds
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         logs["seconds"] = round(self.seconds, 3)
-        logs["images_per_second"] = round((self._seen - self._done_before) / self._seconds, 1)
+        logs["images_per_second"] = round((self._seen - self._seen_before) / self._seconds, 1)
         logs["waiting_share"] = round(min(self._waited / self._seconds, 1.0), 5)
         self.seconds_before = 0.0
         self._bar.close()
-        if not self._has_judged:
-            self._has_judged = True
-            print(message(logs["waiting_share"], self._mode), flush=True)
+        if not self._has_reported_input:
+            self._has_reported_input = True
+            print(input_stall.message(logs["waiting_share"], self._setup.input_mode), flush=True)
+
+
+class WeightAverage(keras.callbacks.Callback):
+    """A moving average of the trainable weights, which is validated and saved in their place.
+
+    The weights of single steps jump about; their average generalises better and makes epochs comparable (Polyak &
+    Juditsky, 1992; Izmailov et al., "Averaging Weights Leads to Wider Optima", UAI 2018). Keras's optimizers can
+    average too, but overwrite the weights by it at the end of each `fit`, after which a run could not continue.
+
+    Args:
+      model: the model that is trained.
+      momentum: 0…1, how much of the average a step keeps; less in the first steps.
+      step: how far the run is.
+    """
+
+    def __init__(self, model: keras.Model, momentum: float, step: TrainStep) -> None:
+        super().__init__()
+        self._weights, self._momentum, self._step = model.trainable_variables, momentum, step
+        self.averages = [
+            keras.Variable(ops.convert_to_numpy(weight), trainable=False, name=f"average_{i}")
+            for i, weight in enumerate(self._weights)
+        ]
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        self._num_updates = self._step.step // _STEPS_BETWEEN_AVERAGES
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        num_updates = self._step.step // _STEPS_BETWEEN_AVERAGES
+        if num_updates == self._num_updates:
+            return
+        num_steps = (num_updates - self._num_updates) * _STEPS_BETWEEN_AVERAGES
+        self._num_updates = num_updates
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()
+        momentum = min(self._momentum**num_steps, (1 + num_updates) / (10 + num_updates))
+        for average, weight in zip(self.averages, self._weights, strict=True):
+            average.assign(momentum * average + (1 - momentum) * ops.cast(weight, average.dtype))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """While the block runs, the model has the averages as its weights."""
+        weights = [ops.convert_to_numpy(weight) for weight in self._weights]
+        for weight, average in zip(self._weights, self.averages, strict=True):
+            weight.assign(ops.convert_to_numpy(average))  # a copy: JAX may take over the array of a model's weight
+        try:
+            yield
+        finally:
+            for weight, value in zip(self._weights, weights, strict=True):
+                weight.assign(value)

@@ -1,7 +1,8 @@
-"""Checkpoints: everything that the next step depends on, whole or not at all.
+"""Checkpoints: all that the next step depends on, in one `.npz` that is complete or not there.
 
-A checkpoint is one `.npz`: weights, dropout's seeds, optimizer, running metrics, averaged weights, and as JSON the
-position and the epochs so far. Keras's own files leave out seeds and metrics, so a run continued from them differs.
+It has the weights, dropout's seeds, the optimizer, running metrics, averaged weights, and as JSON the step and the
+history. Keras's own files leave out seeds and metrics, so a run that continues from them differs; and
+`Model.set_state_tree` ignores unknown names silently, where a mismatch has to be an error.
 """
 
 import io
@@ -9,24 +10,27 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import keras
 import numpy as np
 
+from pipeline import storage
 from pipeline.errors import InputError
 
 _META = "meta"
 _NAME = "step_{:09d}.npz"
+_ADVICE = "give another --run_dir"
 
 
 class Checkpoint(NamedTuple):
-    """What is kept.
+    """The state of a run after a step.
 
     Attributes:
-      epoch: whole epochs before it.
-      step_in_epoch: steps of the epoch that is under way; 0 between epochs.
-      history: a row for each whole epoch.
-      seconds: what the epoch under way has taken so far, in seconds.
+      epoch: number of finished epochs.
+      step_in_epoch: steps of the current epoch that are done; 0 between epochs.
+      history: a row for each finished epoch.
+      seconds: how long the current epoch has taken so far.
       arrays: values of all variables, by name, in their order.
     """
 
@@ -38,77 +42,67 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
-    """Writes a checkpoint; the one before goes when this one is whole.
+    """Writes a checkpoint, then removes the one before.
 
     Args:
-      folder: of the run's checkpoints, made if missing.
-      checkpoint: what to keep.
-      step: over all epochs, for the name.
+      folder: the run's checkpoints; made if missing.
+      checkpoint: the state.
+      step: counted over all epochs, for the file's name.
     """
     folder.mkdir(exist_ok=True)
     meta = checkpoint._asdict()
-    del meta["arrays"]
-    content = io.BytesIO()
-    arrays = {_META: np.frombuffer(json.dumps(meta).encode(), np.uint8), **checkpoint.arrays}
-    np.savez(content, **arrays)  # type: ignore[arg-type]  # to mypy any name may be `allow_pickle`
-    partial, whole = folder / "partial.npz", folder / _NAME.format(step)
-    with partial.open("wb") as file:
-        file.write(content.getbuffer())
-    partial.replace(whole)
-    for path in folder.glob(_NAME.replace("{:09d}", "*")):
-        if path != whole:
-            path.unlink()
+    arrays = {**meta.pop("arrays"), _META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}
+    path = folder / _NAME.format(step)
+    with storage.open_atomic(path) as file:
+        np.savez(file, **arrays)
+    for other in folder.iterdir():
+        if other != path:
+            other.unlink()
 
 
-def find(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of a folder; None if there is none.
+def read_newest(folder: Path) -> Checkpoint | None:
+    """Reads the newest checkpoint of a folder; None if there is none.
 
     Raises:
       InputError: if it is damaged.
     """
-    found = sorted(folder.glob(_NAME.replace("{:09d}", "*")))
-    if not found:
+    paths = sorted(folder.glob("step_*.npz"))
+    if not paths:
         return None
     try:
         # Read first: `np.load` leaves a file open that it cannot read.
-        with np.load(io.BytesIO(found[-1].read_bytes())) as stored:
+        with np.load(io.BytesIO(paths[-1].read_bytes())) as stored:
             arrays = {name: stored[name] for name in stored.files}
         meta = json.loads(bytes(arrays.pop(_META)))
         return Checkpoint(arrays=arrays, **meta)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{found[-1]} is damaged ({error}); nothing was changed: remove it to train this run from its beginning, "
-            "or give another --run_dir"
+            f"{paths[-1]} is damaged ({error}); nothing was changed: remove it to train this run from its beginning, "
+            f"or {_ADVICE}"
         ) from error
 
 
-def names(variables: Sequence[Any]) -> list[str]:
-    """One name a variable: its place and its own name; that of its owner may be numbered by what was built before."""
-    return [f"{i:04d}:{variable.name}" for i, variable in enumerate(variables)]
+def named(variables: Sequence[keras.Variable]) -> dict[str, keras.Variable]:
+    """Variables by number and own name; `variable.path` would not do, since it counts the layers built before."""
+    return {f"{i:04d}:{variable.name}": variable for i, variable in enumerate(variables)}
 
 
-def values(variables: Sequence[Any]) -> dict[str, np.ndarray]:
-    """The values of Keras variables by `names`."""
-    return {name: np.asarray(variable) for name, variable in zip(names(variables), variables, strict=True)}
-
-
-def restore(variables: Sequence[Any], arrays: Mapping[str, np.ndarray], folder: Path) -> None:
-    """Sets Keras variables to what `values` gave.
+def restore(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray], folder: Path) -> None:
+    """Sets variables, see `named`, to the arrays of a checkpoint in a folder.
 
     Raises:
-      InputError: if the checkpoint is of another model; nothing has been changed then.
+      InputError: if the checkpoint is of another model; no variable has been changed then.
     """
-    expected = dict(zip(names(variables), variables, strict=True))
-    if differing := sorted(expected.keys() ^ arrays.keys()):
+    if differing := sorted(variables.keys() ^ arrays.keys()):
         raise InputError(
-            f"the checkpoint in {folder} does not fit this model: {differing[0]} is in one of them only; use the "
-            "version that began the run, or give another --run_dir"
+            f"the checkpoint in {folder} does not fit this model: only one of them has {differing[0]}; use the version "
+            f"that began the run, or {_ADVICE}"
         )
-    for name, variable in expected.items():
+    for name, variable in variables.items():
         if tuple(variable.shape) != arrays[name].shape:
             raise InputError(
                 f"the checkpoint in {folder} does not fit this model: {name} has shape {arrays[name].shape}, expected "
-                f"{tuple(variable.shape)}; give another --run_dir"
+                f"{tuple(variable.shape)}; {_ADVICE}"
             )
-    for name, variable in expected.items():
+    for name, variable in variables.items():
         variable.assign(arrays[name])

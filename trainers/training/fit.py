@@ -1,106 +1,93 @@
-"""Fits a study: compiles it, continues it from a checkpoint, and runs Keras's `fit` with the callbacks of a run."""
-
-import functools
-from collections.abc import Sequence
-from pathlib import Path
+"""Keras's `fit` with the callbacks of a run: compiles a setup, resumes it from a checkpoint, trains it to its end."""
 
 import keras
+import numpy as np
+from keras import ops
 
 from trainers import run_dir
 from trainers.input_pipeline.input_stall import InputStall, measured
 from trainers.run_dir import HistoryRow
-from trainers.training import checkpoint, recipe
-from trainers.training.averaging import WeightAverage
-from trainers.training.callbacks import Counter, Progress, Resumed, StopAtNoNumber
-from trainers.training.epoch_end import EarlyStop, Judge, Keeper, ResumedPlateau, has_stood_still
-from trainers.training.hardware import Hardware
-from trainers.training.position import TrainStep
+from trainers.training import checkpoint, optimizer
+from trainers.training.callbacks import Progress, RestoreMetrics, StepCounter, TerminateOnNaN, TrainStep, WeightAverage
+from trainers.training.epoch_end import (
+    Checkpointer,
+    EarlyStopping,
+    ResumablePlateau,
+    ValidateAndSaveBest,
+    has_stood_still,
+)
 from trainers.training.setup import TrainSetup
 from trainers.training.signals import StopRequest
-from trainers.training_flags import Options
 
 
-def fit(
-    study: TrainSetup,
-    options: Options,
-    used: Hardware,
-    mode: str,
-    kept: checkpoint.Checkpoint | None,
-    request: StopRequest,
-) -> list[HistoryRow]:
+def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: StopRequest) -> list[HistoryRow]:
     """Trains until the last epoch or an early stop.
 
     Args:
-      study: what is trained.
-      options: the flags.
-      used: the hardware.
-      mode: of the input.
-      kept: checkpoint to continue from.
+      setup: what is trained.
+      resume_from: the checkpoint to continue from, if any.
       request: whether the process was told to end.
 
     Returns:
       the history.
 
     Raises:
-      InputError: if the loss became no number, or the checkpoint does not fit.
-      epoch_end.Stopped: if the process was told to end; a checkpoint has been kept.
+      InputError: if the loss became NaN or infinite, or the checkpoint does not fit.
+      epoch_end.Stopped: if the process was told to end; a checkpoint has been written.
     """
-    directory = Path(options.run_dir)
-    epoch, step_in_epoch = (kept.epoch, kept.step_in_epoch) if kept else (0, 0)
-    position = TrainStep(epoch, step_in_epoch, study.steps_per_epoch)
-    with used.scope():
-        accuracy = _compile(study, options, used)
-        average = WeightAverage(study.trained, options.ema_momentum, position) if options.ema_momentum else None
-    study.judged.compile(loss="binary_crossentropy", metrics=["accuracy"], jit_compile=used.jit_compile)
-    running = [*study.trained.metrics[0].variables, *accuracy.variables]
-    variables = _distinct(
-        [
-            *study.trained.variables,
-            *study.trained.optimizer.variables,
-            *running,
-            *(average.averages if average else ()),
-        ]
+    options, model = setup.options, setup.training_model
+    step = TrainStep(0, 0, setup.steps_per_epoch)
+    if resume_from:
+        step.epoch, step.step_in_epoch = resume_from.epoch, resume_from.step_in_epoch
+    with setup.hardware.scope():
+        running_metrics = _compile(setup)
+        average = WeightAverage(model, options.ema_momentum, step) if options.ema_momentum else None
+    averages = average.averages if average else []
+    # Outside of the devices' scope: on one of them, which takes batches of any size.
+    setup.validation_model.compile(
+        loss="binary_crossentropy", metrics=["accuracy"], jit_compile=setup.hardware.jit_compile
     )
+    # By identity: the metrics' variables may or may not be among the model's own.
+    distinct = {id(v): v for v in (*model.variables, *model.optimizer.variables, *running_metrics, *averages)}
+    variables = checkpoint.named([*distinct.values()])
     history: list[HistoryRow] = []
-    waiting = InputStall()
-    progress = Progress(position, study.num_cells, options.batch_size, options.epochs, waiting, mode)
-    if kept:
-        checkpoint.restore(variables, kept.arrays, directory / run_dir.CHECKPOINT)
-        history, progress.seconds_before = list(kept.history), kept.seconds
-        print(f"continuing in epoch {epoch + 1} after step {step_in_epoch} of {study.steps_per_epoch}")
+    stall = InputStall()
+    progress = Progress(setup, step, stall)
+    folder = setup.directory / run_dir.CHECKPOINT
+    if resume_from:
+        checkpoint.restore(variables, resume_from.arrays, folder)
+        history, progress.seconds_before = list(resume_from.history), resume_from.seconds
+        print(f"continuing in epoch {step.epoch + 1} after step {step.step_in_epoch} of {step.steps_per_epoch}")
     # A checkpoint between epochs still has the metrics of the epoch before, and Keras resets only what it has used.
-    values = [keras.ops.convert_to_numpy(variable) * bool(step_in_epoch) for variable in running]
-    resumed = Resumed(running, values)
+    metric_values = [ops.convert_to_numpy(variable) * bool(step.step_in_epoch) for variable in running_metrics]
 
     def save() -> None:
-        if hasattr(study.trained, "jax_state_sync"):
-            study.trained.jax_state_sync()
-        now = checkpoint.Checkpoint(
-            position.epoch, position.step_in_epoch, history, progress.seconds, checkpoint.values(variables)
-        )
-        checkpoint.save(directory / run_dir.CHECKPOINT, now, position.step)
+        if hasattr(model, "jax_state_sync"):
+            model.jax_state_sync()
+        arrays = {name: np.asarray(variable) for name, variable in variables.items()}
+        state = checkpoint.Checkpoint(step.epoch, step.step_in_epoch, history, progress.seconds, arrays)
+        checkpoint.save(folder, state, step.step)
 
-    judge = functools.partial(study.judged.evaluate, study.validation, verbose=0, return_dict=True)
-    callbacks = [
-        resumed,
-        Counter(position),
-        StopAtNoNumber(position, directory),
+    is_plateau = options.schedule == "plateau"
+    callbacks = [  # the order matters: each relies on what the ones before have counted, checked or logged
+        RestoreMetrics(running_metrics, metric_values),
+        StepCounter(step),
+        TerminateOnNaN(step, options.run_dir),
         progress,
         *([average] if average else []),
-        Judge(judge, study.saved, average, history, directory),
-        *([ResumedPlateau(history, options.learning_rate, **recipe.PLATEAU)] if options.schedule == "plateau" else []),
-        keras.callbacks.TensorBoard(directory / run_dir.TENSORBOARD, histogram_freq=1),
-        Keeper(position, history, directory / run_dir.HISTORY, save, options.checkpoint_minutes, request),
-        EarlyStop(history, options.early_stopping_patience),
+        ValidateAndSaveBest(setup, average, history),
+        *([ResumablePlateau(history, options.learning_rate, **optimizer.PLATEAU)] if is_plateau else []),
+        keras.callbacks.TensorBoard(setup.directory / run_dir.TENSORBOARD, histogram_freq=1),
+        Checkpointer(setup, step, history, save, request),
+        EarlyStopping(history, options.early_stopping_patience),
     ]
-    while position.epoch < options.epochs and not has_stood_still(history, options.early_stopping_patience):
-        # An epoch that was under way is ended by a `fit` of its own, since Keras's epochs are all of one length.
-        steps = position.steps_per_epoch - position.step_in_epoch
-        study.trained.fit(
-            measured(study.open_batches(position.epoch, position.step_in_epoch), waiting),
-            steps_per_epoch=steps,
-            initial_epoch=position.epoch,
-            epochs=position.epoch + 1 if position.step_in_epoch else options.epochs,
+    while step.epoch < options.epochs and not has_stood_still(history, options.early_stopping_patience):
+        # An epoch that was interrupted is finished by a `fit` of its own, since Keras's epochs are all of one length.
+        model.fit(
+            measured(setup.open_batches(step.epoch, step.step_in_epoch), stall),
+            steps_per_epoch=step.steps_per_epoch - step.step_in_epoch,
+            initial_epoch=step.epoch,
+            epochs=step.epoch + 1 if step.step_in_epoch else options.epochs,
             callbacks=callbacks,
             shuffle=False,  # the batches are shuffled already
             verbose=0,
@@ -108,27 +95,25 @@ def fit(
     return history
 
 
-def _compile(study: TrainSetup, options: Options, used: Hardware) -> keras.metrics.Metric:
-    """Compiles what is trained; returns the running accuracy."""
+def _compile(setup: TrainSetup) -> list[keras.Variable]:
+    """Compiles the model that is trained; returns the variables of its running loss and accuracy."""
+    options, model = setup.options, setup.training_model
     accuracy = keras.metrics.BinaryAccuracy(name="accuracy")
-    study.trained.compile(
-        optimizer=recipe.optimizer(options, study.steps_per_epoch),
-        loss=recipe.loss(options),
+    model.compile(
+        optimizer=optimizer.build_optimizer(options, setup.steps_per_epoch),
+        loss=optimizer.build_loss(options),
         metrics=[accuracy],
-        jit_compile=used.jit_compile,
-        steps_per_execution=_steps_per_execution(options.steps_per_execution, study.steps_per_epoch),
+        jit_compile=setup.hardware.jit_compile,
+        steps_per_execution=_steps_per_execution(options.steps_per_execution, setup.steps_per_epoch),
     )
-    study.trained.optimizer.build(study.trained.trainable_variables)
-    return accuracy
+    model.optimizer.build(model.trainable_variables)
+    (loss,) = (metric for metric in model.metrics if metric.name == "loss")
+    return [*loss.variables, *accuracy.variables]
 
 
-def _steps_per_execution(asked: int, steps_per_epoch: int) -> int:
-    """The largest number up to the one asked for that divides an epoch, which a call must not leave."""
-    used = max(steps for steps in range(1, asked + 1) if steps_per_epoch % steps == 0)
-    if used != asked:
-        print(f"steps per execution: {used}, since an epoch has {steps_per_epoch} steps")
-    return used
-
-
-def _distinct(variables: Sequence[keras.Variable]) -> list[keras.Variable]:
-    return list({id(variable): variable for variable in variables}.values())
+def _steps_per_execution(wanted: int, steps_per_epoch: int) -> int:
+    """The largest number up to the wanted one that divides an epoch, since one call cannot span two epochs."""
+    steps = max(steps for steps in range(1, wanted + 1) if steps_per_epoch % steps == 0)
+    if steps != wanted:
+        print(f"steps per execution: {steps}, since an epoch has {steps_per_epoch} steps")
+    return steps

@@ -1,7 +1,4 @@
-"""How the hardware is used: number format, compilation, devices; each choice with its reason, for the log.
-
-Keras computes in a dtype policy and compiles by XLA; several GPUs go through TensorFlow's `MirroredStrategy`.
-"""
+"""What a run computes on: dtype policy, XLA, devices; each choice is printed with its reason."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,8 +11,8 @@ from pipeline.errors import InputError
 
 _BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 _BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
-# As found before the project had benchmarks: the VGGs' large convolutions gain, basic_cnn does not.
-_FASTER_IN_BFLOAT16_ON_A_CPU = {"vgg_frozen", "vgg_ft"}
+# The VGGs' large convolutions gain from it, basic_cnn does not.
+_FASTER_IN_BFLOAT16_ON_CPUS = {"vgg_frozen", "vgg_ft"}
 
 
 class Hardware(NamedTuple):
@@ -24,8 +21,8 @@ class Hardware(NamedTuple):
     Attributes:
       policy: Keras's dtype policy.
       jit_compile: whether steps are compiled by XLA.
-      strategy: over several devices; None on one.
-      lines: the choices with their reasons.
+      strategy: for several devices; None on one.
+      lines: the choices with their reasons, to print.
     """
 
     policy: str
@@ -39,19 +36,19 @@ class Hardware(NamedTuple):
         return self.strategy.num_replicas_in_sync if self.strategy else 1
 
     def scope(self) -> AbstractContextManager[object]:
-        """In which models are built and compiled."""
+        """The scope in which models are built and compiled."""
         return self.strategy.scope() if self.strategy else nullcontext()
 
 
 def prepare(
     model: str, *, precision: str, jit_compile: str, distribute: str, batch_size: int, is_augmented: bool
 ) -> Hardware:
-    """Decides, and sets Keras's policy for all layers that are built from now on.
+    """Chooses, and sets Keras's dtype policy for all layers that are built from now on.
 
     Args:
       model: the model's name.
       precision, jit_compile, distribute, batch_size: the flags.
-      is_augmented: whether cells are warped in the training step.
+      is_augmented: whether the training step augments cells.
 
     Raises:
       InputError: if the batch cannot be shared evenly, or several devices are asked for where they cannot be had.
@@ -76,7 +73,7 @@ def prepare(
 
 
 def gpus() -> list[tf.config.PhysicalDevice]:
-    """GPUs that TensorFlow sees."""
+    """The GPUs that TensorFlow sees."""
     return tf.config.list_physical_devices("GPU")
 
 
@@ -96,10 +93,10 @@ def choose_precision(precision: str, model: str) -> tuple[str, str]:
         return f"mixed_{precision}", "asked for"
     if not gpus():
         if not cpu_has_bfloat16():
-            return "float32", "no GPU, and the processor has no bfloat16"
-        if model in _FASTER_IN_BFLOAT16_ON_A_CPU:
-            return "mixed_bfloat16", f"the processor has bfloat16, and {model} is faster with it"
-        return "float32", f"no GPU, and {model} is no faster in bfloat16 on a processor"
+            return "float32", "no GPU, and the CPU has no bfloat16"
+        if model in _FASTER_IN_BFLOAT16_ON_CPUS:
+            return "mixed_bfloat16", f"the CPU has bfloat16, and {model} is faster with it"
+        return "float32", f"no GPU, and {model} is no faster in bfloat16 on CPUs"
     capability = tf.config.experimental.get_device_details(gpus()[0]).get("compute_capability", (0, 0))
     if capability >= _BFLOAT16_COMPUTE_CAPABILITY:
         return "mixed_bfloat16", "the GPU has bfloat16"
@@ -107,7 +104,7 @@ def choose_precision(precision: str, model: str) -> tuple[str, str]:
 
 
 def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 numbers itself, as Linux tells."""
+    """Whether the CPU has instructions for bfloat16, as Linux tells."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -116,16 +113,16 @@ def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def choose_jit(jit_compile: str, is_augmented: bool) -> tuple[bool, str]:
-    """Turns `--jit_compile` into a decision and its reason."""
+    """Turns `--jit_compile` into whether XLA compiles, and the reason."""
     if keras.backend.backend() == "jax":
-        return jit_compile != "false", "JAX compiles by nature" if jit_compile != "false" else "asked for"
+        return jit_compile != "false", "JAX always compiles" if jit_compile != "false" else "asked for"
     if jit_compile == "false":
         return False, "asked for"
     if is_augmented and (jit_compile == "true" or gpus()):
-        return False, "TensorFlow's warp, which augments the cells, cannot be compiled by it"
+        return False, "it cannot compile TensorFlow's affine transform, which augments the cells"
     if jit_compile == "true":
         return True, "asked for"
-    return (True, "there is a GPU") if gpus() else (False, "it halves the speed on processors")
+    return (True, "there is a GPU") if gpus() else (False, "it halves the speed on CPUs")
 
 
 def choose_strategy(distribute: str) -> tuple[tf.distribute.Strategy | None, str]:

@@ -1,13 +1,14 @@
-"""What every trainer does with its arguments: check everything that is quick to check, then train."""
+"""What every trainer does with its arguments: checks all that is quick to check, then trains."""
 
 from collections.abc import Sequence
 
 from pipeline.command import reject_arguments
 from pipeline.errors import InputError
-from trainers import data, run_dir, tf_import, training_flags
+from trainers import run_dir, tf_import, training_flags
+from trainers.data import describe, open_training_data
 
 
-def launch(model: str, arguments: Sequence[str]) -> int | None:
+def main(model: str, arguments: Sequence[str]) -> int | None:
     """Trains the model of that name in `trainers.models.architectures` as the flags say.
 
     Raises:
@@ -15,16 +16,21 @@ def launch(model: str, arguments: Sequence[str]) -> int | None:
     """
     reject_arguments(arguments)
     options = training_flags.read()
-    task = data.open_training_data(options)
-    run = run_dir.claim(options.run_dir, data.describe(model, task, options))
-    if run["status"] == "finished":
-        print(f"{model} is trained already\n{run_dir.farewell(options.run_dir, options.data_dir)}")
-        return None
+    data = open_training_data(options)
+    record = run_dir.acquire(options.run_dir, describe(model, data, options))
+    if record["status"] == "finished":
+        from trainers.evaluation.metrics import thresholds  # seconds of imports, like those below
+
+        print(f"{model} is trained already", flush=True)
+        if thresholds.read(options.run_dir, test_time_flips=True):
+            print(run_dir.next_steps(options.run_dir, options.data_dir))
+            return None
+        print("its model.keras has no thresholds.json yet: fitting them on the validation split", flush=True)
     try:
         tf_import.import_tensorflow()
-        from trainers.training import train  # seconds of imports that mistakes need not wait for
+        from trainers.training.train import train  # seconds of imports that mistakes need not wait for
 
-        return train.train(model, task, options, run)
+        return train(data, options, record)
     except (InputError, KeyboardInterrupt):
         run_dir.release(options.run_dir)
         raise

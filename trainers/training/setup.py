@@ -1,8 +1,8 @@
-"""What is trained, on what: the model that comes out, the model that `fit` sees, and the batches for both."""
+"""What a run trains, on what: hardware, models and batches for the flags, built once."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -10,167 +10,198 @@ import tensorflow as tf
 
 from pipeline.errors import InputError
 from trainers import run_dir
+from trainers.augmentation import params, preview
 from trainers.augmentation.apply import augmented
-from trainers.augmentation.params import with_augmentation_params
 from trainers.data import TrainingData
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.models import architectures, features, vgg_weights
-from trainers.training.class_weight import class_weight
-from trainers.training.hardware import Hardware
+from trainers.training import hardware
+from trainers.training.optimizer import class_weights
 from trainers.training_flags import Options
 
-FEATURES = "features"
-"""Mode of the input of a head that is trained on what its frozen backbone gave."""
+_FEATURES = "features"  # input mode of a head that is trained on what its frozen backbone gives
+
+OpenBatches = Callable[[int, int], tf.data.Dataset]
+"""(epoch, step in it) -> batches from there on, all epochs in a row."""
 
 
-class TrainSetup(NamedTuple):
-    """What is trained, on what.
+@dataclasses.dataclass(frozen=True)
+class TrainSetup:
+    """Everything that training needs.
 
     Attributes:
-      saved: the model that comes out: uint8 RGB [batch, size, size, 3] -> probability [batch, 1].
-      trained: what `fit` gets; shares its weights with `saved`.
-      judged: takes what `validation` has; shares its weights with `saved`.
-      open_batches: (epoch, step in it) -> batches for `trained` from there on, all epochs in a row.
-      validation: batches for `judged`.
-      num_cells: trained cells an epoch.
-      steps_per_epoch: trained steps an epoch.
+      options: the flags.
+      hardware: what the run computes on.
+      input_mode: how cells are read, see `trainers.input_pipeline.batching`, or "features".
+      model: the model that is saved: uint8 RGB [batch, size, size, 3] -> probability [batch, 1].
+      training_model: what `fit` gets, and `open_batches` is for; shares its weights with `model`.
+      validation_model: what takes `validation_batches`; shares its weights with `model`.
+      open_batches: opens the training batches.
+      validation_batches: the validation split.
+      num_cells: trained cells per epoch.
+      steps_per_epoch: trained steps per epoch.
     """
 
-    saved: keras.Model
-    trained: keras.Model
-    judged: keras.Model
-    open_batches: Callable[[int, int], tf.data.Dataset]
-    validation: tf.data.Dataset
+    options: Options
+    hardware: hardware.Hardware
+    input_mode: str
+    model: keras.Model
+    training_model: keras.Model
+    validation_model: keras.Model
+    open_batches: OpenBatches
+    validation_batches: tf.data.Dataset
     num_cells: int
     steps_per_epoch: int
 
+    @property
+    def directory(self) -> Path:
+        """The run's folder."""
+        return Path(self.options.run_dir)
 
-def trains_on_features(model: str, options: Options) -> bool:
-    """Whether a frozen backbone sees each cell only once; augmented cells are new ones each time."""
-    return model == "vgg_frozen" and options.ranges.is_nothing
 
-
-def open_study(model: str, task: TrainingData, options: Options, mode: str, used: Hardware) -> TrainSetup:
-    """Builds a model and opens its data.
+def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSetup:
+    """Chooses hardware and input, builds the model and opens its data; notes the choices in `run.json`.
 
     Args:
-      model: name of a function of `trainers.models.architectures`.
-      task: the data set and its splits.
+      data: the data set and its splits.
       options: the flags.
-      mode: of the input.
-      used: the hardware; several devices cannot share an epoch's smaller last batch.
+      record: `run.json`; a run that continues keeps its precision and input, even where `auto` would now choose others.
 
     Raises:
-      InputError: if the weights cannot be read, or the cells cannot be shared by several devices.
+      InputError: if the weights or a shard cannot be read, or the cells cannot be shared by several devices.
     """
+    name = record["model"]
+    policy = record.get("hardware", {}).get("policy")
+    used = hardware.prepare(
+        name,
+        precision=policy.removeprefix("mixed_") if policy else options.precision,
+        jit_compile=options.jit_compile,
+        distribute=options.distribute,
+        batch_size=options.batch_size,
+        is_augmented=not options.ranges.is_nothing,
+    )
+    print("\n".join(used.lines))
+    if not options.ranges.is_nothing:
+        (image, *_), *_ = batching.evaluation_batches(data.train, 1).take(1)
+        preview.save(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
+    keras.utils.set_random_seed(options.seed)
+    # A frozen backbone needs to see each cell only once; augmented cells are new ones in each epoch.
+    is_on_features = name == "vgg_frozen" and options.ranges.is_nothing
+    mode = record.get("input", {}).get("mode")
+    if mode is None:
+        mode = _FEATURES if is_on_features else batching.choose_mode(options.input, [data.train])
+    record["input"] = {"mode": mode, "batch_size": options.batch_size, "shard_count": 1}
+    record["hardware"] = {"policy": used.policy, "jit_compile": used.jit_compile, "num_replicas": used.num_replicas}
+    run_dir.write(options.run_dir, record)
+
     with used.scope():
-        saved = _build(model, task.train.image_size_px, options)
-    order = ShuffleOrder(task.train.num_cells, options.batch_size, options.seed)
-    num_left_out = _count_left_out(order, options, used)
-    if trains_on_features(model, options):
-        study = _on_features(saved, task, options, order, used)
+        model = _build_model(name, data.train.image_size_px, options)
+    order = ShuffleOrder(data.train.num_cells, options.batch_size, options.seed)
+    num_left_out = _count_left_out(order, used)
+    if is_on_features:
+        training_model, validation_model, open_batches, validation = _on_features(model, data, options, order, used)
     else:
-        if model == "vgg_frozen":
+        if name == "vgg_frozen":
             print("the frozen layers see every cell anew in each epoch, since it is augmented")
-        study = _on_cells(saved, task, options, order, mode, used)
-    weights = class_weight(options.class_weight, _labels(task)) if options.class_weight != "none" else None
-
-    def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
-        batches = study.open_batches(epoch, step_in_epoch)
-        if num_left_out:
-            batches = batching.without_smaller_batches(batches, order.batch_size)
-        return batching.with_class_weights(batches, weights) if weights else batches
-
-    return study._replace(
-        open_batches=open_batches,
+        training_model, validation_model, open_batches, validation = _on_cells(model, data, options, order, mode, used)
+    return TrainSetup(
+        options=options,
+        hardware=used,
+        input_mode=mode,
+        model=model,
+        training_model=training_model,
+        validation_model=validation_model,
+        open_batches=_weighted(open_batches, data, options, order.batch_size if num_left_out else None),
+        validation_batches=validation,
         num_cells=order.num_cells - num_left_out,
         steps_per_epoch=order.steps_per_epoch - bool(num_left_out),
     )
 
 
-def _build(model: str, image_size_px: int, options: Options) -> keras.Model:
-    build = getattr(architectures, model)
+def _build_model(name: str, image_size_px: int, options: Options) -> keras.Model:
+    architecture = getattr(architectures, name)
     if options.vgg_input is None or options.vgg_weights is None:
-        return build(image_size_px, dropout_rate=options.dropout_rate)
-    built = build(image_size_px, vgg_input=options.vgg_input, dropout_rate=options.dropout_rate)
-    print("\n".join(vgg_weights.load(built, options.vgg_weights)))
-    return built
+        return architecture(image_size_px, dropout_rate=options.dropout_rate)
+    model = architecture(image_size_px, vgg_input=options.vgg_input, dropout_rate=options.dropout_rate)
+    print("\n".join(vgg_weights.load(model, options.vgg_weights)))
+    return model
 
 
-def _count_left_out(order: ShuffleOrder, options: Options, used: Hardware) -> int:
+def _count_left_out(order: ShuffleOrder, used: hardware.Hardware) -> int:
+    """Cells of an epoch's smaller last batch, if several devices cannot share it."""
     if used.num_replicas == 1:
         return 0
     num_left_out = order.num_cells % order.batch_size
     if num_left_out == order.num_cells:
         raise InputError(
             f"--batch_size={order.batch_size} is more than the {order.num_cells} cells of --train_split, and several "
-            "devices share whole batches only; give a smaller one"
+            "devices share full batches only; give a smaller one"
         )
     if num_left_out:
-        print(f"each epoch's last {num_left_out} cells are left out: several devices share whole batches only")
+        print(f"each epoch's last {num_left_out} cells are left out: several devices share full batches only")
     return num_left_out
 
 
 def _on_cells(
-    saved: keras.Model, task: TrainingData, options: Options, order: ShuffleOrder, mode: str, used: Hardware
-) -> TrainSetup:
+    model: keras.Model, data: TrainingData, options: Options, order: ShuffleOrder, mode: str, used: hardware.Hardware
+) -> tuple[keras.Model, keras.Model, OpenBatches, tf.data.Dataset]:
     ranges = options.ranges
     with used.scope():
-        trained = saved if ranges.is_nothing else augmented(saved, ranges.fill)
-
-    batches_from = batching.open_training(task.train, order, options.epochs, mode)
+        training_model = model if ranges.is_nothing else augmented(model, ranges.fill)
+    batches_from = batching.open_training(data.train, order, options.epochs, mode)
 
     def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
-        first = epoch * order.steps_per_epoch + step_in_epoch
-        batches = batches_from(first)
+        step = epoch * order.steps_per_epoch + step_in_epoch
+        batches = batches_from(step)
         if ranges.is_nothing:
             return batches
-        return with_augmentation_params(batches, ranges, task.train.image_size_px, options.seed, first)
+        return params.with_augmentation_params(batches, ranges, data.train.image_size_px, options.seed, step)
 
-    validation = batching.evaluation_batches(task.validation, options.batch_size)
-    return TrainSetup(
-        saved=saved,
-        trained=trained,
-        # Judged outside of the devices' scope, on one of them: it takes batches of any size.
-        judged=keras.Model(saved.inputs, saved.outputs, name=saved.name),
-        open_batches=open_batches,
-        validation=validation.map(lambda image, label, *_: (image, label)),
-        num_cells=order.num_cells,
-        steps_per_epoch=order.steps_per_epoch,
-    )
+    validation_model = keras.Model(model.inputs, model.outputs, name=model.name)
+    validation = batching.evaluation_batches(data.validation, options.batch_size)
+    return training_model, validation_model, open_batches, validation.map(lambda image, label, *_: (image, label))
 
 
 def _on_features(
-    saved: keras.Model, task: TrainingData, options: Options, order: ShuffleOrder, used: Hardware
-) -> TrainSetup:
+    model: keras.Model, data: TrainingData, options: Options, order: ShuffleOrder, used: hardware.Hardware
+) -> tuple[keras.Model, keras.Model, OpenBatches, tf.data.Dataset]:
     with used.scope():
-        backbone, head = features.split_backbone(saved)
+        backbone, head = features.split_backbone(model)
     train, validation = (
         features.extract(
             backbone,
             split,
-            task.data_set.manifest,
+            data.data_set.manifest,
             Path(options.run_dir) / run_dir.FEATURES,
             vgg_input=options.vgg_input,
             batch_size=options.batch_size,
             jit_compile=used.jit_compile,
         )
-        for split in (task.train, task.validation)
-    )
-    return TrainSetup(
-        saved=saved,
-        trained=head,
-        judged=keras.Model(head.inputs, head.outputs, name=head.name),
-        open_batches=lambda epoch, step_in_epoch: features.training_batches(
-            train, order, options.epochs, epoch * order.steps_per_epoch + step_in_epoch
-        ),
-        validation=features.evaluation_batches(validation, options.batch_size),
-        num_cells=order.num_cells,
-        steps_per_epoch=order.steps_per_epoch,
+        for split in (data.train, data.validation)
     )
 
+    def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
+        step = epoch * order.steps_per_epoch + step_in_epoch
+        return features.training_batches(train, order, options.epochs, step)
 
-def _labels(task: TrainingData) -> np.ndarray:
-    batches = batching.evaluation_batches(task.train, 1024)
-    return np.concatenate([label.numpy() for _, label, *_ in batches])
+    validation_model = keras.Model(head.inputs, head.outputs, name=head.name)
+    return head, validation_model, open_batches, features.evaluation_batches(validation, options.batch_size)
+
+
+def _weighted(
+    open_batches: OpenBatches, data: TrainingData, options: Options, full_batch_size: int | None
+) -> OpenBatches:
+    """The same batches, for several devices the full ones only, and with --class_weight behind each label."""
+    weights = None
+    if options.class_weight != "none":
+        labels = [label.numpy() for _, label, *_ in batching.evaluation_batches(data.train, 1024)]
+        weights = class_weights(options.class_weight, np.concatenate(labels))
+
+    def open_weighted(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
+        batches = open_batches(epoch, step_in_epoch)
+        if full_batch_size:
+            batches = batching.without_smaller_batches(batches, full_batch_size)
+        return batching.with_class_weights(batches, weights) if weights else batches
+
+    return open_weighted

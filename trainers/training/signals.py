@@ -1,4 +1,4 @@
-"""What SIGTERM (a machine that is taken away) and Ctrl-C do to a training: keep a checkpoint first, then end."""
+"""SIGTERM (a machine that is taken away) and Ctrl-C end a training after its step, with a checkpoint."""
 
 import signal
 import sys
@@ -20,8 +20,8 @@ class StopRequest:
 
 
 @contextmanager
-def caught() -> Iterator[StopRequest]:
-    """While the block runs, the first SIGTERM or Ctrl-C is only noted; a second Ctrl-C is raised as ever."""
+def catch_stop_signals() -> Iterator[StopRequest]:
+    """While the block runs, the first SIGTERM or Ctrl-C is only noted; a second Ctrl-C raises KeyboardInterrupt."""
     request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:

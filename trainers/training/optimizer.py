@@ -1,0 +1,64 @@
+"""What the recipe's flags mean in Keras: optimizer, learning rate, loss, class weights."""
+
+import keras
+import numpy as np
+from sklearn.utils.class_weight import compute_class_weight
+
+from pipeline.cells import LABELS
+from pipeline.errors import InputError
+from trainers.training_flags import Options
+
+PLATEAU: dict[str, float | str] = {"monitor": "val_loss", "factor": 0.5, "patience": 2, "min_lr": 1e-6}
+"""Of `keras.callbacks.ReduceLROnPlateau`, for --schedule=plateau."""
+
+_OPTIMIZERS = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
+
+
+def build_optimizer(options: Options, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """The optimizer with its learning rate schedule."""
+    return _OPTIMIZERS[options.optimizer](
+        learning_rate(options, steps_per_epoch), weight_decay=options.weight_decay or None
+    )
+
+
+def learning_rate(options: Options, steps_per_epoch: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """A number, which a callback may change, or for --schedule=cosine a function of the step.
+
+    Source of the cosine: Loshchilov & Hutter, "SGDR", ICLR 2017, without restarts.
+    """
+    if options.schedule != "cosine":
+        return options.learning_rate
+    warmup_steps = round(options.warmup_epochs * steps_per_epoch)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup_steps else options.learning_rate,
+        decay_steps=options.epochs * steps_per_epoch - warmup_steps,
+        warmup_target=options.learning_rate if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
+
+
+def build_loss(options: Options) -> keras.losses.Loss:
+    """Binary cross-entropy with --label_smoothing."""
+    return keras.losses.BinaryCrossentropy(label_smoothing=options.label_smoothing)
+
+
+def class_weights(mode: str, labels: np.ndarray) -> dict[int, float]:
+    """Weight of each class in the loss.
+
+    Args:
+      mode: of scikit-learn: "balanced", that is num_cells / (num_classes × num_cells_of_class).
+      labels: int [cells] of the training split.
+
+    Returns:
+      label -> weight.
+
+    Raises:
+      InputError: if one of the classes has no cells.
+    """
+    classes = np.arange(len(LABELS))
+    if len(present := np.unique(labels)) < len(classes):
+        raise InputError(
+            f"--class_weight={mode} needs cells of both classes, but the training split has only "
+            f"{' and '.join(LABELS[label] for label in present)}; give another --train_split or --class_weight=none"
+        )
+    return dict(enumerate(compute_class_weight(mode, classes=classes, y=labels).tolist()))
