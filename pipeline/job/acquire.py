@@ -100,7 +100,7 @@ def publish(job: Job) -> None:
     if storage.is_remote(job.directory):
         storage.remove_folder(incomplete)
         return
-    storage.remove_others(incomplete, layout.expected_files(list(job.num_cells)))
+    storage.remove_others(incomplete, layout.expected_files(job.num_cells))
     replaced = layout.replaced_dir(job.directory)
     storage.remove_folder(replaced)
     if job.directory.exists():

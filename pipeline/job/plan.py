@@ -86,8 +86,8 @@ class ShardJob:
 
     source: str
     root: str
-    job_dir: str
-    shards_dir: str
+    job_dir: epath.Path
+    shards_dir: epath.Path
     image_size_px: int
     image_encoding: str
 
@@ -111,16 +111,6 @@ class Job:
     num_cells: dict[str, int]
     rejected: list[Rejected]
     same_names: list[str]
-
-    @property
-    def job_dir(self) -> epath.Path:
-        """Folder of the plan and the results."""
-        return epath.Path(self.shard_job.job_dir)
-
-    @property
-    def shards_dir(self) -> epath.Path:
-        """Folder of the shards."""
-        return epath.Path(self.shard_job.shards_dir)
 
 
 def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[Shard]:

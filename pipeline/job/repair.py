@@ -69,7 +69,7 @@ def make_again(
     from pipeline.job import fill  # OpenCV and TFDS take a second to import, which other jobs need not wait for
     from pipeline.records import tfds_metadata
 
-    folder = epath.Path(job.shards_dir)
+    folder = job.shards_dir
     storage.remove_folder(folder)
     storage.make_folder(folder)
     try:
