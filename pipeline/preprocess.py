@@ -38,7 +38,7 @@ _SOURCE = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Root folder of the data sets, as in tfds.load.", required=True)
 _CONFIG = flags.DEFINE_list("config", [_DEFAULTS.config], f"Configs to make: one or more of {', '.join(CONFIGS)}.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a data set that has another source or other settings.")
-_REPAIR = flags.DEFINE_bool("repair", False, "Make corrupt files of a data set again; refused unless byte-identical.")
+_REPAIR = flags.DEFINE_bool("repair", False, "Make corrupt files of a data set again; rejected unless byte-identical.")
 _SPLIT_SEED = flags.DEFINE_integer(
     "split_seed", _DEFAULTS.split_seed, "Seed of the split and of the order of cells.", 0, 2**32 - 1
 )

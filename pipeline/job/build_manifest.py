@@ -81,9 +81,7 @@ def build(
     """The manifest but for `files` and `checksum`.
 
     Args:
-      identity: see `identity`.
-      rejected: the files rejected by name.
-      same_names: base names in both class folders.
+      identity, rejected, same_names: see `plan.Job`.
       results: one per shard, in the order of the plan.
       read_names: a shard's result -> file name of each record; called for the shards that hold copies.
     """

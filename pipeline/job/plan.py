@@ -60,7 +60,7 @@ class Shard(NamedTuple):
     cells: tuple[Cell, ...]
 
     def to_json(self) -> str:
-        """One JSON object."""
+        """JSON for `from_json`."""
         return json.dumps(self, separators=(",", ":"))
 
     @classmethod
@@ -117,11 +117,7 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[
     """Plans all shards of a data set.
 
     Within a split the cells are in seeded hash order, so that `train[:10%]` and every shard are a random sample.
-
-    Args:
-      listing: the source's cells.
-      settings: see `Settings`.
-      source_name: what to call the source in errors.
+    `source_name` stands for the source in errors.
 
     Raises:
       InputError: if names tell no patient where the config needs one, or there are too few patients.

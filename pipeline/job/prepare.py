@@ -4,7 +4,7 @@ A job that was killed, at any moment, continues with the shards that are missing
 
 Locally the data set is filled in `<version>.incomplete`, then renamed. On an object store it is filled in place, and
 the manifest, written last, completes it. In both, `<version>.incomplete/<job>` holds the plan and the shards' results
-while the job runs; its name is a hash of what is made.
+while the job runs; its name is a hash of source and settings.
 """
 
 import json
@@ -87,7 +87,7 @@ def plan(
         yield _check_existing(directory, existing, listing, settings, source, repair)
         return
     planned: Job | JobResult
-    shards = plan_shards(listing, settings, source_name)  # it may refuse, which must leave nothing behind
+    shards = plan_shards(listing, settings, source_name)  # an error here must leave nothing behind
     with ExitStack() as stack:
         with _explained_os_errors(data_dir):
             stack.enter_context(storage.lock(directory))
