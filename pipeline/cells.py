@@ -1,4 +1,4 @@
-"""The terms of the field, defined once: what a cell is, its labels, its patient, its image file."""
+"""Cells, their labels and patients, and how the source's names tell these."""
 
 import re
 from typing import NamedTuple
@@ -17,7 +17,7 @@ DEFAULT_PATIENT_REGEX = r"^(C\d+)"
 """The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's."""
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""What is an image by name."""
+"""Suffixes by which a file counts as an image."""
 
 
 class ZipEntry(NamedTuple):
@@ -73,7 +73,7 @@ def compile_patient_regex(pattern: str) -> re.Pattern[str]:
 
 
 def parse_patient(base_name: str, patient_regex: re.Pattern[str]) -> str:
-    """The patient that a file name tells: the first group, else the whole match, "" without a match."""
+    """The patient in a file name: the first group, else the whole match, "" without a match."""
     match = patient_regex.search(base_name)
     if match is None:
         return ""
@@ -81,19 +81,15 @@ def parse_patient(base_name: str, patient_regex: re.Pattern[str]) -> str:
 
 
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:
-    """Reads `--class_folders`.
-
-    Args:
-      values: a folder a label in label order (`["healthy", "infected"]`), or pairs in any order
-        (`["parasitized=infected", "uninfected=healthy"]`).
+    """Reads `--class_folders`: one folder per label in label order, or pairs such as `parasitized=infected`.
 
     Returns:
-      one folder name a label, in label order.
+      one folder name per label, in label order.
 
     Raises:
       InputError: for another number of folders, the same folder twice, or an unknown label.
     """
-    expected = f"one folder a label in the order {','.join(LABELS)}, or {','.join(f'{x}=<folder>' for x in LABELS)}"
+    expected = f"one folder per label in the order {','.join(LABELS)}, or {','.join(f'{x}=<folder>' for x in LABELS)}"
     folders = tuple(values)
     if any("=" in value for value in values):
         pairs = dict(value.partition("=")[::2] for value in values)

@@ -77,7 +77,10 @@ def _status(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str
 def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mapping[str, Sequence[str]]) -> list[str]:
     """What absl's own parser does, with its errors in one line and its help in groups."""
     if not _HELP.isdisjoint(argv[1:]):
-        print(_help(flag_groups))
+        try:
+            print(_help(flag_groups), flush=True)
+        except BrokenPipeError:
+            os._exit(0)  # somebody pipes it to head
         sys.exit(0)
     try:
         return flags.FLAGS(argv, known_only=keep_unknown_flags)

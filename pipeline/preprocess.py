@@ -8,6 +8,7 @@ manifest (in object stores by file sizes alone); --repair makes corrupt files ag
 take well under a minute and 1.3 GB of disk per config.
 """
 
+import functools
 import gc
 import math
 import re
@@ -27,51 +28,28 @@ from pipeline.records.example import IMAGE_ENCODINGS
 from pipeline.records.image import MAX_SIZE_PX
 from pipeline.source import listing
 from pipeline.source.archive import open_source
+from pipeline.splits.configs import CONFIGS
 
 _DEFAULTS = plan.Settings()
 
 _SOURCE = flags.DEFINE_string(
-    "source",
-    None,
-    "Cells to read: a folder or .zip with one folder per class, or 'nih' to download the NLM's archive.",
-    required=True,
+    "source", None, "Folder or .zip with one folder of cells per class, or nih: the NLM's archive.", required=True
 )
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Root folder of the data sets, as in tfds.load; made if missing.", required=True
-)
-_CONFIG = flags.DEFINE_list(
-    "config",
-    [_DEFAULTS.config],
-    "Configs of the data set to make, one or more of by_patient, by_cell and folds.",
-)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Root folder of the data sets, as in tfds.load.", required=True)
+_CONFIG = flags.DEFINE_list("config", [_DEFAULTS.config], f"Configs to make: one or more of {', '.join(CONFIGS)}.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a data set that has another source or other settings.")
-_REPAIR = flags.DEFINE_bool(
-    "repair",
-    False,
-    "Make corrupt files of an existing data set again from the same source; refused unless byte-identical.",
-)
+_REPAIR = flags.DEFINE_bool("repair", False, "Make corrupt files of a data set again; rejected unless byte-identical.")
 _SPLIT_SEED = flags.DEFINE_integer(
-    "split_seed",
-    _DEFAULTS.split_seed,
-    "Seed of the split and of the order of cells.",
-    lower_bound=0,
-    upper_bound=2**32 - 1,
+    "split_seed", _DEFAULTS.split_seed, "Seed of the split and of the order of cells.", 0, 2**32 - 1
 )
 _IMAGE_SIZE_PX = flags.DEFINE_integer(
-    "image_size_px",
-    _DEFAULTS.image_size_px,
-    "Width and height of the stored images in pixels.",
-    lower_bound=1,
-    upper_bound=MAX_SIZE_PX,
+    "image_size_px", _DEFAULTS.image_size_px, "Width and height of the stored images in pixels.", 1, MAX_SIZE_PX
 )
 _IMAGE_ENCODING = flags.DEFINE_enum(
-    "image_encoding",
-    _DEFAULTS.image_encoding,
-    IMAGE_ENCODINGS,
-    "How images are stored: raw bytes, which need no decoding, or compact PNGs.",
+    "image_encoding", _DEFAULTS.image_encoding, IMAGE_ENCODINGS, "raw needs no decoding when read; png is compact."
 )
 _CELLS_PER_SHARD = flags.DEFINE_integer(
-    "cells_per_shard", _DEFAULTS.cells_per_shard, "Number of cells in a shard, at most.", lower_bound=1
+    "cells_per_shard", _DEFAULTS.cells_per_shard, "Largest number of cells in a shard.", lower_bound=1
 )
 _CLASS_FOLDERS = flags.DEFINE_list(
     "class_folders",
@@ -79,20 +57,12 @@ _CLASS_FOLDERS = flags.DEFINE_list(
     "Folders of uninfected and parasitized cells, in this order, or uninfected=<folder>,parasitized=<folder>.",
 )
 _PATIENT_REGEX = flags.DEFINE_string(
-    "patient_regex",
-    DEFAULT_PATIENT_REGEX,
-    "Regular expression whose first group is the patient in a file's base name.",
+    "patient_regex", DEFAULT_PATIENT_REGEX, "Regular expression; its first group is the patient in a file's base name."
 )
 _MAX_REJECTED_FRACTION = flags.DEFINE_float(
-    "max_rejected_fraction",
-    0.001,
-    "Fail if a larger fraction of the images cannot be used.",
-    lower_bound=0.0,
-    upper_bound=1.0,
+    "max_rejected_fraction", 0.001, "Fail if a larger fraction of the images cannot be used.", 0.0, 1.0
 )
-_PIPELINE_OPTIONS = flags.DEFINE_list(
-    "pipeline_options", [], "Options of the Beam pipeline, such as --runner=DirectRunner,--direct_num_workers=4."
-)
+_PIPELINE_OPTIONS = flags.DEFINE_list("pipeline_options", [], "Options of Beam, such as --runner=DirectRunner,….")
 _DOWNLOAD_DIR = flags.DEFINE_string(
     "download_dir", "~/.cache/tfds_malaria", "Folder for the archive that --source=nih downloads."
 )
@@ -113,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     if not math.isfinite(_MAX_REJECTED_FRACTION.value):
         raise InputError(f"--max_rejected_fraction={_MAX_REJECTED_FRACTION.value} is no number from 0 to 1")
     if not configs:
-        raise InputError("--config is empty; expected one or more of by_patient, by_cell, folds")
+        raise InputError(f"--config is empty; expected one or more of {', '.join(CONFIGS)}")
     if _OVERWRITE.value and _REPAIR.value:
         raise InputError("got --overwrite and --repair; expected one: --overwrite makes all files again")
     class_folders = parse_class_folders(_CLASS_FOLDERS.value)
@@ -142,20 +112,11 @@ def _preprocess(
         cells = listing.list_cells(opened, f"--source={source}", class_folders, patient_regex)
     listed = time.perf_counter()
 
+    plan_job = functools.partial(
+        prepare.plan, source=source, data_dir=_DATA_DIR.value, overwrite=_OVERWRITE.value, repair=_REPAIR.value
+    )
     with ExitStack() as stack:
-        jobs = [
-            stack.enter_context(
-                prepare.plan(
-                    cells,
-                    settings,
-                    source=source,
-                    data_dir=_DATA_DIR.value,
-                    overwrite=_OVERWRITE.value,
-                    repair=_REPAIR.value,
-                )
-            )
-            for settings in _settings(configs, class_folders)
-        ]
+        jobs = [stack.enter_context(plan_job(cells, _settings(config, class_folders))) for config in configs]
         del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
         print(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - listed:.2f} s", flush=True)
         for job in jobs:
@@ -165,19 +126,16 @@ def _preprocess(
             print(_summary(result))
 
 
-def _settings(configs: Sequence[str], class_folders: tuple[str, ...]) -> list[plan.Settings]:
-    return [
-        plan.Settings(
-            config=config,
-            image_size_px=_IMAGE_SIZE_PX.value,
-            image_encoding=_IMAGE_ENCODING.value,
-            split_seed=_SPLIT_SEED.value,
-            cells_per_shard=_CELLS_PER_SHARD.value,
-            class_folders=class_folders,
-            patient_regex=_PATIENT_REGEX.value,
-        )
-        for config in configs
-    ]
+def _settings(config: str, class_folders: tuple[str, ...]) -> plan.Settings:
+    return plan.Settings(
+        config=config,
+        image_size_px=_IMAGE_SIZE_PX.value,
+        image_encoding=_IMAGE_ENCODING.value,
+        split_seed=_SPLIT_SEED.value,
+        cells_per_shard=_CELLS_PER_SHARD.value,
+        class_folders=class_folders,
+        patient_regex=_PATIENT_REGEX.value,
+    )
 
 
 def _summary(result: prepare.JobResult) -> str:

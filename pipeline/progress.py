@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 import io
 import sys
@@ -10,13 +10,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class _Lines(tqdm):
-    """A tqdm that prints whole lines, for logs and pipes."""
+    """A tqdm that prints plain lines, for logs and pipes."""
 
-    told = 0
+    last_printed = 0
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if self.n > max(self.initial, self.told):  # the beginning is no news, nor is the end a second time
-            self.told = self.n
+        if self.n > max(self.initial, self.last_printed):  # not the start, and the end once
+            self.last_printed = self.n
             print(msg or str(self), file=sys.stderr, flush=True)
 
 
@@ -30,8 +30,8 @@ def progress_bar(total: int | None, description: str, unit: str, **tqdm_argument
       **tqdm_arguments: passed on to tqdm.
 
     Returns:
-      a tqdm to `update` and to close (it is a context manager). Where standard error is no terminal
-      it prints a plain line every ten seconds and one at the end.
+      a tqdm to `update` and to close (it is a context manager). Where standard error is not a terminal it prints a
+      line every ten seconds and one at the end.
     """
     tqdm_arguments |= {"total": total, "desc": description, "unit": f" {unit}", "smoothing": 0.1}
     if sys.stderr.isatty():

@@ -188,7 +188,7 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
-if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names
+if __name__ == "__main__":  # not on import: other commands define flags of the same names
     flags.DEFINE_string("data_dir", None, "Root folder of the data sets, as for pipeline.preprocess.", required=True)
     flags.DEFINE_list("config", None, "Configs to check, such as by_patient,folds; without it all that exist.")
     run(main)

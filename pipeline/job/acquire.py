@@ -77,7 +77,7 @@ def acquire(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manif
 
 
 def _unfinished_differences(incomplete: epath.Path, identity: manifest.Manifest) -> list[str] | None:
-    """How an incomplete folder's data set differs from the wanted one; None if it was left before it held a shard."""
+    """How an incomplete folder's data set differs from the wanted one; None if it holds no shard yet."""
     entries = [incomplete / name for name in sorted(storage.list_names(incomplete))]
     # Without a lock, on an object store, a plan alone may be that of a job which is running.
     if not storage.is_remote(incomplete) and all((path / _IDENTITY).exists() for path in entries):
@@ -100,7 +100,7 @@ def publish(job: Job) -> None:
     if storage.is_remote(job.directory):
         storage.remove_folder(incomplete)
         return
-    storage.remove_others(incomplete, layout.expected_files(list(job.num_cells)))
+    storage.remove_others(incomplete, layout.expected_files(job.num_cells))
     replaced = layout.replaced_dir(job.directory)
     storage.remove_folder(replaced)
     if job.directory.exists():

@@ -105,12 +105,7 @@ def _explained_as_shard_errors(file_name: str) -> Iterator[None]:
 def fill_shards(
     file_names: Sequence[str], job: ShardJob, num_threads: int | None, pipeline_options: Sequence[str]
 ) -> None:
-    """Fills shards by a Beam pipeline.
-
-    Args:
-      file_names: of the shards; at least one.
-      job, num_threads: see `fill.fill_shard`.
-      pipeline_options: Beam's options.
+    """Fills one or more shards, each by `fill.fill_shard`, in a Beam pipeline.
 
     Raises:
       InputError: if a shard cannot be filled or the runner fails; shards that were filled stay.

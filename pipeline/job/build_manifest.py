@@ -81,9 +81,7 @@ def build(
     """The manifest but for `files` and `checksum`.
 
     Args:
-      identity: see `identity`.
-      rejected: the files rejected by name.
-      same_names: base names in both class folders.
+      identity, rejected, same_names: see `plan.Job`.
       results: one per shard, in the order of the plan.
       read_names: a shard's result -> file name of each record; called for the shards that hold copies.
     """
@@ -116,16 +114,18 @@ def write(job: Job, results: Sequence[ShardResult]) -> None:
     """Writes TFDS's files, then the manifest, into the folder of the filled shards; removes what is not theirs."""
     from pipeline.records import tfds_metadata  # TFDS takes a second to import, which the workers need not wait for
 
+    job_dir, shards_dir = job.shard_job.job_dir, job.shard_job.shards_dir
+
     def read_names(result: ShardResult) -> list[str]:
-        planned = Shard.from_json((job.job_dir / layout.plan_name(result.file_name)).read_text())
+        planned = Shard.from_json((job_dir / layout.plan_name(result.file_name)).read_text())
         rejected = {item.filename for item in result.rejected}
         return [cell.filename for cell in planned.cells if cell.filename not in rejected]
 
     unsigned = build(job.identity, job.rejected, job.same_names, results, read_names)
-    storage.remove_others(job.shards_dir, layout.expected_files(list(job.num_cells)) | {job.job_dir.name})
-    tfds_metadata.write(job.shards_dir, unsigned)
+    storage.remove_others(shards_dir, layout.expected_files(job.num_cells) | {job_dir.name})
+    tfds_metadata.write(shards_dir, unsigned)
     tfds_metadata.write_default_config(job.directory.parent.parent)
-    storage.write_atomic(job.shards_dir / layout.MANIFEST, sign(unsigned, job.shards_dir))
+    storage.write_atomic(shards_dir / layout.MANIFEST, sign(unsigned, shards_dir))
 
 
 def sign(manifest: Manifest, directory: epath.Path) -> bytes:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from etils import epath
 
 from pipeline.cells import LABELS, Cell, Rejected
 from pipeline.job.plan import Shard, ShardJob
@@ -47,18 +46,13 @@ class _Record(NamedTuple):
 def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardResult:
     """Fills one shard: reads, decodes and resizes its cells, writes records, index and result.
 
-    Args:
-      file_name: which one.
-      job: see `ShardJob`.
-      num_threads: how many decode; by default one per CPU.
+    Cells are decoded by `num_threads` threads, by default one per CPU.
 
     Raises:
-      OSError: if the plan or the source cannot be read or the shard cannot be written; nothing appears under a
-        final name.
+      OSError: if the plan or the source cannot be read, or the shard cannot be written; no final name appears then.
     """
     cv2.setNumThreads(1)  # cells are decoded in parallel; OpenCV's own threads would only get in the way
-    job_dir, shards_dir = epath.Path(job.job_dir), epath.Path(job.shards_dir)
-    plan = job_dir / layout.plan_name(file_name)
+    plan = job.job_dir / layout.plan_name(file_name)
     shard = Shard.from_json(plan.read_text())
     result = ShardResult(shard.split, file_name)
     rows: list[tuple[int, int, int, int]] = []
@@ -67,7 +61,7 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
     widths: Counter[int] = Counter()
     converted: Counter[str] = Counter()
     digest = hashlib.sha256()
-    with open_source(job.source) as source, open_atomic(shards_dir / file_name) as file:
+    with open_source(job.source) as source, open_atomic(job.shards_dir / file_name) as file:
         for record in _make_records(shard.cells, source, job, num_threads or num_processors()):
             cell = record.cell
             if record.reason is not None:
@@ -95,8 +89,8 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
     buffer = io.BytesIO()
     np.save(buffer, index_array(rows))
     result.index_sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
-    write_atomic(shards_dir / layout.index_name(file_name), buffer.getvalue())
-    write_atomic(job_dir / layout.result_name(file_name), result.to_json().encode())
+    write_atomic(job.shards_dir / layout.index_name(file_name), buffer.getvalue())
+    write_atomic(job.job_dir / layout.result_name(file_name), result.to_json().encode())
     return result
 
 

@@ -60,7 +60,7 @@ class Shard(NamedTuple):
     cells: tuple[Cell, ...]
 
     def to_json(self) -> str:
-        """One JSON object."""
+        """JSON for `from_json`."""
         return json.dumps(self, separators=(",", ":"))
 
     @classmethod
@@ -86,8 +86,8 @@ class ShardJob:
 
     source: str
     root: str
-    job_dir: str
-    shards_dir: str
+    job_dir: epath.Path
+    shards_dir: epath.Path
     image_size_px: int
     image_encoding: str
 
@@ -112,26 +112,12 @@ class Job:
     rejected: list[Rejected]
     same_names: list[str]
 
-    @property
-    def job_dir(self) -> epath.Path:
-        """Folder of the plan and the results."""
-        return epath.Path(self.shard_job.job_dir)
-
-    @property
-    def shards_dir(self) -> epath.Path:
-        """Folder of the shards."""
-        return epath.Path(self.shard_job.shards_dir)
-
 
 def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[Shard]:
     """Plans all shards of a data set.
 
     Within a split the cells are in seeded hash order, so that `train[:10%]` and every shard are a random sample.
-
-    Args:
-      listing: the source's cells.
-      settings: see `Settings`.
-      source_name: what to call the source in errors.
+    `source_name` stands for the source in errors.
 
     Raises:
       InputError: if names tell no patient where the config needs one, or there are too few patients.

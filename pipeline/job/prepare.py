@@ -4,7 +4,7 @@ A job that was killed, at any moment, continues with the shards that are missing
 
 Locally the data set is filled in `<version>.incomplete`, then renamed. On an object store it is filled in place, and
 the manifest, written last, completes it. In both, `<version>.incomplete/<job>` holds the plan and the shards' results
-while the job runs; its name is a hash of what is made.
+while the job runs; its name is a hash of source and settings.
 """
 
 import json
@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -47,31 +47,18 @@ def prepare(
     listing: Listing,
     settings: Settings,
     *,
-    source: str,
-    data_dir: str,
     max_rejected_fraction: float = 0.001,
-    overwrite: bool = False,
-    repair: bool = False,
     pipeline_options: Sequence[str] = (),
+    **plan_options: Any,
 ) -> JobResult:
-    """Makes one data set, or finds that it is there already: `plan`, then `run`.
-
-    Raises:
-      InputError: see `plan` and `run`.
-    """
-    with plan(listing, settings, source=source, data_dir=data_dir, overwrite=overwrite, repair=repair) as planned:
+    """Makes one data set, or finds that it exists: `plan`, then `run`; for arguments and errors see there."""
+    with plan(listing, settings, **plan_options) as planned:
         return run(planned, max_rejected_fraction=max_rejected_fraction, pipeline_options=pipeline_options)
 
 
 @contextmanager
 def plan(
-    listing: Listing,
-    settings: Settings,
-    *,
-    source: str,
-    data_dir: str,
-    overwrite: bool = False,
-    repair: bool = False,
+    listing: Listing, settings: Settings, *, source: str, data_dir: str, overwrite: bool = False, repair: bool = False
 ) -> Iterator[Job | JobResult]:
     """Plans one data set, writes the plan, and holds the data set's lock while the block runs.
 
@@ -100,7 +87,7 @@ def plan(
         yield _check_existing(directory, existing, listing, settings, source, repair)
         return
     planned: Job | JobResult
-    shards = plan_shards(listing, settings, source_name)  # it may refuse, which must leave nothing behind
+    shards = plan_shards(listing, settings, source_name)  # an error here must leave nothing behind
     with ExitStack() as stack:
         with _explained_os_errors(data_dir):
             stack.enter_context(storage.lock(directory))
@@ -139,7 +126,7 @@ def run(
     with _explained_os_errors(str(job.directory)):
         if not _is_complete(job):
             num_filled = _fill_missing(job, pipeline_options)
-            filled = results.read_results(job.job_dir, job.num_cells)
+            filled = results.read_results(job.shard_job.job_dir, job.num_cells)
             results.check(filled, job, max_rejected_fraction)
             build_manifest.write(job, filled)
         seconds = time.perf_counter() - started
@@ -148,19 +135,14 @@ def run(
 
 
 def _check_existing(
-    directory: epath.Path,
-    existing: manifest.Manifest,
-    listing: Listing,
-    settings: Settings,
-    source: str,
-    may_repair: bool,
+    directory: epath.Path, existing: manifest.Manifest, listing: Listing, settings: Settings, source: str, repair: bool
 ) -> JobResult:
     started = time.perf_counter()
     # In an object store digests would cost a download of everything, so without --repair sizes have to do.
-    corrupt = find_corrupt(directory, existing, with_digests=may_repair or not storage.is_remote(directory))
+    corrupt = find_corrupt(directory, existing, with_digests=repair or not storage.is_remote(directory))
     if not corrupt:
         return JobResult(directory, existing, 0, 0.0)
-    if not may_repair:
+    if not repair:
         raise InputError(f"{directory} has {describe(corrupt)}; make them again from the same source by --repair")
     shards = plan_shards(listing, settings, source)
     folder = layout.repair_dir(directory)
@@ -173,14 +155,8 @@ def _check_existing(
 def _shard_job(
     listing: Listing, settings: Settings, source: str, job_dir: epath.Path, shards_dir: epath.Path
 ) -> ShardJob:
-    return ShardJob(
-        source=os.fspath(storage.open_place(source, "--source")),
-        root=listing.root,
-        job_dir=str(job_dir),
-        shards_dir=str(shards_dir),
-        image_size_px=settings.image_size_px,
-        image_encoding=settings.image_encoding,
-    )
+    path = os.fspath(storage.open_place(source, "--source"))
+    return ShardJob(path, listing.root, job_dir, shards_dir, settings.image_size_px, settings.image_encoding)
 
 
 @contextmanager
@@ -205,34 +181,32 @@ def _printable_name(source: str) -> str:
 
 def _is_complete(job: Job) -> bool:
     """Whether a job that was killed at its end has left everything but the last rename."""
-    path = job.shards_dir / layout.MANIFEST
+    directory = job.shard_job.shards_dir
+    path = directory / layout.MANIFEST
     if not path.exists() or not manifest.is_signed(path.read_bytes()):
         return False
-    entries = manifest.shards(json.loads(path.read_text()))
-    return not any(manifest.check_shard(job.shards_dir, entry) for entry in entries)
+    return not any(manifest.check_shard(directory, shard) for shard in manifest.shards(json.loads(path.read_text())))
 
 
 def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
-    storage.remove_partials(job.shards_dir)  # of workers that were killed: they fill the disk
-    for file_name in results.done(job.job_dir):
-        result = results.read_result(job.job_dir, file_name)
-        if result is None or manifest.check_shard(job.shards_dir, result.entry()):
-            (job.job_dir / layout.result_name(file_name)).unlink()  # the disk lost what was written last
-    done = results.done(job.job_dir)
+    job_dir, shards_dir = job.shard_job.job_dir, job.shard_job.shards_dir
+    storage.remove_partials(shards_dir)  # of workers that were killed: they fill the disk
+    done = results.done(job_dir)
+    for file_name in sorted(done):
+        result = results.read_result(job_dir, file_name)
+        if result is None or manifest.check_shard(shards_dir, result.entry()):
+            (job_dir / layout.result_name(file_name)).unlink()  # the disk lost what was written last
+            done.remove(file_name)
     missing = [file_name for file_name in job.num_cells if file_name not in done]
     if missing:
-        with results.watch(job.job_dir, job.num_cells):
-            num_threads = _begin(missing, job.shard_job) if workers.are_started() else None
+        with results.watch(job_dir, job.num_cells):
+            num_threads = None
+            if workers.are_started():  # they begin while this process imports Beam, which takes a second
+                num_threads = max(1, workers.num_processors() // len(missing))
+                for file_name in missing:
+                    workers.begin("pipeline.job.fill:fill_shard", file_name, job.shard_job, num_threads)
 
-            from pipeline.job import beam_pipeline  # Beam takes a second to import, and local workers are busy by now
+            from pipeline.job import beam_pipeline
 
             beam_pipeline.fill_shards(missing, job.shard_job, num_threads, pipeline_options)
     return sum(job.num_cells[file_name] for file_name in missing)
-
-
-def _begin(missing: Sequence[str], shard_job: ShardJob) -> int:
-    """Lets local worker processes begin; returns how many threads each uses."""
-    num_threads = max(1, workers.num_processors() // len(missing))
-    for file_name in missing:
-        workers.begin("pipeline.job.fill:fill_shard", file_name, shard_job, num_threads)
-    return num_threads

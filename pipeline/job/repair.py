@@ -1,4 +1,4 @@
-"""Files of an existing data set that are not what its manifest vouches for: found, and made again."""
+"""Corrupt files of an existing data set: those that are not what its manifest vouches for, and making them again."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,16 +14,11 @@ _MAX_NAMED = 5
 
 
 def find_corrupt(directory: epath.Path, existing: manifest.Manifest, with_digests: bool) -> dict[str, str]:
-    """Compares every file of a data set with its manifest.
-
-    Args:
-      directory: the version folder.
-      existing: its manifest.
-      with_digests: whether shards are read to their end and their sha256 compared, which takes about a second per GB;
-        otherwise only their sizes are.
+    """Compares every file of a data set with its manifest, of shards only the size unless `with_digests`.
 
     Returns:
-      name -> fault of each file that is missing or changed: of shards, of their indexes, and of TFDS's own files.
+      name -> fault of each missing or changed file: of shards, of their indexes, and of TFDS's own files. With digests
+      that takes about a second per GB.
     """
     faults: dict[str, str] = {}
     for shard in manifest.shards(existing):
@@ -48,28 +43,18 @@ def make_again(
     shards: Sequence[Shard],
     job: ShardJob,
 ) -> int:
-    """Makes corrupt files again.
-
-    They are made in a folder of their own, and replace the corrupt ones only if all of them are byte-identical to what
-    the manifest vouches for.
-
-    Args:
-      directory: the version folder.
-      existing: its manifest.
-      corrupt: see `find_corrupt`.
-      shards: the plan of the data set.
-      job: see `fill.fill_shard`; with `layout.repair_dir` for both folders.
+    """Makes corrupt files again, in a folder of their own (that of `job`), and moves them to the data set.
 
     Returns:
       the number of cells that were read again.
 
     Raises:
-      InputError: if a file comes out differently; the data set is left as it was.
+      InputError: if one of them is not byte-identical to what the manifest vouches for; then none is moved.
     """
     from pipeline.job import fill  # OpenCV and TFDS take a second to import, which other jobs need not wait for
     from pipeline.records import tfds_metadata
 
-    folder = epath.Path(job.shards_dir)
+    folder = job.shards_dir
     storage.remove_folder(folder)
     storage.make_folder(folder)
     try:

@@ -32,7 +32,7 @@ class ShardResult:
       converted: kind of conversion -> number of cells.
       heights, widths: size in pixels -> number of cells, of the source's images.
       contents: hash of each record's image file, 16 hexadecimal digits each, to find duplicates by.
-      labels: label of each record, a digit each.
+      labels: label of each record, one digit each.
     """
 
     split: str

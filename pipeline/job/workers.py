@@ -1,6 +1,6 @@
-"""Worker processes of a local job: started early, so that they are ready when the main process has listed and planned.
+"""Worker processes of a local job, started early: they are ready when the main process has listed and planned.
 
-Threads would share one interpreter lock, which costs two cores a quarter of their speed and more cores more.
+Threads would share one interpreter lock, which costs a quarter of the speed on two cores and more on more cores.
 Beam's own multi-processing mode takes many seconds to start.
 """
 
@@ -23,7 +23,7 @@ _begun: dict[tuple[object, ...], Future[Any]] = {}
 
 
 def num_processors() -> int:
-    """Processors that this process may use."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -33,13 +33,13 @@ def are_started() -> bool:
 
 
 def begin(function: str, *arguments: object) -> None:
-    """Queues a call for the worker processes, before somebody asks for it by `submit`.
+    """Queues a call for the worker processes, ahead of `submit`.
 
     Args:
       function: `<module>:<name>`, so that only workers need to import it.
       *arguments: of the call; hashable.
     """
-    with suppress(BrokenExecutor):  # `submit` will meet it again, for whoever waits for the result
+    with suppress(BrokenExecutor):  # `submit` raises it again
         _begun[function, *arguments] = _running_pool().submit(_call, function, arguments)
 
 
@@ -61,17 +61,17 @@ def _call(function: str, arguments: tuple[object, ...]) -> object:
 
 @contextmanager
 def started(module: str) -> Iterator[None]:
-    """Keeps worker processes, one a processor, while the block runs; none is left behind, whatever ends it.
+    """Runs worker processes, one per CPU, while the block runs; they end with it, whatever ends it.
 
-    Ctrl-C ends the process at once, with status 130: the job may be killed at any moment, and an interrupt as an
-    exception gets lost where it meets Python within an import or Beam within a callback.
+    Ctrl-C ends the process at once, with status 130: a job may be killed at any moment, and KeyboardInterrupt gets lost
+    within an import or one of Beam's callbacks.
 
     Args:
-      module: what they will need, imported at once.
+      module: what workers import at once.
     """
     global _pool
     count = num_processors()
-    # Workers inherit that Ctrl-C is ignored, or those that still start would answer it with a traceback.
+    # Workers inherit that Ctrl-C is ignored; otherwise those that are still starting print a traceback.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with _silent_resource_tracker():
         _pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _initialize, (os.getpid(),))
@@ -81,7 +81,7 @@ def started(module: str) -> Iterator[None]:
     try:
         yield
     except Exception:
-        _pool.shutdown(wait=True, cancel_futures=True)  # what is at work cleans up behind itself
+        _pool.shutdown(wait=True, cancel_futures=True)  # running calls clean up after themselves
         raise
     finally:
         _pool.shutdown(wait=False, cancel_futures=True)
@@ -94,10 +94,10 @@ def started(module: str) -> Iterator[None]:
 
 @contextmanager
 def _silent_resource_tracker() -> Iterator[None]:
-    """Python's own process that frees semaphores after Ctrl-C should not warn that it does: it is started here."""
+    """Python's resource tracker, which starts here, must not warn that it frees semaphores after Ctrl-C."""
     before = os.environ.get("PYTHONWARNINGS")
-    mine = "ignore::UserWarning:multiprocessing.resource_tracker"
-    os.environ["PYTHONWARNINGS"] = f"{before},{mine}" if before else mine
+    ignored = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ["PYTHONWARNINGS"] = f"{before},{ignored}" if before else ignored
     try:
         yield
     finally:
@@ -115,12 +115,12 @@ def _leave(*_: object) -> None:
 
 
 def _initialize(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process hears Ctrl-C, and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and kills its workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """A worker whose main process was killed would wait for work for ever."""
+    """Ends a worker whose main process was killed, which would wait forever."""
     while os.getppid() == parent:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     os._exit(1)
@@ -128,4 +128,4 @@ def _end_with(parent: int) -> None:
 
 def _import(module: str) -> None:
     importlib.import_module(module)
-    time.sleep(0.05)  # so that each worker takes one of these, not one worker all
+    time.sleep(0.05)  # so that every worker takes one of these calls

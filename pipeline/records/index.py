@@ -1,10 +1,9 @@
-"""The index beside each shard: where its records and images lie; and labels and patients read by it."""
+"""The index next to each shard, which tells where its records and images lie; labels and patients read by it."""
 
 import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,32 +60,23 @@ def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray
 
 
 def labels_and_patients(shard: str, skip: int, take: int) -> LabelsAndPatients:
-    """Reads labels and patients of some records of a shard; with an index about a hundred bytes per cell are read.
-
-    Args:
-      shard: its file.
-      skip: first record.
-      take: number of records.
+    """Labels and patients of `take` records of a shard from record `skip` on; about a hundred bytes per cell are read.
 
     Raises:
-      InputError: if the shard cannot be read.
+      InputError: if the shard or its index cannot be read.
     """
-    path = epath.Path(shard)
+    index = read_index(shard)
+    starts = index[skip : skip + take, 1] + index[skip : skip + take, 2]
+    labels: list[int] = []
+    patient_ids: list[str] = []
     try:
-        with path.open("rb") as file:
-            if not epath.Path(layout.index_name(shard)).exists():
-                records = islice(tfrecord.read_records(file), skip, skip + take)
-                pairs = [(cell.label, cell.patient_id) for cell in (example.parse(record) for _, record in records)]
-            else:
-                index = read_index(shard)
-                ends = np.append(index[1:, 0], file.seek(0, os.SEEK_END)) - tfrecord.FOOTER_BYTES
-                starts = index[:, 1] + index[:, 2]
-                pairs = []
-                for start, end in np.stack([starts, ends], 1)[skip : skip + take].tolist():
-                    file.seek(start)
-                    pairs.append(example.parse_behind_image(file.read(end - start)))
-    except (OSError, ValueError, tfrecord.CorruptRecord) as error:
+        with epath.Path(shard).open("rb") as file:
+            ends = np.append(index[1:, 0], file.seek(0, os.SEEK_END))[skip : skip + take] - tfrecord.FOOTER_BYTES
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+                file.seek(start)
+                label, patient_id = example.parse_behind_image(file.read(end - start))
+                labels.append(label)
+                patient_ids.append(patient_id)
+    except (OSError, ValueError) as error:
         raise corrupt_shard(shard, f"it or its index cannot be read ({error})") from error
-    return LabelsAndPatients(
-        np.array([label for label, _ in pairs], np.int64), np.array([patient for _, patient in pairs], np.str_)
-    )
+    return LabelsAndPatients(np.array(labels, np.int64), np.array(patient_ids, np.str_))

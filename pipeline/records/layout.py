@@ -4,6 +4,8 @@
 that the builder reads.
 """
 
+from collections.abc import Iterable
+
 from etils import epath
 
 from pipeline.cells import DATASET_NAME
@@ -93,6 +95,6 @@ def result_name(shard_file: str) -> str:
     return f"{shard_file}.done.json"
 
 
-def expected_files(shard_files: list[str]) -> set[str]:
+def expected_files(shard_files: Iterable[str]) -> set[str]:
     """All names in the folder of a complete data set that has these shards."""
     return {MANIFEST, *TFDS_FILES, *shard_files, *map(index_name, shard_files)}

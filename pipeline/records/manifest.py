@@ -1,4 +1,4 @@
-"""The manifest: what a data set was made of, how, and what is in it; it vouches for every file beside it.
+"""The manifest: what a data set was made of, how, and what is in it; it vouches for every file next to it.
 
 `manifest.json` holds plain JSON values:
 

@@ -17,12 +17,7 @@ HOMEPAGE = "https://lhncbc.nlm.nih.gov/LHC-research/LHC-projects/image-processin
 
 
 def write(directory: epath.Path, manifest: dict[str, Any]) -> None:
-    """Writes what `tfds.builder_from_directory` needs, from the manifest's numbers.
-
-    Args:
-      directory: the folder that holds the shards.
-      manifest: see `records.manifest`.
-    """
+    """Writes what `tfds.builder_from_directory` needs into the shards' folder, from the manifest's numbers."""
     config, settings = manifest["config"], manifest["settings"]
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name=DATASET_NAME, filetype_suffix=tfds.core.FileFormat.TFRECORD.file_suffix

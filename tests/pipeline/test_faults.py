@@ -235,9 +235,9 @@ def test_results_that_the_disk_lost_at_the_end_are_named(source, tmp_path, monke
         with pytest.raises(InputError, match="power cut"):
             job.run(planned)
         first = next(iter(planned.num_cells))
-        (planned.job_dir / layout.result_name(first)).write_text("{")
+        (planned.shard_job.job_dir / layout.result_name(first)).write_text("{")
         with pytest.raises(InputError, match=f"1 of {len(planned.num_cells)} shards are missing, such as {first}"):
-            results.read_results(planned.job_dir, planned.num_cells)
+            results.read_results(planned.shard_job.job_dir, planned.num_cells)
 
 
 def test_filling_holds_no_cell(source, tmp_path):
