@@ -152,12 +152,8 @@ def main(arguments: Sequence[str]) -> None:
     from trainers.input_pipeline import batching
     from trainers.input_pipeline.input_stall import InputStall, measured
     from trainers.input_pipeline.shuffle_order import ShuffleOrder
-<<<<<<< HEAD
     from trainers.models import architectures
-    from trainers.training import allocator, hardware
-=======
     from trainers.training import hardware
->>>>>>> t2
 
     tf_import.keep_freed_memory()
     used = hardware.prepare(

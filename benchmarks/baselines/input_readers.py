@@ -29,33 +29,16 @@ def _numpy(batches: "tf.data.Dataset") -> Iterator[Batch]:
         yield np.asarray(memoryview(images)), np.asarray(memoryview(labels))
 
 
-<<<<<<< HEAD
 def _input_mode(mode: str, work: Work) -> Iterator[Batch]:
+    from trainers import tf_import
     from trainers.data import open_data_set
     from trainers.input_pipeline import batching
     from trainers.input_pipeline.shuffle_order import ShuffleOrder
-    from trainers.training import allocator
 
-    allocator.keep_freed_memory()  # as every trainer does
+    tf_import.keep_freed_memory()  # as every trainer does
     split = open_data_set(work.data_dir, work.config).open_split(work.split)
     order = ShuffleOrder(split.num_cells, work.batch_size, _SEED)
     yield from _numpy(batching.training_batches(split, order, work.epochs, mode))
-=======
-def _ours(mode: str) -> Reader:
-    def read(work: Work) -> Iterator[Batch]:
-        from trainers import tf_import
-        from trainers.data import open_data_set
-        from trainers.input_pipeline import batching
-        from trainers.input_pipeline.shuffle_order import ShuffleOrder
-
-        tf_import.keep_freed_memory()  # as every trainer does
-        data_dir, _, config, _ = work.dataset.rsplit("/", 3)
-        split = open_data_set(data_dir, config).open_split(work.expression)
-        order = ShuffleOrder(split.num_cells, work.batch_size, _SEED)
-        yield from _numpy(batching.training_batches(split, order, work.epochs, mode))
-
-    return Reader(read, ("trainers.input_pipeline",))
->>>>>>> t2
 
 
 def _parse(record: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
