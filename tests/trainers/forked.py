@@ -5,6 +5,8 @@ import os
 import runpy
 import subprocess
 import sys
+import types
+from unittest import mock
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tensorflow", "keras", "tensorflow_datasets", "matplotlib.pyplot", "sklearn.metrics"])
@@ -29,7 +31,9 @@ def start(output, module, *arguments, num_devices=0):
     With `num_devices`, TensorFlow takes the CPU for so many devices.
     """
     process = _CONTEXT.Process(target=_run, args=(output, module, [*map(str, arguments)], num_devices))
-    process.start()
+    # Or the process would import this one's main module: pytest, or the command that `run_in_process` runs.
+    with mock.patch.dict(sys.modules, {"__main__": types.ModuleType("__main__")}):
+        process.start()
     return process
 
 
