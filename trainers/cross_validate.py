@@ -19,8 +19,8 @@ from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.splits.configs import CONFIGS, NUM_FOLDS
 from trainers import evaluation_flags, folds, run_dir, tf_import
+from trainers.data import open_data_set
 from trainers.evaluation import runs
-from trainers.evaluation.data_set import DataSet
 from trainers.evaluation.runs import FOLDS
 from trainers.training.signals import INTERRUPTED, PREEMPTED
 from trainers.training_flags import MODELS
@@ -38,7 +38,7 @@ flags.adopt_module_key_flags(evaluation_flags)
 def main(arguments: Sequence[str]) -> int | None:
     """Trains fold after fold, then judges all of them together."""
     trainer_flags = folds.check_trainer_flags(arguments)
-    data_set = DataSet(_DATA_DIR.value, FOLDS)
+    data_set = open_data_set(_DATA_DIR.value, FOLDS)
     folders = [Path(_OUTPUT_DIR.value) / name for name in CONFIGS[FOLDS].splits]
     for fold, folder in enumerate(folders):
         print(f"fold {fold + 1} of {NUM_FOLDS}: {folder}", flush=True)
@@ -50,15 +50,15 @@ def main(arguments: Sequence[str]) -> int | None:
             raise InputError(
                 f"the trainer of fold {fold} ended with status {status}, see above; the same command continues with it"
             )
-    _, planned = runs.plan([str(folder) for folder in folders], FOLDS, None)
-    for candidate in planned:
-        data_set.open(candidate.members)
+    _, grouped = runs.group([str(folder) for folder in folders], FOLDS, None)
+    for model_runs in grouped:
+        runs.open_splits(data_set, model_runs)
     options = evaluation_flags.read(_BATCH_SIZE)
 
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
 
-    print(evaluate.evaluate(planned, data_set, options, str(Path(_OUTPUT_DIR.value) / REPORT)))
+    print(evaluate.evaluate(grouped, data_set, options, str(Path(_OUTPUT_DIR.value) / REPORT)))
     return None
 
 

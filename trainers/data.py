@@ -1,13 +1,12 @@
 """What a run works on: the data set and its splits, checked before anything slow begins. No TensorFlow needed.
 
-This is the one place in `trainers` that opens a data set. The builder of `tfds_malaria` tells what is in it, its
-features and what a split expression means; `trainers.input_pipeline` then gathers the records straight from the shards
-that the builder names, because the position in the data is a number there: any step can be the first, in any epoch, on
-any host, which the stream of examples that a builder gives cannot offer.
+This is the one place in `trainers` that opens a data set, with the builder of `tfds_malaria`: it knows the features and
+what a split expression means. `trainers.input_pipeline` then reads records straight from the shards that the builder
+names, because the position in the data is a number there: training can start at any step, on any host, which a stream
+of examples from `as_dataset` cannot.
 """
 
 import os
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,7 +166,7 @@ def overlap(one: Split, other: Split) -> int:
 
 
 def describe(model: str, data: TrainingData, options: Options) -> run_dir.Run:
-    """The `run.json` of a fresh run: what decides on its numbers."""
+    """The `run.json` of a fresh run: what decides its numbers."""
     contents = data.data_set.manifest
     return {
         "model": model,
@@ -201,13 +200,11 @@ def patients_of(split: Split, contents: manifest.Manifest) -> list[str]:
       InputError: if a shard cannot be read.
     """
     parts = list(zip(split.files, split.skips, split.takes, strict=True))
-    num_taken: Counter[str] = Counter()
-    for file, _, take in parts:
-        num_taken[Path(file).name] += take
+    num_taken = {Path(file).name: take for file, _, take in parts}
     patients: set[str] = set()
     for entry in contents["splits"].values():
         num_records = {shard["file"]: shard["num_records"] for shard in entry["shards"]}
-        if all(num_taken[file] == num for file, num in num_records.items()):
+        if all(num_taken.get(file) == num for file, num in num_records.items()):
             patients |= set(entry["patients"])
             parts = [part for part in parts if Path(part[0]).name not in num_records]
     for part in parts:

@@ -1,11 +1,11 @@
-"""Judges trained models on a split that no training step has touched.
+"""Evaluates trained models on a split that no training step has used.
 
     python -m trainers.evaluate --data_dir=data --run_dirs=runs/basic_cnn,runs/vgg_ft --output_dir=report
 
-Writes `metrics.json`, `report.html` with its pictures as PNG, `suspected_label_errors.csv` and a model card a model,
-and prints the table. Thresholds are chosen on each run's validation split and kept in its folder for
-`trainers.predict`. Runs of the config `folds` with different test splits are pooled: see `trainers.cross_validate`.
-Some 20 seconds beside the predictions, which on two CPU cores take 3 ms a cell for `basic_cnn`.
+Writes `metrics.json`, `report.html` with its plots as PNG, `suspected_label_errors.csv` and a model card per model to
+the output folder, and prints the table. Runs are only read: their thresholds and temperature were fitted on validation
+when training ended. Runs of the config `folds` with different test splits are pooled: see `trainers.cross_validate`.
+Takes about 20 seconds and the predictions, which on two CPU cores take 3 ms per cell for `basic_cnn`.
 """
 
 from collections.abc import Sequence
@@ -15,32 +15,32 @@ from absl import flags
 from pipeline.command import reject_arguments, run
 from pipeline.splits.configs import CONFIGS
 from trainers import evaluation_flags, tf_import
+from trainers.data import open_data_set
 from trainers.evaluation import runs
-from trainers.evaluation.data_set import DataSet
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
-_RUN_DIRS = flags.DEFINE_list("run_dirs", None, "Folders of the runs to judge.", required=True)
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder for the report; made if missing.", required=True)
-_CONFIG = flags.DEFINE_enum("config", None, list(CONFIGS), "Config of the data set; that of the runs if not given.")
-_SPLIT = flags.DEFINE_string("split", None, "TFDS split expression; the --test_split of the runs if not given.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Cells a step.", lower_bound=1)
+_RUN_DIRS = flags.DEFINE_list("run_dirs", None, "Folders of the runs to evaluate, separated by commas.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder for the report; created if missing.", required=True)
+_CONFIG = flags.DEFINE_enum("config", None, list(CONFIGS), "Config of the data set; by default that of the runs.")
+_SPLIT = flags.DEFINE_string("split", None, "TFDS split expression; by default the --test_split of the runs.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Cells per step.", lower_bound=1)
 evaluation_flags.define()
 flags.adopt_module_key_flags(evaluation_flags)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Judges the runs, writes the report, prints the table."""
+    """Evaluates the runs, writes the report, prints the table."""
     reject_arguments(arguments)
-    config, planned = runs.plan(_RUN_DIRS.value, _CONFIG.value, _SPLIT.value)
-    data_set = DataSet(_DATA_DIR.value, config)
-    for candidate in planned:
-        data_set.open(candidate.members)
+    config, grouped = runs.group(_RUN_DIRS.value, _CONFIG.value, _SPLIT.value)
+    data_set = open_data_set(_DATA_DIR.value, config)
+    for model_runs in grouped:
+        runs.open_splits(data_set, model_runs)
     options = evaluation_flags.read(_BATCH_SIZE.value)
 
     tf_import.import_tensorflow()
-    from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
+    from trainers.evaluation import evaluate  # seconds of imports, after all that is quick to check
 
-    print(evaluate.evaluate(planned, data_set, options, _OUTPUT_DIR.value))
+    print(evaluate.evaluate(grouped, data_set, options, _OUTPUT_DIR.value))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ EVERYTHING = Ranges(180.0, 0.1, 0.05, 5.0, "both", "black", 0.15, 0.05, 0.2, 10.
 
 @pytest.fixture(scope="module")
 def smooth():
-    """A smooth picture, float32 [64, 64, 3] in 0…255."""
+    """A smooth image, float32 [64, 64, 3] in 0…255."""
     import cv2
 
     noise = np.random.default_rng(0).uniform(0, 255, (SIZE, SIZE, 3)).astype(np.float32)
@@ -63,9 +63,9 @@ def test_a_warp_is_that_of_the_original_generator(smooth, changes):
     expected = apply_affine_transform(
         smooth.copy(), row_axis=0, col_axis=1, channel_axis=2, fill_mode="nearest", **legacy
     )
-    found = np.asarray(apply.warp(smooth[None], transform(**changes), "nearest"))[0]
-    assert np.abs(found - smooth).max() > 10, "it changes the picture"
-    np.testing.assert_allclose(found, expected, atol=0.01)
+    changed = np.asarray(apply.warp(smooth[None], transform(**changes), "nearest"))[0]
+    assert np.abs(changed - smooth).max() > 10, "it changes the image"
+    np.testing.assert_allclose(changed, expected, atol=0.01)
 
 
 def test_flips_come_after_the_warp_as_in_the_original_generator(smooth):
@@ -82,12 +82,12 @@ def test_black_comes_in_from_beyond_the_border():
     from trainers.augmentation import apply
 
     white = np.full((1, SIZE, SIZE, 3), 255, np.float32)
-    found = np.asarray(apply.warp(white, transform(rotation_degrees=45.0), "black"))[0]
-    assert found[0, 0].max() == 0
-    assert found[SIZE // 2, SIZE // 2].min() == pytest.approx(255)
+    changed = np.asarray(apply.warp(white, transform(rotation_degrees=45.0), "black"))[0]
+    assert changed[0, 0].max() == 0
+    assert changed[SIZE // 2, SIZE // 2].min() == pytest.approx(255)
 
 
-def numbers(gain=(1, 1, 1), contrast=(1, 1, 1), offset=(0, 0, 0)):
+def stain_params(gain=(1, 1, 1), contrast=(1, 1, 1), offset=(0, 0, 0)):
     return np.array([[*np.diag(gain).ravel(), *contrast, *offset]], np.float32)
 
 
@@ -98,14 +98,14 @@ def test_stain_changes_the_cell_and_leaves_the_background_black():
     cell[:, 2:6, 2:6] = np.random.default_rng(0).uniform(50, 200, (1, 4, 4, 3))
     inside = cell[:, 2:6, 2:6]
     for given, expected in (
-        (numbers(gain=(1.1, 0.9, 1)), inside * (1.1, 0.9, 1)),
-        (numbers(offset=(5, -5, 10)), inside + np.array([5, -5, 10])),
-        (numbers(contrast=(1.2, 0.8, 1)), (inside - inside.mean((1, 2))) * (1.2, 0.8, 1) + inside.mean((1, 2))),
+        (stain_params(gain=(1.1, 0.9, 1)), inside * (1.1, 0.9, 1)),
+        (stain_params(offset=(5, -5, 10)), inside + np.array([5, -5, 10])),
+        (stain_params(contrast=(1.2, 0.8, 1)), (inside - inside.mean((1, 2))) * (1.2, 0.8, 1) + inside.mean((1, 2))),
     ):
-        found = np.array(apply.stain(cell, given))
-        np.testing.assert_allclose(found[:, 2:6, 2:6], expected, rtol=1e-4)
-        found[:, 2:6, 2:6] = 0
-        assert not found.any()
+        changed = np.array(apply.stain(cell, given))
+        np.testing.assert_allclose(changed[:, 2:6, 2:6], expected, rtol=1e-4)
+        changed[:, 2:6, 2:6] = 0
+        assert not changed.any()
 
 
 def test_hue_turns_about_grey():
@@ -127,15 +127,15 @@ def test_numbers_depend_on_seed_and_step_alone():
 
     from trainers.augmentation import params
 
-    def draw(seed, step, num_cells=4):
+    def sample(seed, step, num_cells=4):
         return params.sample(EVERYTHING, SIZE, seed, tf.constant(step, tf.int64), tf.constant(num_cells))
 
-    for one, other in zip(draw(3, 7), draw(3, 7), strict=True):
+    for one, other in zip(sample(3, 7), sample(3, 7), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert not np.array_equal(draw(3, 7)[0], draw(3, 8)[0])
-    assert not np.array_equal(draw(3, 7)[0], draw(4, 7)[0])
+    assert not np.array_equal(sample(3, 7)[0], sample(3, 8)[0])
+    assert not np.array_equal(sample(3, 7)[0], sample(4, 7)[0])
     # Runs of earlier versions were augmented with these numbers: a change makes them impossible to continue.
-    transforms, stains = draw(42, 0, 1)
+    transforms, stains = sample(42, 0, 1)
     np.testing.assert_allclose(transforms[0, :3], GOLDEN_TRANSFORM, rtol=1e-4)
     np.testing.assert_allclose(stains[0, -3:], GOLDEN_OFFSET, rtol=1e-4)
 
@@ -144,7 +144,7 @@ GOLDEN_TRANSFORM = [-0.278808, 0.911267, 12.299175]
 GOLDEN_OFFSET = [-8.615217, 8.029987, -11.366044]
 
 
-def test_ranges_are_kept():
+def test_samples_fill_their_ranges():
     import tensorflow as tf
 
     from trainers.augmentation import params
@@ -171,8 +171,8 @@ def test_nothing_is_the_identity(smooth):
 
     transforms, stains = params.sample(Ranges(), SIZE, 0, tf.constant(0, tf.int64), tf.constant(1))
     image = np.round(smooth)[None]
-    found = apply.to_uint8(apply.warp(apply.stain(image, stains), transforms, "nearest"))
-    np.testing.assert_array_equal(found, image)
+    changed = apply.to_uint8(apply.warp(apply.stain(image, stains), transforms, "nearest"))
+    np.testing.assert_array_equal(changed, image)
     assert Ranges(fill="nearest").is_nothing
     assert not Ranges(flip="horizontal").is_nothing
 

@@ -151,26 +151,30 @@ def test_a_confidently_wrong_cell_still_gets_gradient(policy, build):
     assert abs(float(tape.gradient(loss, head.bias.value)[0])) > 0.9
 
 
-@pytest.mark.parametrize("vgg_input", architectures.VGG_INPUTS)
-def test_a_saved_vgg_loads_without_the_project_in_safe_mode(vgg_input, tmp_path):
-    model = architectures.vgg_ft(32, vgg_input=vgg_input)
-    split_backbone(model)  # leaves no trace in the file
-    model.save(tmp_path / "model.keras")
+def test_saved_vggs_load_without_the_project_in_safe_mode(tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
+    models = {vgg_input: architectures.vgg_ft(32, vgg_input=vgg_input) for vgg_input in architectures.VGG_INPUTS}
+    for vgg_input, model in models.items():
+        split_backbone(model)  # leaves no trace in the file
+        model.save(tmp_path / f"{vgg_input}.keras")
     code = (
         "import sys, keras, numpy as np\n"
-        "model = keras.models.load_model('model.keras', safe_mode=True)\n"
-        "assert not any(name.startswith(('trainers', 'pipeline')) for name in sys.modules)\n"
-        "assert model.get_layer('block5_conv4').output.shape == (None, 2, 2, 512)\n"
-        "np.save('found.npy', model.predict(np.load('images.npy'), verbose=0))"
+        "for name in sys.argv[1:]:\n"
+        "    model = keras.models.load_model(f'{name}.keras', safe_mode=True)\n"
+        "    assert model.get_layer('block5_conv4').output.shape == (None, 2, 2, 512)\n"
+        "    np.save(f'{name}.npy', model.predict(np.load('images.npy'), verbose=0))\n"
+        "assert not any(name.startswith(('trainers', 'pipeline')) for name in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, *models]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), model.predict(IMAGES, verbose=0), atol=1e-6)
+    for vgg_input, model in models.items():
+        expected = model.predict(IMAGES, verbose=0)
+        np.testing.assert_allclose(np.load(tmp_path / f"{vgg_input}.npy"), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-def test_the_parts_are_the_whole_and_train_it(build):
+def test_backbone_and_head_share_their_layers_with_the_model(build):
     keras.utils.set_random_seed(0)
     model = build(32, dropout_rate=0.0)
     backbone, head = split_backbone(model)
@@ -184,6 +188,6 @@ def test_the_parts_are_the_whole_and_train_it(build):
     head.compile(keras.optimizers.SGD(0.01), "binary_crossentropy")
     head.train_on_batch(features.astype(np.float16), np.array([[0], [1], [0]]))
     after = model.predict(IMAGES, verbose=0)
-    assert not np.allclose(before, after, atol=1e-4), "a step on the head changes the whole"
+    assert not np.allclose(before, after, atol=1e-4), "a step of the head changes the model"
     np.testing.assert_allclose(head.predict(features.astype(np.float16), verbose=0), after, atol=2e-3)
     np.testing.assert_array_equal(backbone.predict(IMAGES, verbose=0), features)

@@ -290,7 +290,7 @@ def test_a_frozen_vgg_recomputes_when_cells_are_augmented(data_dir, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--vgg_weights=nowhere.npz"], ["--vgg_weights=nowhere.npz is no file", "imagenet"]),
+        (["--vgg_weights=nowhere.npz"], ["--vgg_weights=nowhere.npz does not exist", "imagenet"]),
         (["--vgg_weights=none", "--export=onnx,pdf"], ["pdf", "saved_model"]),
     ],
 )

@@ -1,17 +1,14 @@
 import os
-import subprocess
-import sys
+from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from pipeline.errors import InputError
 from trainers.models import architectures, vgg_weights
 
-SHARED = ROOT.parent / "shared/data/vgg19_blocks1-3.npz"
 NAMES = list(architectures.VGG_CONVOLUTIONS)
 
 
@@ -145,23 +142,15 @@ def test_imagenet_is_keras_own_download(model, donor, monkeypatch):
     assert lines == ["VGG weights: 16 of 16 convolutions from ImageNet, Keras's download"]
 
 
-def test_no_network_and_no_cached_file(tmp_path):
-    code = (
-        "from pipeline.errors import InputError\n"
-        "from trainers.models import architectures, vgg_weights\n"
-        "try:\n  vgg_weights.load(architectures.vgg_frozen(32), 'imagenet')\n"
-        "except InputError as error: print('ERROR', error)"
-    )
-    nowhere = "http://127.0.0.1:9"
-    environment = {**os.environ, "KERAS_HOME": str(tmp_path), "https_proxy": nowhere, "HTTPS_PROXY": nowhere}
-    environment |= {"no_proxy": "", "NO_PROXY": ""}
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    line = result.stdout.splitlines()[-1]
-    assert line.startswith("ERROR --vgg_weights=imagenet cannot be downloaded")
-    assert "notop.h5 into ~/.keras/models" in line
-    assert "--vgg_weights=none" in line
+def test_no_network_and_no_cached_file(model, monkeypatch):
+    def download(**_):
+        raise Exception("URL fetch failure")  # as Keras does
+
+    monkeypatch.setattr(keras.applications, "VGG19", download)
+    with pytest.raises(InputError, match=r"=imagenet cannot be downloaded \(URL fetch failure\)") as raised:
+        vgg_weights.load(model, "imagenet")
+    assert "notop.h5 into ~/.keras/models" in str(raised.value)
+    assert "--vgg_weights=none" in str(raised.value)
 
 
 def test_files_that_cannot_be_used(model, donor, tmp_path):
@@ -180,17 +169,17 @@ def test_files_that_cannot_be_used(model, donor, tmp_path):
     write_npz(tmp_path / "nan.npz", **{"block1_conv1/bias": np.full(64, np.nan, np.float32)})
     np.savez(tmp_path / "no_bias.npz", **{"block1_conv1/kernel": np.zeros((3, 3, 3, 64))})
     for name, expected in {
-        "missing.npz": "is no file",
+        "missing.npz": "does not exist",
         "torn.npz": "cannot be read",
         "torn.h5": "cannot be read",
         "torn.keras": "cannot be read",
-        "w.pt": "of no known kind",
+        "w.pt": "of an unknown type",
         "other.weights.h5": "holds the weights of another model",
         "nested.weights.h5": "holds the weights of another model",
         "other.keras": "has none of VGG-19's layers",
         "other.npz": "has none of VGG-19's layers",
         "shape.npz": r"block2_conv1 has the shapes \[\(3, 3, 64, 64\), \(128,\)\], expected \[\(3, 3, 64, 128\)",
-        "nan.npz": "block1_conv1 holds values that are no numbers",
+        "nan.npz": "block1_conv1 has NaN or infinite values",
         "no_bias.npz": "cannot be read",
     }.items():
         with pytest.raises(InputError, match=expected) as raised:
@@ -200,11 +189,11 @@ def test_files_that_cannot_be_used(model, donor, tmp_path):
         assert_marked(model)
 
 
-def test_the_shared_blocks(model):
-    if not SHARED.exists():
-        pytest.skip("no ../shared/data/vgg19_blocks1-3.npz")
-    lines = vgg_weights.load(model, str(SHARED))
-    assert lines[0].startswith("VGG weights: 8 of 16")
-    assert [line.split()[2] for line in lines[1:]] == NAMES[8:]
-    with np.load(SHARED) as file:
-        np.testing.assert_array_equal(model.get_layer("block3_conv4").get_weights()[0], file["block3_conv4/kernel"])
+def test_imagenets_weights_in_an_npz(model):
+    """They lie beside the archive of real cells."""
+    path = Path(os.environ.get("MALARIA_CELLS", "")).parent / "vgg19_imagenet.npz"
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    assert vgg_weights.load(model, str(path)) == [f"VGG weights: 16 of 16 convolutions from {path}"]
+    with np.load(path) as file:
+        np.testing.assert_array_equal(model.get_layer("block5_conv4").get_weights()[0], file["block5_conv4/kernel"])

@@ -1,90 +1,77 @@
-"""From candidates to a folder with the whole verdict."""
+"""Evaluates runs: predictions first, then metrics, then a folder with the report. Run folders are only read."""
 
-import itertools
 import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.errors import InputError
-from trainers.evaluation import predict_runs
-from trainers.evaluation.data_set import DataSet
+from trainers.data import DataSet
 from trainers.evaluation.metrics import label_issues
-from trainers.evaluation.metrics.bootstrap import Resampled
-from trainers.evaluation.model_predictions import ModelPredictions
-from trainers.evaluation.report import console, html, metrics_json, warnings
+from trainers.evaluation.metrics.label_issues import LabelIssue
+from trainers.evaluation.predictions import ModelPredictions, predict_runs
+from trainers.evaluation.report import metrics_json, warnings, writer
 from trainers.evaluation.runs import ModelRuns
 from trainers.evaluation_flags import Options
 
 METRICS = "metrics.json"
-SUSPECTS = "suspected_label_errors.csv"
+LABEL_ISSUES = "suspected_label_errors.csv"
 
 
-def evaluate(candidates: Sequence[ModelRuns], data_set: DataSet, options: Options, output_dir: str) -> str:
-    """Judges all candidates and writes the report.
+def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, output_dir: str) -> str:
+    """Evaluates all models on the same cells and writes the report.
 
     Args:
-      candidates: what to judge.
-      data_set: on which cells.
-      options: see `evaluation_flags`.
-      output_dir: folder of the report; its files appear once all of them are made.
+      grouped: the runs of each model.
+      data_set, options: the cells, and the flags.
+      output_dir: folder of the report; files appear there once all are complete.
 
     Returns:
-      the table for people, and where the report is.
+      the table for the terminal, the warnings, and where the report is.
 
     Raises:
       InputError: if a model does not fit the data, or the folder cannot be written; nothing is in it then.
     """
-    destination = _make_folder(output_dir)
-    judged = [
-        predict_runs.judge(candidate, data_set, options.batch_size, options.test_time_flips) for candidate in candidates
-    ]
-    resampled = [metrics_json.resample(item, options.num_resamples, options.bootstrap_seed) for item in judged]
+    destination = Path(output_dir)
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir={output_dir} cannot be written: {error}; give another") from error
+    models = [predict_runs(item, data_set, options.batch_size, options.test_time_flips) for item in grouped]
+    sampling = options.num_resamples, options.bootstrap_seed
+    resampled = {model.name: metrics_json.resample(model, *sampling) for model in models}
     entries = {
-        item.name: metrics_json.build(item, values, options.num_resamples, options.bootstrap_seed, options.prevalence)
-        for item, values in zip(judged, resampled, strict=True)
+        model.name: metrics_json.build_entry(model, resampled[model.name], *sampling, options.prevalence)
+        for model in models
     }
-    found = warnings.find_all(judged, data_set.config)
-    suspects = _suspects(judged)
+    cautions = warnings.find(models, data_set.config)
+    issues = _label_issues(models)
     contents = {
         "models": entries,
-        "comparisons": _comparisons(judged, resampled),
-        "cautions": warnings.as_json(found),
-        "suspected_label_errors": len(suspects),
+        "comparisons": [metrics_json.compare(*pair) for pair in combinations(resampled.items(), 2)],
+        "cautions": [warning._asdict() for warning in cautions],
+        "suspected_label_errors": len(issues),
     }
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=destination) as partial:
         folder = Path(partial)
         (folder / METRICS).write_text(json.dumps(contents, indent=1, allow_nan=False) + "\n")
-        label_issues.write(suspects, folder / SUSPECTS)
-        html.write(folder, judged, contents, suspects, data_set, options)
+        label_issues.write(issues, folder / LABEL_ISSUES)
+        writer.write(folder, models, contents, issues, data_set, options)
         for path in sorted(folder.iterdir()):
             shutil.move(path, destination / path.name)
-    lines = [f"{caution.severity}: {caution.text}" for caution in found]
-    return "\n".join([console.render(entries), *lines, str(destination / METRICS), str(destination / html.REPORT)])
+    lines = [f"{warning.severity}: {warning.text}" for warning in cautions]
+    return "\n".join(
+        [metrics_json.as_table(entries), *lines, *map(str, (destination / METRICS, destination / writer.REPORT))]
+    )
 
 
-def _comparisons(judged: Sequence[ModelPredictions], resampled: Sequence[dict[str, Resampled]]) -> list[dict[str, Any]]:
-    """All pairs of models; they have the same cells, see `candidates.plan`."""
-    named = [(item.name, values) for item, values in zip(judged, resampled, strict=True)]
-    return [metrics_json.compare(one, other) for one, other in itertools.combinations(named, 2)]
-
-
-def _suspects(judged: Sequence[ModelPredictions]) -> list[label_issues.Suspect]:
-    """By the mean probability of all models, whose cells are the same in an order of their own."""
-    orders = [np.argsort(item.predictions.filenames) for item in judged]
-    mean = np.mean([item.predictions.probabilities[order] for item, order in zip(judged, orders, strict=True)], axis=0)
-    labels, _, filenames, patient_ids = (column[orders[0]] for column in judged[0].predictions)
-    return label_issues.find(labels, mean, filenames, patient_ids)
-
-
-def _make_folder(output_dir: str) -> Path:
-    path = Path(output_dir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir={output_dir} cannot be made: {error}; give another") from error
-    return path
+def _label_issues(models: Sequence[ModelPredictions]) -> list[LabelIssue]:
+    """By the mean probability of all models, whose cells are the same but in an order of their own."""
+    orders = [np.argsort(model.predictions.filenames) for model in models]
+    probabilities = [model.predictions.probabilities[order] for model, order in zip(models, orders, strict=True)]
+    labels, _, filenames, patient_ids = (column[orders[0]] for column in models[0].predictions)
+    return label_issues.find(labels, np.mean(probabilities, axis=0), filenames, patient_ids)

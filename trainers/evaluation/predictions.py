@@ -1,9 +1,10 @@
-"""What a model says about cells: a run folder and a split in, probabilities out."""
+"""Predictions: a run folder and a split in, the probability of every cell out."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -11,7 +12,11 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers import run_dir
-from trainers.data import Split
+from trainers.data import DataSet, Split
+from trainers.evaluation import runs
+from trainers.evaluation.metrics import thresholds
+from trainers.evaluation.metrics.thresholds import Thresholds
+from trainers.evaluation.runs import ModelRuns
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.image_files import Decoded
 
@@ -34,31 +39,69 @@ class Predictions(NamedTuple):
     patient_ids: np.ndarray
 
 
+class ModelPredictions(NamedTuple):
+    """The predictions of one model, with all that the report needs besides.
+
+    Attributes:
+      model_runs: the runs that predicted.
+      predictions: of all runs, one after the other.
+      run_index: int64 [cells], which run predicted each cell.
+      thresholds: one per run.
+      leak: see `runs.find_leak`.
+      test_time_flips: whether probabilities are means over flips and quarter turns.
+    """
+
+    model_runs: ModelRuns
+    predictions: Predictions
+    run_index: np.ndarray
+    thresholds: tuple[Thresholds, ...]
+    leak: dict[str, Any]
+    test_time_flips: bool
+
+    @property
+    def name(self) -> str:
+        """Key in `metrics.json`."""
+        return self.model_runs.name
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether every run has a fitted temperature."""
+        return not any(fitted.not_fitted for fitted in self.thresholds)
+
+    @property
+    def calibrated_probabilities(self) -> np.ndarray:
+        """float64 [cells] in 0…1, each run's scaled by its own temperature."""
+        temperatures = np.array([fitted.temperature for fitted in self.thresholds])[self.run_index]
+        return thresholds.apply_temperature(self.predictions.probabilities, temperatures)
+
+    @property
+    def cell_thresholds(self) -> dict[str, np.ndarray]:
+        """Threshold of each cell, float64 [cells], for the operating points that every run has."""
+        return {
+            name: np.array([fitted.thresholds[name] for fitted in self.thresholds])[self.run_index]
+            for name in thresholds.NAMES
+            if all(name in fitted.thresholds for fitted in self.thresholds)
+        }
+
+
 def load_model(run_folder: str) -> keras.Model:
     """Loads the best epoch's model of a run.
 
     Raises:
-      InputError: if the file is missing or damaged, or the model is none of cells.
+      InputError: if the file is missing or corrupt, or the model does not classify cells.
     """
     path = Path(run_folder) / run_dir.MODEL
     if not path.exists():
         raise InputError(f"{run_folder} has no {run_dir.MODEL}; run its trainer first")
     try:
         model = keras.models.load_model(path, compile=False)
-    except Exception as error:  # a damaged archive fails in zipfile, json, h5py or Keras, each in its own way
+    except Exception as error:  # a corrupt archive fails in zipfile, json, h5py or Keras, each in its own way
         raise InputError(f"{path} cannot be loaded ({error}); train again into another --run_dir") from error
     if len(model.inputs) != 1 or len(model.input_shape) != 4 or model.input_shape[-1] != 3:
         raise InputError(f"{path} takes {model.input_shape}; expected RGB images [cells, height, width, 3]")
     if tuple(model.output_shape) != (None, 1):
-        raise InputError(f"{path} gives {model.output_shape}; expected one probability a cell, [cells, 1]")
+        raise InputError(f"{path} returns {model.output_shape}; expected one probability per cell, [cells, 1]")
     return model
-
-
-def check_inputs(model: keras.Model, split: Split, run_folder: str) -> None:
-    """Raises InputError if a model takes images of another size than a split has."""
-    expected, found = model.input_shape[1:], (split.image_size_px, split.image_size_px, 3)
-    if expected != found:
-        raise InputError(f"the model in {run_folder} takes images of shape {expected}, the data set has {found}")
 
 
 def predictor(model: keras.Model, batch_size: int, test_time_flips: bool = False) -> Predictor:
@@ -66,98 +109,112 @@ def predictor(model: keras.Model, batch_size: int, test_time_flips: bool = False
 
     Args:
       model: see `load_model`.
-      batch_size: cells a step; smaller batches are filled up, since a new shape would compile the model anew.
-      test_time_flips: the mean probability over the eight flips and quarter turns of each cell; eight times the work.
+      batch_size: smaller batches are padded to it, since a new shape would compile the model anew.
+      test_time_flips: return the mean probability over the eight flips and quarter turns of each cell, at eight times
+        the work.
     """
-    views = list(_flips()) if test_time_flips else [lambda images: images]
+    turns, mirrors = (range(4), (False, True)) if test_time_flips else (range(1), (False,))
+    views = [functools.partial(_flipped, turns=turn, mirror=mirror) for turn in turns for mirror in mirrors]
 
     def predict(images: np.ndarray) -> np.ndarray:
         num_cells = len(images)
         if num_cells < batch_size:
             images = np.concatenate([images, np.zeros((batch_size - num_cells, *images.shape[1:]), images.dtype)])
-        views_said = [np.asarray(model.predict_on_batch(view(images)), np.float64)[:num_cells, 0] for view in views]
-        probabilities = np.mean(views_said, axis=0)
+        by_view = [np.asarray(model.predict_on_batch(view(images)), np.float64)[:num_cells, 0] for view in views]
+        probabilities = np.mean(by_view, axis=0)
         if not ((probabilities >= 0) & (probabilities <= 1)).all():
-            raise InputError(f"{model.name} gives no probabilities in 0…1; train again")
+            raise InputError(f"{model.name} returns values outside 0…1; expected probabilities: train again")
         return probabilities
 
     return predict
 
 
-def _flips() -> Iterable[Callable[[np.ndarray], np.ndarray]]:
-    """The symmetries of the square: a cell has no up and no left."""
-    for turns in range(4):
-        for mirror in (False, True):
-            yield functools.partial(_flipped, turns=turns, mirror=mirror)
-
-
 def _flipped(images: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
+    """One of the symmetries of the square: a cell has no up and no left."""
     return np.ascontiguousarray(np.rot90(images[:, :, ::-1] if mirror else images, turns, axes=(1, 2)))
 
 
 def predict_split(predict: Predictor, split: Split, batch_size: int, description: str) -> Predictions:
-    """Predicts every cell of a split once.
-
-    Args:
-      predict: see `predictor`.
-      split: what to predict.
-      batch_size: cells a step.
-      description: stands before the progress bar.
-    """
-    columns: tuple[list[np.ndarray], ...] = ([], [], [], [])
-    with progress_bar(split.num_cells, description, "images") as bar:
+    """Predicts every cell of a split once, under a progress bar with a description."""
+    batches = []
+    with batching.explained(split), progress_bar(split.num_cells, description, "images") as bar:
         for image, label, filename, patient_id in batching.evaluation_batches(split, batch_size):
-            batch = (label.numpy(), predict(image.numpy()), _text(filename.numpy()), _text(patient_id.numpy()))
-            for column, values in zip(columns, batch, strict=True):
-                column.append(values)
+            batches.append((label.numpy(), predict(image.numpy()), _text(filename.numpy()), _text(patient_id.numpy())))
             bar.update(len(label))
-    return Predictions(*(np.concatenate(column) for column in columns))
-
-
-def predict_files(
-    predict: Predictor, decoded: Iterable[Decoded], batch_size: int
-) -> Iterator[list[tuple[Decoded, float | None]]]:
-    """Predicts decoded files in batches; those that could not be decoded keep their place, with None.
-
-    Args:
-      predict: see `predictor`.
-      decoded: see `decoding.decode_files`.
-      batch_size: cells a step.
-    """
-
-    def predicted(batch: list[Decoded]) -> list[tuple[Decoded, float | None]]:
-        pixels = [cell.pixels for cell in batch if cell.pixels is not None]
-        found = iter(predict(np.stack(pixels)).tolist() if pixels else [])
-        return [(cell, None if cell.pixels is None else next(found)) for cell in batch]
-
-    batch = []
-    for cell in decoded:
-        batch.append(cell)
-        if len(batch) == batch_size:
-            yield predicted(batch)
-            batch = []
-    if batch:
-        yield predicted(batch)
+    return _concatenate(batches)
 
 
 def _text(values: np.ndarray) -> np.ndarray:
     return np.array([value.decode() for value in values], np.str_)
 
 
-def fetch_images(splits: Iterable[Split], filenames: Iterable[str], batch_size: int = 256) -> dict[str, np.ndarray]:
-    """Images by file name, uint8 RGB [size, size, 3] each: the splits are read once more, since nothing keeps them."""
-    wanted = set(filenames)
-    found: dict[str, np.ndarray] = {}
-    for split in splits:
-        if len(found) == len(wanted):
-            break
-        for image, _, names, _ in batching.evaluation_batches(split, batch_size):
-            for row, name in enumerate(_text(names.numpy())):
-                if name in wanted:
-                    found[str(name)] = image[row].numpy()
-    return found
-
-
-def concatenate(parts: Iterable[Predictions]) -> Predictions:
-    """Several splits' predictions as one."""
+def _concatenate(parts: Iterable[tuple[np.ndarray, ...]]) -> Predictions:
     return Predictions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def fit_thresholds(run_folder: str, validation: Split, batch_size: int) -> None:
+    """Fits thresholds and temperature of a run on its validation split, with and without test-time flips.
+
+    Writes `thresholds.json` for the `model.keras` of the run's folder.
+
+    Raises:
+      InputError: if the model cannot be loaded.
+      OSError: if the file cannot be written.
+    """
+    model = load_model(run_folder)
+    fitted = []
+    for flips, description in ((False, "fitting thresholds"), (True, "fitting thresholds, with flips")):
+        predict = predictor(model, batch_size, flips)
+        labels, probabilities, _, patient_ids = predict_split(predict, validation, batch_size, description)
+        fitted.append(thresholds.fit(validation.expression, labels, probabilities, patient_ids))
+    thresholds.write(run_folder, *fitted)
+
+
+def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test_time_flips: bool) -> ModelPredictions:
+    """Predicts the test cells of every run of a model.
+
+    Raises:
+      InputError: if a model does not fit the data, or the cells are of one class only.
+    """
+    parts, fitted, leaks = [], [], []
+    for run, split in zip(model_runs.runs, runs.open_splits(data_set, model_runs), strict=True):
+        model = load_model(run.path)
+        shape = (split.image_size_px, split.image_size_px, 3)
+        if model.input_shape[1:] != shape:
+            raise InputError(
+                f"the model in {run.path} takes images of shape {model.input_shape[1:]}, the data set has {shape}; "
+                "give the --data_dir of a data set with images of that size"
+            )
+        predict = predictor(model, batch_size, test_time_flips)
+        predictions = predict_split(predict, split, batch_size, f"{model_runs.name}: {split.expression}")
+        if len(np.unique(predictions.labels)) < 2:
+            raise InputError(
+                f"split {split.expression} of {data_set.directory} has cells of one class only; expected uninfected "
+                "and parasitized cells: give another --split"
+            )
+        parts.append(predictions)
+        fitted.append(thresholds.read(run.path, test_time_flips) or thresholds.defaults(thresholds.missing(run.path)))
+        leaks.append(runs.find_leak(run.record, predictions.patient_ids.tolist(), data_set.fingerprint))
+    run_index = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts])
+    return ModelPredictions(
+        model_runs, _concatenate(parts), run_index, tuple(fitted), runs.merge_leaks(leaks), test_time_flips
+    )
+
+
+def predict_files(
+    predict: Predictor, decoded: Iterable[Decoded], batch_size: int
+) -> Iterator[list[tuple[Decoded, float | None]]]:
+    """Predicts files of `image_files.decode_files` in batches; rejected ones stay in their place, with None."""
+    files = iter(decoded)
+    while batch := list(islice(files, batch_size)):
+        pixels = [file.pixels for file in batch if file.pixels is not None]
+        probabilities = iter(predict(np.stack(pixels)).tolist() if pixels else [])
+        yield [(file, None if file.pixels is None else next(probabilities)) for file in batch]
+
+
+def fetch_images(split: Split, filenames: Sequence[str], batch_size: int = 256) -> np.ndarray:
+    """Images of some cells, uint8 RGB [n, size, size, 3]: the split is read once more, since nothing keeps them."""
+    images: dict[str, np.ndarray] = {}
+    for image, _, names, _ in batching.evaluation_batches(split, batch_size):
+        images |= {name: image[row].numpy() for row, name in enumerate(_text(names.numpy())) if name in filenames}
+    return np.stack([images[name] for name in filenames])

@@ -1,53 +1,61 @@
-"""Which runs are judged as what: run folders in, models to compare out. No TensorFlow needed."""
+"""Which runs are evaluated together: run folders in, models to compare out. No TensorFlow needed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
 from trainers import run_dir
+from trainers.data import DataSet, Split, overlap
 
 FOLDS = "folds"
+LEAKS = ("train_patients", "validation_patients")
 
 
-class Member(NamedTuple):
-    """A run and the cells that it is judged on.
+class Run(NamedTuple):
+    """A run and the cells that it is tested on.
 
     Attributes:
       path: its folder.
-      run: its `run.json`.
+      record: its `run.json`.
       expression: the split expression.
     """
 
     path: str
-    run: run_dir.Run
+    record: run_dir.Run
     expression: str
+
+    @property
+    def folder_name(self) -> str:
+        """Name of its folder."""
+        return Path(self.path).resolve().name
 
 
 class ModelRuns(NamedTuple):
-    """What stands in the report under one name.
+    """One model, or the folds of one.
 
     Attributes:
       name: the model's name, or the folder's where two share a model.
-      members: one run; several for a cross-validation, whose out-of-fold predictions are pooled.
+      runs: one run; several for a cross-validation, whose out-of-fold predictions are pooled.
     """
 
     name: str
-    members: tuple[Member, ...]
+    runs: tuple[Run, ...]
 
     @property
     def model(self) -> str:
         """The trainer's name."""
-        return self.members[0].run["model"]
+        return self.runs[0].record["model"]
 
     @property
     def split(self) -> str:
-        """The split expression of all members together."""
-        return "+".join(member.expression for member in self.members)
+        """The split expressions of all runs, joined by `+`."""
+        return "+".join(run.expression for run in self.runs)
 
 
-def plan(run_dirs: Sequence[str], config: str | None, split: str | None) -> tuple[str, list[ModelRuns]]:
-    """Reads the runs and decides on what is judged.
+def group(run_dirs: Sequence[str], config: str | None, split: str | None) -> tuple[str, list[ModelRuns]]:
+    """Reads the runs and groups them by model.
 
     Args:
       run_dirs: folders of trainers.
@@ -56,59 +64,57 @@ def plan(run_dirs: Sequence[str], config: str | None, split: str | None) -> tupl
         splits are pooled by model and parent folder.
 
     Returns:
-      the config, and the candidates in the order of the runs.
+      the config, and the models in the order of the runs.
 
     Raises:
-      InputError: if a folder is no run, has no model yet, or the runs do not fit together.
+      InputError: if a folder is no run or has no model yet, or the runs do not fit together.
     """
     if not run_dirs:
         raise InputError("--run_dirs is empty; expected one or more folders of trainers")
     if len({str(Path(path).resolve()) for path in run_dirs}) < len(run_dirs):
         raise InputError(f"--run_dirs={','.join(run_dirs)} names a folder twice; expected different runs")
-    runs = {path: run_dir.read(path) for path in run_dirs}
-    for path in runs:
+    records = {path: run_dir.read(path) for path in run_dirs}
+    for path in records:
         if not (Path(path) / run_dir.MODEL).exists():
             raise InputError(f"{path} has no {run_dir.MODEL} yet; run its trainer first")
-    config = config or _common(runs, "config")
-    its_own = {path: run["flags"]["test_split"] for path, run in runs.items()}
-    if split is None and config == FOLDS and len(set(its_own.values())) > 1:
-        return config, _pooled(runs, its_own)
-    split = split or _common(runs, "test_split")
-    names = _names([run["model"] for run in runs.values()], [Path(path).resolve().name for path in runs])
-    return config, [
-        ModelRuns(name, (Member(path, run, split),)) for name, (path, run) in zip(names, runs.items(), strict=True)
-    ]
+    config = config or _common(records.values(), "config")
+    test_splits = {record["flags"]["test_split"] for record in records.values()}
+    if split is None and config == FOLDS and len(test_splits) > 1:
+        return config, _pooled([Run(path, record, record["flags"]["test_split"]) for path, record in records.items()])
+    split = split or _common(records.values(), "test_split")
+    single = [Run(path, record, split) for path, record in records.items()]
+    names = _names([run.record["model"] for run in single], [run.folder_name for run in single])
+    return config, [ModelRuns(name, (run,)) for name, run in zip(names, single, strict=True)]
 
 
-def _pooled(runs: dict[str, run_dir.Run], test_splits: dict[str, str]) -> list[ModelRuns]:
-    groups: dict[tuple[str, Path], list[Member]] = {}
-    for path, run in runs.items():
-        key = run["model"], Path(path).resolve().parent
-        groups.setdefault(key, []).append(Member(path, run, test_splits[path]))
-    for (model, folder), members in groups.items():
-        splits = [member.expression for member in members]
+def _pooled(folds: list[Run]) -> list[ModelRuns]:
+    groups: dict[tuple[str, Path], list[Run]] = {}
+    for run in folds:
+        groups.setdefault((run.record["model"], Path(run.path).resolve().parent), []).append(run)
+    for (model, folder), runs in groups.items():
+        splits = [run.expression for run in runs]
         if len(set(splits)) < len(splits):
             raise InputError(
-                f"two runs of {model} in {folder} share a --test_split ({', '.join(sorted(splits))}); expected a run a "
-                "fold: say which cells to judge on by --split, or name one run a fold"
+                f"two runs of {model} in {folder} share a --test_split ({', '.join(sorted(splits))}); expected one run "
+                "per fold: name the cells to evaluate on by --split, or give one run per fold"
             )
-    if len({frozenset(member.expression for member in members) for members in groups.values()}) > 1:
+    if len({frozenset(run.expression for run in runs) for runs in groups.values()}) > 1:
         raise InputError(
-            "the models have runs of different folds; expected the same folds of each, so that they are judged on the "
-            "same cells"
+            "the models have runs of different folds; expected the same folds of each, so that they are evaluated on "
+            "the same cells"
         )
     names = _names([model for model, _ in groups], [folder.name for _, folder in groups])
     return [
-        ModelRuns(name, tuple(sorted(members, key=lambda member: member.expression)))
-        for name, members in zip(names, groups.values(), strict=True)
+        ModelRuns(name, tuple(sorted(runs, key=lambda run: run.expression)))
+        for name, runs in zip(names, groups.values(), strict=True)
     ]
 
 
-def _common(runs: dict[str, run_dir.Run], flag: str) -> str:
-    values = {run["flags"][flag] for run in runs.values()}
+def _common(records: Iterable[run_dir.Run], flag: str) -> str:
+    values = {record["flags"][flag] for record in records}
     if len(values) > 1:
-        given = "--split" if flag == "test_split" else f"--{flag}"
-        raise InputError(f"the runs differ in their --{flag}: {', '.join(sorted(values))}; say which one by {given}")
+        deciding = "--split" if flag == "test_split" else f"--{flag}"
+        raise InputError(f"the runs differ in their --{flag}: {', '.join(sorted(values))}; choose one by {deciding}")
     return values.pop()
 
 
@@ -120,3 +126,52 @@ def _names(models: list[str], folders: list[str]) -> list[str]:
             "the report could not tell apart; rename a folder"
         )
     return names
+
+
+def open_splits(data_set: DataSet, model_runs: ModelRuns) -> list[Split]:
+    """Opens the split of each run of a model.
+
+    Raises:
+      InputError: if an expression names no split or no cells, or two runs share cells.
+    """
+    splits = [data_set.open_split(run.expression) for run in model_runs.runs]
+    for one, other in combinations(splits, 2):
+        if shared := overlap(one, other):
+            raise InputError(
+                f"the test splits {one.expression} and {other.expression} of the runs share {shared} cells; expected "
+                "disjoint ones, so that they can be pooled"
+            )
+    return splits
+
+
+def find_leak(record: run_dir.Run, patient_ids: Iterable[str], fingerprint: str) -> dict[str, Any]:
+    """Finds test patients that the training has seen.
+
+    Args:
+      record: `run.json`, which names the patients of training and validation.
+      patient_ids: of the test cells.
+      fingerprint: of the source that their data set was made from.
+
+    Returns:
+      is_external: whether the data set was made from another source than the run's;
+      train_patients, validation_patients: test patients that the weights were fitted on, and that the best epoch was
+      chosen on, sorted; None if patients are unknown.
+    """
+    test_patients, data = set(patient_ids), record["data"]
+
+    def seen(kind: str) -> list[str] | None:
+        patients = set(data.get(kind, [""]))
+        return None if "" in patients | test_patients else sorted(patients & test_patients)
+
+    return {"is_external": data["fingerprint"] != fingerprint, **{kind: seen(kind) for kind in LEAKS}}
+
+
+def merge_leaks(leaks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The leaks of several runs, such as those of the folds, as one."""
+
+    def merged(kind: str) -> list[str] | None:
+        if any(leak[kind] is None for leak in leaks):
+            return None
+        return sorted(set().union(*(leak[kind] for leak in leaks)))
+
+    return {"is_external": any(leak["is_external"] for leak in leaks), **{kind: merged(kind) for kind in LEAKS}}

@@ -10,7 +10,8 @@ Resident and mapped are the same batch for batch, and any step can be the first 
 exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
@@ -69,7 +70,7 @@ def training_batches(
       a data set of (uint8 [n, size, size, 3], int64 [n]), with keys also (filename string [n], patient_id string [n]).
 
     Raises:
-      InputError: if a shard is missing or is not what the data set says; for errors while reading see `explain`.
+      InputError: if a shard is missing or is not what the data set says; for errors while reading see `explained`.
     """
     return open_training(split, order, epochs, mode, with_keys)(start_step)
 
@@ -194,3 +195,14 @@ def explain(error: tf.errors.OpError, splits: Sequence[Split]) -> InputError | N
         except InputError as corrupt:
             return corrupt
     return None
+
+
+@contextmanager
+def explained(*splits: Split) -> Iterator[None]:
+    """Turns errors of batches of these splits into what `explain` finds; other errors pass."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if corrupt := explain(error, splits):
+            raise corrupt from error
+        raise

@@ -1,1 +1,1 @@
-"""What is trained: the three architectures, their pretrained weights, and features of a frozen backbone."""
+"""The three architectures, their pretrained weights, and features of a frozen backbone."""

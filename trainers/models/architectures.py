@@ -1,7 +1,7 @@
-"""The models: an image size in, an uncompiled Keras model out.
+"""The three architectures, as uncompiled Keras models.
 
 Every model takes plain uint8 RGB images [batch, size, size, 3] in 0…255 and gives the probability of `parasitized`
-[batch, 1], float32. Scaling and channel order are stock layers of the model, so a saved model needs nothing else.
+[batch, 1], float32. Scaling and channel order are Keras layers of the model, so a saved model needs nothing else.
 
 Source of all three: D. Sarkar, "Detecting Malaria with Deep Learning", 2019.
 """
@@ -17,10 +17,10 @@ VGG_CONVOLUTIONS = {
     for block, (filters, num_convolutions) in enumerate(((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), 1)
     for i in range(1, num_convolutions + 1)
 }
-"""Names of VGG-19's convolutions, in order, and their filters."""
+"""Name of each of VGG-19's convolutions, in order, and its number of filters."""
 
 _HEAD_UNITS = 512
-_IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)  # of the images that VGG's weights were trained on, in 0…255
+_IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)  # mean pixel of ImageNet in 0…255, as Keras's VGG weights expect
 
 
 def basic_cnn(image_size_px: int, *, dropout_rate: float = 0.3) -> keras.Model:
@@ -28,7 +28,7 @@ def basic_cnn(image_size_px: int, *, dropout_rate: float = 0.3) -> keras.Model:
 
     Args:
       image_size_px: side of the input in pixels, at least 8.
-      dropout_rate: of both dropouts of the head, in 0…1 (1 excluded).
+      dropout_rate: rate of both dropouts of the head, in [0, 1).
 
     Raises:
       InputError: if the image is too small.
@@ -42,12 +42,12 @@ def basic_cnn(image_size_px: int, *, dropout_rate: float = 0.3) -> keras.Model:
 
 
 def vgg_frozen(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate: float = 0.3) -> keras.Model:
-    """Model 2, the head alone trains: 22,647,361 parameters at 125 pixels, of which 2,622,977 trainable.
+    """Model 2, only the head trains: 22,647,361 parameters at 125 pixels, of which 2,622,977 trainable.
 
     Args:
       image_size_px: side of the input in pixels, at least 32.
       vgg_input: see `vgg_ft`.
-      dropout_rate: of both dropouts of the head, in 0…1 (1 excluded).
+      dropout_rate: rate of both dropouts of the head, in [0, 1).
 
     Raises:
       InputError: if the image is too small.
@@ -62,9 +62,9 @@ def vgg_ft(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate: flo
 
     Args:
       image_size_px: side of the input in pixels, at least 32.
-      vgg_input: what the convolutions see: "imagenet", BGR on the scale of 0…255 with ImageNet's mean subtracted, as
-        the public weights expect; or "original", BGR in 0…1, as in the original work.
-      dropout_rate: of both dropouts of the head, in 0…1 (1 excluded).
+      vgg_input: what the convolutions see: "imagenet", BGR in 0…255 minus ImageNet's mean, as the public weights
+        expect; or "original", BGR in 0…1, as in the original work.
+      dropout_rate: rate of both dropouts of the head, in [0, 1).
 
     Raises:
       InputError: if the image is too small.
@@ -82,9 +82,9 @@ def _image(size: int, at_least: int, model: str) -> keras.KerasTensor:
 
 
 def _vgg(name: str, image_size_px: int, vgg_input: str, dropout_rate: float, train_from: str) -> keras.Model:
-    """VGG-19 without its top (K. Simonyan, A. Zisserman, arXiv:1409.1556), layers named as Keras does, and our head."""
+    """VGG-19 without its top (K. Simonyan, A. Zisserman, arXiv:1409.1556), with Keras's layer names, and our head."""
     image = _image(image_size_px, at_least=32, model=name)
-    x = _as_vgg_expects(image, vgg_input)
+    x = _preprocess(image, vgg_input)
     block = "block1"
     for convolution, filters in VGG_CONVOLUTIONS.items():
         if not convolution.startswith(block):
@@ -95,16 +95,15 @@ def _vgg(name: str, image_size_px: int, vgg_input: str, dropout_rate: float, tra
         )(x)
     x = layers.MaxPooling2D(2, name=f"{block}_pool")(x)
     model = keras.Model(image, _head(x, dropout_rate), name=name)
-    trains = False
-    for layer in model.layers:
-        trains = trains or layer.name == train_from
-        layer.trainable = trains
+    names = [layer.name for layer in model.layers]
+    for layer in model.layers[: names.index(train_from)]:
+        layer.trainable = False
     return model
 
 
-def _as_vgg_expects(image: keras.KerasTensor, vgg_input: str) -> keras.KerasTensor:
+def _preprocess(image: keras.KerasTensor, vgg_input: str) -> keras.KerasTensor:
     bgr = image[..., ::-1]
-    # In float32 under every policy, so that it is rounded once, after the mean is subtracted.
+    # In float32 under every policy, so that values are rounded once, after the mean is subtracted.
     if vgg_input == "imagenet":
         offset = [-mean for mean in _IMAGENET_MEAN_BGR]
         return layers.Rescaling(1.0, offset=offset, dtype="float32", name="center")(bgr)

@@ -90,7 +90,7 @@ def extract(
 
     Raises:
       InputError: if a feature is beyond float16's range, or the cache cannot be written. An unreadable shard raises
-        what `batching.evaluation_batches` raises; see `batching.explain`.
+        what `batching.evaluation_batches` raises; see `batching.explained`.
     """
     identity = fingerprint(backbone, split, manifest, vgg_input) | {"batch_size": batch_size}
     path = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.npy"

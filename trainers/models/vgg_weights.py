@@ -1,9 +1,9 @@
-"""Weights of VGG-19's convolutions: a flag's value in, a model's weights set, log lines out.
+"""Loads weights of VGG-19's convolutions from what `--vgg_weights` names.
 
 imagenet                Keras's own download, cached in ~/.keras/models
 <file>.npz              arrays `<layer>/kernel` and `<layer>/bias`
 <file>.keras            a saved model, the project's own or another, with VGG-19's layer names
-<file>.h5               Keras's older format, as of the download, with VGG-19's layer names
+<file>.h5               Keras's older format, which the download has, with VGG-19's layer names
 <file>.weights.h5       `save_weights` of Keras 3: VGG-19 with or without its top, or a model of this project
 none                    He initialisation
 """
@@ -30,18 +30,18 @@ _Arrays = Mapping[str, Sequence[np.ndarray]]  # layer name -> kernel (height, wi
 
 
 def load(model: keras.Model, source: str) -> list[str]:
-    """Sets the convolutions of a VGG; what the source lacks keeps its initialisation.
+    """Sets the convolutions of a VGG; those that the source lacks keep their initialisation.
 
     Args:
       model: `vgg_frozen` or `vgg_ft` of `trainers.models.architectures`.
       source: "imagenet", "none", or a path.
 
     Returns:
-      lines for people: what was loaded, and every layer that was not.
+      lines to print: how many layers were loaded, and the name of each that was not.
 
     Raises:
-      InputError: if there is no such file, it cannot be read, holds no VGG-19 or arrays of other shapes, or the
-        download is neither cached nor possible.
+      InputError: if the file is missing, cannot be read, has no VGG-19 or arrays of other shapes, or the download is
+        neither cached nor possible.
     """
     if source == NONE:
         return ["VGG weights: none, all convolutions start from He initialisation"]
@@ -49,12 +49,12 @@ def load(model: keras.Model, source: str) -> list[str]:
         return [_assign(model, _imagenet(), "ImageNet, Keras's download")]
     path = Path(source).expanduser()
     if not path.is_file():
-        raise InputError(f"--vgg_weights={source} is no file; {_REMEDY}")
+        raise InputError(f"--vgg_weights={source} does not exist; {_REMEDY}")
     try:
         arrays = _read(path)
     except InputError:
         raise
-    except Exception as error:  # numpy, zipfile, h5py and Keras fail each in its own way
+    except Exception as error:  # numpy, zipfile, h5py and Keras each raise their own
         reason = str(error).strip() or type(error).__name__
         raise InputError(f"--vgg_weights={source} cannot be read ({reason.splitlines()[0]}); {_REMEDY}") from error
     loaded = _assign(model, arrays, source)
@@ -68,7 +68,7 @@ def _imagenet() -> _Arrays:
     except Exception as error:  # Keras raises a plain Exception where there is no network
         raise InputError(
             f"--vgg_weights={IMAGENET} cannot be downloaded ({error}); connect this machine, or copy {_IMAGENET_FILE} "
-            f"into ~/.keras/models (of KERAS_HOME, if set), or give --vgg_weights=<file> or --vgg_weights={NONE}"
+            f"into ~/.keras/models (or $KERAS_HOME/models), or give --vgg_weights=<file> or --vgg_weights={NONE}"
         ) from error
 
 
@@ -88,15 +88,15 @@ def _read(path: Path) -> _Arrays:
             group = file.get("model_weights", file)
             if "layer_names" in group.attrs:
                 return _of_older_format(group)
-        # The new format numbers the layers of a kind: convolutions alone are read, whatever follows them.
-        peer = _vgg19(weights=None)
+        # The new format numbers layers by type, so that convolutions load whatever layers follow them.
+        vgg19 = _vgg19(weights=None)
         try:
-            with warnings.catch_warnings(action="ignore"):  # one for each layer of another model
-                peer.load_weights(path)
+            with warnings.catch_warnings(action="ignore"):  # one per layer of another model
+                vgg19.load_weights(path)
         except ValueError as error:
             raise InputError(f"--vgg_weights={path} holds the weights of another model; {_REMEDY}") from error
-        return _of_model(peer)
-    raise InputError(f"--vgg_weights={path} is of no known kind; {_REMEDY}")
+        return _of_model(vgg19)
+    raise InputError(f"--vgg_weights={path} is of an unknown type; {_REMEDY}")
 
 
 def _of_older_format(group: h5py.Group) -> _Arrays:
@@ -109,7 +109,7 @@ def _of_older_format(group: h5py.Group) -> _Arrays:
 
 
 def _of_model(model: keras.Model) -> _Arrays:
-    """The convolutions of a model, those of a model nested in it included."""
+    """The convolutions of a model, including those of models nested in it."""
     arrays: dict[str, Sequence[np.ndarray]] = {}
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -125,11 +125,11 @@ def _assign(model: keras.Model, arrays: _Arrays, source: str) -> str:
         raise InputError(f"--vgg_weights={source} has none of VGG-19's layers {', '.join(VGG_CONVOLUTIONS)}; {_REMEDY}")
     for name, weights in arrays.items():
         expected = [tuple(weight.shape) for weight in model.get_layer(name).weights]
-        found = [weight.shape for weight in weights]
-        if found != expected:
-            raise InputError(f"--vgg_weights={source}: {name} has the shapes {found}, expected {expected}; {_REMEDY}")
+        shapes = [weight.shape for weight in weights]
+        if shapes != expected:
+            raise InputError(f"--vgg_weights={source}: {name} has the shapes {shapes}, expected {expected}; {_REMEDY}")
         if not all(np.isfinite(weight).all() for weight in weights):
-            raise InputError(f"--vgg_weights={source}: {name} holds values that are no numbers; {_REMEDY}")
+            raise InputError(f"--vgg_weights={source}: {name} has NaN or infinite values; {_REMEDY}")
     for name, weights in arrays.items():
         model.get_layer(name).set_weights(list(weights))
     return f"VGG weights: {len(arrays)} of {len(VGG_CONVOLUTIONS)} convolutions from {source}"

@@ -12,8 +12,10 @@ from pipeline.errors import InputError
 from trainers import export_formats, run_dir
 from trainers.augmentation import preview
 from trainers.data import TrainingData
+from trainers.evaluation import predictions
+from trainers.evaluation.report import image_grid, plots
 from trainers.input_pipeline import batching
-from trainers.training import allocator, checkpoint, curves, hardware, misclassified, signals
+from trainers.training import allocator, checkpoint, hardware, signals
 from trainers.training.epoch_end import Stopped
 from trainers.training.fit import fit
 from trainers.training.setup import FEATURES, open_study, trains_on_features
@@ -56,7 +58,7 @@ def train(model: str, task: TrainingData, options: Options, run: run_dir.Run) ->
     keras.utils.set_random_seed(options.seed)
     _choose_input(task, options, run, used)
     try:
-        with signals.caught() as asked_to_stop:
+        with signals.caught() as asked_to_stop, batching.explained(task.train, task.validation):
             study = open_study(model, task, options, run["input"]["mode"], used)
             history = fit(study, options, used, run["input"]["mode"], kept, asked_to_stop)
     except Stopped:
@@ -67,10 +69,6 @@ def train(model: str, task: TrainingData, options: Options, run: run_dir.Run) ->
         raise InputError(
             f"{options.run_dir} cannot be written ({error}); mend that, then the same command continues"
         ) from error
-    except tf.errors.OpError as error:
-        if explained := batching.explain(error, (task.train, task.validation)):
-            raise explained from error
-        raise
     _note_time(run, options, started)
     _finish(model, history, task, options, run)
     return None
@@ -102,15 +100,16 @@ def _finish(
     model: str, history: list[run_dir.HistoryRow], task: TrainingData, options: Options, run: run_dir.Run
 ) -> None:
     directory = Path(options.run_dir)
-    curves.draw(history, f"{model}, {options.config}", directory / run_dir.CURVES)
+    plots.save_learning_curves(history, f"{model}, {options.config}", directory / run_dir.CURVES)
     best = min(history, key=lambda row: row["val_loss"])
     run["best_epoch"] = int(best["epoch"]) + 1
     run["timings"]["seconds_per_epoch"] = round(sum(row["seconds"] for row in history) / len(history), 3)
     run["timings"]["images_per_second"] = round(sum(row["images_per_second"] for row in history) / len(history), 1)
     run["input"]["waiting_share"] = round(sum(row["waiting_share"] for row in history) / len(history), 5)
-    best_model = keras.models.load_model(directory / run_dir.MODEL, compile=False)
+    predictions.fit_thresholds(options.run_dir, task.validation, options.batch_size)
+    best_model = predictions.load_model(options.run_dir)
     batches = batching.evaluation_batches(task.validation, options.batch_size)
-    misclassified.log(best_model, batches, directory / run_dir.TENSORBOARD / "validation", run["best_epoch"])
+    image_grid.log_misclassified(best_model, batches, directory / run_dir.TENSORBOARD / "validation", run["best_epoch"])
     if options.export:
         for path in export_formats.export(options.run_dir, options.export):
             print(f"exported {path}")

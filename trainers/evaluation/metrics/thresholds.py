@@ -1,32 +1,49 @@
-"""What is chosen on a run's own validation split, kept in its folder: thresholds and temperature.
+"""Thresholds and temperature of a run: fitted on its validation split when training ends, kept in `thresholds.json`.
 
-`trainers.evaluate` writes it and `trainers.predict` reads it. It vouches for one model file by its sha256.
+`trainers.evaluate` and `trainers.predict` only read the file. It holds for one model file, named by its sha256.
 """
 
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+from scipy import optimize, special
+from sklearn.metrics import roc_curve
+
+from pipeline import storage
 from pipeline.errors import InputError
 from trainers import run_dir
-from trainers.evaluation.metrics import calibration, operating_points
+from trainers.evaluation.metrics import metrics
+from trainers.evaluation.metrics.metrics import THRESHOLD
 
-if TYPE_CHECKING:
-    from trainers.evaluation.predictions import Predictions
+FILE = "thresholds.json"
+DEFAULT = "default"
+TITLES = {
+    DEFAULT: "0.5",
+    "youden": "best Youden index",
+    "specificity_95": "95 % specificity",
+    "sensitivity_95": "95 % sensitivity",
+}
+"""Operating points: the threshold 0.5, the largest Youden index, the highest sensitivity at a specificity of at least
+95 %, and the highest specificity at a sensitivity of at least 95 %."""
+NAMES = tuple(TITLES)
 
-FILE = "operating_points.json"
-_WITHOUT_FLIPS, _WITH_FLIPS = "without_test_time_flips", "with_test_time_flips"
+_MINIMUM_RATE = 0.95
+_LOG_TEMPERATURES = (np.log(0.05), np.log(20.0))
+_ENTRIES = ("without_test_time_flips", "with_test_time_flips")
 
 
-class Choice(NamedTuple):
-    """What was chosen.
+class Thresholds(NamedTuple):
+    """Thresholds and temperature, fitted on a validation split.
 
     Attributes:
       split: the validation split's expression.
-      num_cells, num_patients: of it; 0 patients if they are unknown.
-      thresholds: by name, see `operating_points.NAMES`.
-      temperature: see `calibration.fit_temperature`.
+      num_cells, num_patients: its size; 0 patients if they are unknown.
+      thresholds: by name of operating point; a cell is predicted parasitized from its threshold on.
+      temperature: see `fit_temperature`.
+      not_fitted: why there is only the default threshold and temperature 1; "" if they have been fitted.
     """
 
     split: str
@@ -34,101 +51,131 @@ class Choice(NamedTuple):
     num_patients: int
     thresholds: dict[str, float]
     temperature: float
+    not_fitted: str = ""
 
 
-UNCHOSEN = Choice("", 0, 0, {operating_points.DEFAULT: operating_points.THRESHOLD}, 1.0)
-"""Without a validation split at hand: the default threshold alone."""
+def defaults(not_fitted: str, split: str = "", num_cells: int = 0, num_patients: int = 0) -> Thresholds:
+    """The default threshold and temperature 1, with the reason why nothing has been fitted."""
+    return Thresholds(split, num_cells, num_patients, {DEFAULT: THRESHOLD}, 1.0, not_fitted)
 
 
-def choose(split: str, predictions: "Predictions") -> Choice:
-    """Chooses on a validation split with both classes."""
-    labels, probabilities, _, patient_ids = predictions
-    return Choice(
-        split,
-        len(labels),
-        len(set(patient_ids.tolist()) - {""}),
-        operating_points.choose(labels, probabilities),
-        calibration.fit_temperature(labels, probabilities),
-    )
+def fit(split: str, labels: np.ndarray, probabilities: np.ndarray, patient_ids: np.ndarray) -> Thresholds:
+    """Fits thresholds and temperature; a split with cells of one class only has the defaults.
+
+    Args:
+      split: the validation split's expression.
+      labels, probabilities, patient_ids: see `Predictions`.
+    """
+    size = len(labels), len(set(patient_ids.tolist()) - {""})
+    if len(np.unique(labels)) < 2:
+        return defaults(f"the validation split {split} has cells of one class only", split, *size)
+    return Thresholds(split, *size, fit_thresholds(labels, probabilities), fit_temperature(labels, probabilities))
 
 
-def read(run_folder: str, test_time_flips: bool) -> Choice | None:
-    """What was chosen for the model that lies in a run's folder; None if nothing was, or for another model.
+def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Fits the threshold of each operating point: `NAMES` -> 0…1.
+
+    A threshold lies midway between two neighbouring probabilities, so that it does not depend on one cell's last digit.
+
+    Source: W. J. Youden, "Index for rating diagnostic tests", Cancer 3:32, 1950.
+
+    Args:
+      labels: int [cells] of the validation split, both classes present.
+      probabilities: float [cells] in 0…1.
+    """
+    false_positive_rate, sensitivity, cuts = roc_curve(labels, probabilities, drop_intermediate=False)
+    specificity = 1 - false_positive_rate
+    best = {
+        "youden": sensitivity + specificity,
+        "specificity_95": np.where(specificity >= _MINIMUM_RATE, sensitivity, -1.0),
+        "sensitivity_95": np.where(sensitivity >= _MINIMUM_RATE, specificity, -1.0),
+    }
+    # The first cut predicts no cell parasitized and is infinite; no probability is larger than 1.
+    between = (np.minimum(cuts, 1.0 + 1e-6) + np.append(cuts[1:], 0.0)) / 2
+    return {DEFAULT: THRESHOLD} | {name: float(min(between[int(np.argmax(rate))], 1.0)) for name, rate in best.items()}
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The temperature in 0.05…20 that minimises the log loss of the validation split; above 1 softens probabilities.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+    """
+
+    def loss(log_temperature: float) -> float:
+        return metrics.log_loss(labels, apply_temperature(probabilities, np.exp(log_temperature)))
+
+    best = optimize.minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(best.x))
+
+
+def apply_temperature(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
+    """Divides logits by a temperature, one or float [cells]: float64 [cells] in 0…1; predictions at 0.5 stay."""
+    return special.expit(special.logit(metrics.clip(probabilities)) / temperature)
+
+
+def write(run_folder: str, without_flips: Thresholds, with_flips: Thresholds) -> None:
+    """Writes `thresholds.json` for the model that lies in a run's folder, atomically."""
+    content: dict[str, Any] = {"model_sha256": _model_digest(run_folder)}
+    content |= {name: fitted._asdict() for name, fitted in zip(_ENTRIES, (without_flips, with_flips), strict=True)}
+    storage.write_atomic(Path(run_folder) / FILE, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
+    """Reads what was fitted for the model that lies in a run's folder; None without a file for this very model.
 
     Raises:
-      InputError: if the file is damaged.
+      InputError: if the file cannot be read.
     """
     path = Path(run_folder) / FILE
     try:
-        kept = _read_kept(path)
-        if kept.get("model_sha256") != _digest(run_folder):
+        if not path.exists():
             return None
-        entry = kept.get(_key(test_time_flips))
-        return Choice(**entry) if entry else None
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); remove it and run trainers.evaluate again") from error
+        content = json.loads(path.read_text())
+        if content["model_sha256"] != _model_digest(run_folder):
+            return None
+        return Thresholds(**content[_ENTRIES[test_time_flips]])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} cannot be read ({error}); remove it and {_training_command(run_folder)}") from error
 
 
-def find_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
-    """Reads `--threshold`.
-
-    Args:
-      value: a number in 0…1 or one of `operating_points.NAMES`.
-      run_folder: whose operating points they are.
-      test_time_flips: whether probabilities will be means over flips, which has operating points of its own.
+def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
+    """Turns the value of `--threshold`, a number in 0…1 or one of `NAMES`, into a number.
 
     Raises:
-      InputError: if it is neither, or has not been chosen yet.
+      InputError: if it is neither, or the run has no such threshold for probabilities with (or without) flips.
     """
-    if value == operating_points.DEFAULT:
-        return operating_points.THRESHOLD
-    if value in operating_points.NAMES:
-        flips = " --test_time_flips" if test_time_flips else ""
-        if kept := read(run_folder, test_time_flips):
-            return kept.thresholds[value]
-        raise InputError(
-            f"{run_folder} has no operating point {value} for its model; choose it with: python -m trainers.evaluate "
-            f"--data_dir=… --run_dirs={run_folder} --output_dir=…{flips}"
-        )
+    if value == DEFAULT:
+        return THRESHOLD
+    if value in NAMES:
+        fitted = read(run_folder, test_time_flips)
+        if fitted is None:
+            raise InputError(f"--threshold={value} is unknown: {missing(run_folder)}, or give a number in 0…1")
+        if value not in fitted.thresholds:
+            raise InputError(
+                f"{run_folder} has no threshold {value}: {fitted.not_fitted}; expected {DEFAULT} or a number in 0…1"
+            )
+        return fitted.thresholds[value]
     try:
         threshold = float(value)
     except ValueError:
         threshold = -1.0
     if not 0 <= threshold <= 1:
-        raise InputError(
-            f"--threshold={value} is neither a number in 0…1 nor one of {', '.join(operating_points.NAMES)}"
-        )
+        raise InputError(f"--threshold={value} is neither a number in 0…1 nor one of {', '.join(NAMES)}")
     return threshold
 
 
-def write(run_folder: str, test_time_flips: bool, choice: Choice) -> None:
-    """Keeps a choice in a run's folder, beside that with (or without) flips; the file appears whole or not at all.
-
-    Raises:
-      OSError: if the folder cannot be written.
-    """
-    path = Path(run_folder) / FILE
-    digest = _digest(run_folder)
-    try:
-        kept = _read_kept(path)
-    except ValueError:
-        kept = {}
-    if kept.get("model_sha256") != digest:
-        kept = {"model_sha256": digest}
-    kept[_key(test_time_flips)] = choice._asdict()
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(kept, indent=1) + "\n")
-    partial.replace(path)
+def missing(run_folder: str) -> str:
+    """That a run has no thresholds for its model, and the command that writes them."""
+    return f"{run_folder} has no {FILE} for its model; {_training_command(run_folder)}"
 
 
-def _read_kept(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def _training_command(run_folder: str) -> str:
+    return (
+        "run its training command again, which then only fits thresholds on the validation split: python -m "
+        f"trainers.{run_dir.read(run_folder)['model']} --run_dir={run_folder} with the flags of its training"
+    )
 
 
-def _key(test_time_flips: bool) -> str:
-    return _WITH_FLIPS if test_time_flips else _WITHOUT_FLIPS
-
-
-def _digest(run_folder: str) -> str:
+def _model_digest(run_folder: str) -> str:
     with (Path(run_folder) / run_dir.MODEL).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

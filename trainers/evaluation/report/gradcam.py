@@ -1,4 +1,4 @@
-"""Grad-CAM: which parts of a cell speak for the call that a convolutional model made.
+"""Grad-CAM: which parts of a cell a convolutional model's prediction depends on.
 
 Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
 """
@@ -13,16 +13,10 @@ from keras import layers
 _OPACITY = 0.45
 
 
-def last_convolution(model: keras.Model) -> layers.Layer | None:
-    """The last convolution of a flat functional model; None if it has none."""
-    found = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
-    return found[-1] if found else None
-
-
 def heatmaps(model: keras.Model, images: np.ndarray) -> np.ndarray | None:
-    """How much each place speaks for the model's call, for parasitized from 0.5 on and for uninfected below.
+    """How much each place supports the model's prediction: parasitized from 0.5 on, uninfected below.
 
-    The gradient is that of the logit: that of a probability near 0 or 1 vanishes.
+    Gradients are those of the logit: those of a probability near 0 or 1 vanish.
 
     Args:
       model: ends in a dense layer with a sigmoid.
@@ -30,19 +24,19 @@ def heatmaps(model: keras.Model, images: np.ndarray) -> np.ndarray | None:
 
     Returns:
       float32 [n, size, size] in 0…1, each with a maximum of 1 unless it is 0 everywhere; None for a model without
-      convolutions, or with another end.
+      convolutions, or with another output layer.
     """
-    convolution, head = last_convolution(model), model.layers[-1]
-    if convolution is None or not isinstance(head, layers.Dense):
+    convolutions, head = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)], model.layers[-1]
+    if not convolutions or not isinstance(head, layers.Dense):
         return None
-    inner = keras.Model(model.inputs, [convolution.output, head.input])
+    inner = keras.Model(model.inputs, [convolutions[-1].output, head.input])
     kernel, bias = (tf.cast(tf.convert_to_tensor(weight), tf.float32) for weight in head.weights)
     with tf.GradientTape() as tape:
         activations, features = inner(tf.constant(images), training=False)
         logit = tf.cast(features, tf.float32) @ kernel + bias
-        # Every cell's logit depends on its own activations alone, so the sum gives each its own gradient.
-        for_call = tf.reduce_sum(tf.where(logit >= 0, logit, -logit))
-    gradient = tf.cast(tape.gradient(for_call, activations), tf.float32)
+        # Every cell's logit depends on its own activations only, so the gradient of the sum is that of every cell.
+        supported = tf.reduce_sum(tf.where(logit >= 0, logit, -logit))
+    gradient = tf.cast(tape.gradient(supported, activations), tf.float32)
     weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
     maps = tf.nn.relu(tf.reduce_sum(weights * tf.cast(activations, tf.float32), axis=-1)).numpy()
     peaks = maps.max(axis=(1, 2), keepdims=True)
@@ -52,11 +46,11 @@ def heatmaps(model: keras.Model, images: np.ndarray) -> np.ndarray | None:
 
 
 def overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Lays heatmaps over cells: uint8 RGB [n, size, size, 3].
+    """Lays heatmaps over images: uint8 RGB [n, size, size, 3].
 
     Args:
       images: uint8 RGB [n, size, size, 3].
-      maps: float [n, size, size] in 0…1; where they are 0 the cell stays as it is.
+      maps: float [n, size, size] in 0…1; where they are 0 the image stays as it is.
     """
     colours = matplotlib.colormaps["plasma"](maps)[..., :3] * 255
     opacity = (_OPACITY * np.sqrt(maps))[..., None]

@@ -1,124 +1,137 @@
-"""A model's entry of `metrics.json`, and the comparison of two. Pure."""
+"""The entries of `metrics.json`: one per model, comparisons of two, and as a table for a terminal. Pure."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from trainers.evaluation.metrics import bootstrap, calibration, metrics, operating_points, patients
+from trainers.evaluation.metrics import bootstrap, metrics, patients
 from trainers.evaluation.metrics.bootstrap import Resampled
-from trainers.evaluation.model_predictions import ModelPredictions
+from trainers.evaluation.metrics.thresholds import DEFAULT
+from trainers.evaluation.predictions import ModelPredictions
 
-_CALL_METRICS = ("sensitivity", "specificity", "precision")
-
-Entry = dict[str, Any]
+_THRESHOLD_METRICS = ("sensitivity", "specificity", "precision")
 
 
-def resample(judged: ModelPredictions, num_resamples: int, seed: int) -> dict[str, Resampled]:
+def resample(model: ModelPredictions, num_resamples: int, seed: int) -> dict[str, Resampled]:
     """All metrics of a model on resampled patients."""
-    labels, probabilities, _, patient_ids = judged.predictions
+    labels, probabilities, _, patient_ids = model.predictions
     return bootstrap.resample(labels, probabilities, patient_ids, num_resamples=num_resamples, seed=seed)
 
 
-def build(
-    judged: ModelPredictions, resampled: dict[str, Resampled], num_resamples: int, seed: int, prevalence: float
-) -> Entry:
-    """One model's entry.
-
-    Args:
-      judged: what the model said.
-      resampled: see `resample`.
-      num_resamples, seed: of the other intervals.
-      prevalence: see `patients.smear`.
-    """
-    labels, probabilities, _, patient_ids = judged.predictions
-    known = len(set(patient_ids.tolist()) - {""})
+def build_entry(
+    model: ModelPredictions, resampled: dict[str, Resampled], num_resamples: int, seed: int, prevalence: float
+) -> dict[str, Any]:
+    """Builds one model's entry, with the metrics of `resample`; for the prevalence see `patients.smear`."""
+    labels, probabilities, _, patient_ids = model.predictions
     cells = np.arange(len(labels))
     by_cell = bootstrap.resample(labels, probabilities, cells, num_resamples=num_resamples, seed=seed)
-    calls = probabilities >= metrics.THRESHOLD
-    counts = patients.count(labels, calls, patient_ids)
+    predictions = probabilities >= metrics.THRESHOLD
+    counts = patients.count(labels, predictions, patient_ids)
+    values = metrics.compute(labels, probabilities)
     return {
-        "split": judged.candidate.split,
+        "split": model.model_runs.split,
         "num_cells": len(labels),
-        "num_patients": known,
+        "num_patients": len(set(patient_ids.tolist()) - {""}),
         "confusion": metrics.confusion(labels, probabilities),
-        **{
-            name: {"value": value, "ci95": _interval(resampled[name], name, len(labels))}
-            for name, value in metrics.compute(labels, probabilities).items()
-        },
-        "ci95_by_cell": {name: _interval(item, name, len(labels)) for name, item in by_cell.items()},
-        "class_weighted": metrics.class_weighted(labels, calls),
-        "operating_points": _operating_points(judged, num_resamples, seed),
-        "calibration": _calibration(judged),
-        "patients": patients.as_json(counts),
+        **{name: {"value": values[name], "ci95": _interval(item, name, labels)} for name, item in resampled.items()},
+        "ci95_by_cell": {name: _interval(item, name, labels) for name, item in by_cell.items()},
+        "class_weighted": metrics.class_weighted(labels, predictions),
+        "operating_points": _operating_points(model, num_resamples, seed),
+        "calibration": _calibration(model),
+        "patients": counts,
         "smear": patients.smear(counts, prevalence),
-        "folds": _folds(judged),
-        "leak": judged.leak,
-        "test_time_flips": judged.test_time_flips,
+        "folds": _folds(model),
+        "leak": model.leak,
+        "test_time_flips": model.test_time_flips,
     }
 
 
-def _interval(item: Resampled, name: str, num_cells: int) -> bootstrap.Interval:
-    return bootstrap.interval(item, num_cells, lowest=-1.0 if name == "mcc" else 0.0)
+def _interval(item: Resampled, name: str, labels: np.ndarray) -> bootstrap.Interval:
+    return bootstrap.interval(item, len(labels), lowest=-1.0 if name == "mcc" else 0.0)
 
 
-def _operating_points(judged: ModelPredictions, num_resamples: int, seed: int) -> dict[str, Any]:
-    labels, probabilities, _, patient_ids = judged.predictions
-    found = {}
-    for name, thresholds in judged.thresholds.items():
-        calls = (probabilities >= thresholds).astype(np.float64)
+def _operating_points(model: ModelPredictions, num_resamples: int, seed: int) -> dict[str, Any]:
+    labels, probabilities, _, patient_ids = model.predictions
+    points = {}
+    for name, cell_thresholds in model.cell_thresholds.items():
+        predictions = (probabilities >= cell_thresholds).astype(np.float64)
         resampled = bootstrap.resample(
-            labels, calls, patient_ids, num_resamples=num_resamples, seed=seed, names=_CALL_METRICS
+            labels, predictions, patient_ids, num_resamples=num_resamples, seed=seed, names=_THRESHOLD_METRICS
         )
-        found[name] = {
-            "thresholds": [choice.thresholds[name] for choice in judged.choices],
-            "chosen_on": [choice.split for choice in judged.choices] if name != operating_points.DEFAULT else None,
-            "confusion": metrics.confusion(labels, calls),
+        points[name] = {
+            "thresholds": [fitted.thresholds[name] for fitted in model.thresholds],
+            "chosen_on": [fitted.split for fitted in model.thresholds] if name != DEFAULT else None,
+            "confusion": metrics.confusion(labels, predictions),
             **{
-                metric: {"value": item.value, "ci95": _interval(item, metric, len(labels))}
+                metric: {"value": item.value, "ci95": _interval(item, metric, labels)}
                 for metric, item in resampled.items()
             },
         }
-    return found
+    return points
 
 
-def _calibration(judged: ModelPredictions) -> dict[str, Any] | None:
-    if not all(choice.split for choice in judged.choices):
+def _calibration(model: ModelPredictions) -> dict[str, Any] | None:
+    if not model.is_calibrated:
         return None
-    labels, probabilities = judged.predictions[:2]
+    labels, probabilities, *_ = model.predictions
     return {
-        "temperatures": [choice.temperature for choice in judged.choices],
-        "before": calibration.report(labels, probabilities),
-        "after": calibration.report(labels, judged.scaled_probabilities),
+        "temperatures": [fitted.temperature for fitted in model.thresholds],
+        "before": metrics.calibration_errors(labels, probabilities),
+        "after": metrics.calibration_errors(labels, model.calibrated_probabilities),
     }
 
 
-def _folds(judged: ModelPredictions) -> dict[str, Any] | None:
-    """Mean and standard deviation over the members, as the literature reports cross-validation; None for one run."""
-    if len(judged.candidate.members) < 2:
+def _folds(model: ModelPredictions) -> dict[str, Any] | None:
+    """Mean and standard deviation over the folds, as the literature reports cross-validation; None for one run."""
+    num_runs = len(model.model_runs.runs)
+    if num_runs < 2:
         return None
-    labels, probabilities = judged.predictions[:2]
-    by_fold = [
-        metrics.compute(labels[judged.member == number], probabilities[judged.member == number])
-        for number in range(len(judged.candidate.members))
-    ]
+    labels, probabilities, *_ = model.predictions
+    masks = [model.run_index == number for number in range(num_runs)]
+    by_fold = [metrics.compute(labels[mask], probabilities[mask]) for mask in masks]
+    values = {name: [fold[name] for fold in by_fold] for name in metrics.NAMES}
     return {
-        name: {
-            "mean": float(np.mean([fold[name] for fold in by_fold])),
-            "sd": float(np.std([fold[name] for fold in by_fold], ddof=1)),
-            "values": [fold[name] for fold in by_fold],
-        }
-        for name in metrics.NAMES
+        name: {"mean": float(np.mean(items)), "sd": float(np.std(items, ddof=1)), "values": items}
+        for name, items in values.items()
     }
 
 
 def compare(one: tuple[str, dict[str, Resampled]], other: tuple[str, dict[str, Resampled]]) -> dict[str, Any]:
-    """Paired differences of two models on the same cells: the first minus the second.
+    """Paired differences of two models, each a name and its metrics of `resample`: the first minus the second."""
+    (one_name, one_metrics), (other_name, other_metrics) = one, other
+    differences = {name: bootstrap.difference(one_metrics[name], other_metrics[name]) for name in metrics.NAMES}
+    return {
+        "models": [one_name, other_name],
+        "difference": {name: {"value": value, "ci95": ends} for name, (value, ends) in differences.items()},
+    }
 
-    Args:
-      one, other: name, and metrics on the same resamples of patients.
-    """
-    found = {}
-    for name in metrics.NAMES:
-        value, ends = bootstrap.difference(one[1][name], other[1][name])
-        found[name] = {"value": value, "ci95": ends}
-    return {"models": [one[0], other[0]], "difference": found}
+
+def as_table(entries: dict[str, dict[str, Any]]) -> str:
+    """The entries as a table for a terminal: one line per metric, one column per model, then the means over folds."""
+    first = next(iter(entries.values()))
+    width = max(24, *(len(name) + 2 for name in entries))
+
+    def line(title: str, texts: Iterable[str]) -> str:
+        return f"{title:<18}" + "".join(f"{text:>{width}}" for text in texts)
+
+    lines = [f"{first['split']}: {first['num_cells']:,} cells of {_patients(first['num_patients'])}", line("", entries)]
+    lines += [line(name, (_with_interval(**entry[name]) for entry in entries.values())) for name in metrics.NAMES]
+    lines += [
+        line(name, (f"{entry['confusion'][name]:,}" for entry in entries.values())) for name in first["confusion"]
+    ]
+    for model, entry in entries.items():
+        if folds := entry["folds"]:
+            lines += ["", f"{model}: mean ± standard deviation over {len(folds['accuracy']['values'])} folds"]
+            lines += [f"{name:<18}{folds[name]['mean']:.4f} ± {folds[name]['sd']:.4f}" for name in metrics.NAMES]
+    return "\n".join(lines)
+
+
+def _patients(num_patients: int) -> str:
+    if not num_patients:
+        return "unknown patients; no intervals over patients"
+    return f"{num_patients} patient{'' if num_patients == 1 else 's'}; 95 % intervals over patients"
+
+
+def _with_interval(value: float, ci95: bootstrap.Interval) -> str:
+    return f"{value:.4f}" + (f" ({ci95[0]:.3f}–{ci95[1]:.3f})" if ci95 else " " * 14)

@@ -1,46 +1,90 @@
-"""The pictures of the report: numbers in, matplotlib figures out."""
+"""The report's plots, from numbers to matplotlib figures, and how figures are saved: as PNG and as SVG for the page."""
 
+import html
+import io
+import re
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from cycler import cycler
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from sklearn import metrics
 
 from pipeline.cells import LABELS
-from trainers.evaluation.metrics import calibration, operating_points
-from trainers.evaluation.model_predictions import ModelPredictions
-from trainers.evaluation.report.style import COLOURS, INK, plt, styled
+from trainers.evaluation.metrics import thresholds
+from trainers.evaluation.metrics.metrics import reliability as reliability_bins
+from trainers.evaluation.predictions import ModelPredictions
 from trainers.run_dir import HistoryRow
 
-SHOWN = ("sensitivity", "specificity", "accuracy", "auc")
-_MARKERS = {"default": "o", "youden": "D", "specificity_95": "s", "sensitivity_95": "^"}
+_COLOURS = ("#3d7fc4", "#d9822b", "#3f9b5f", "#a35fb5", "#c44e52", "#7f7f7f")  # visible on white and on black
+_INK = "#1b1f24"  # becomes the page's own text colour in the SVG
+_GREY = "#808080"
+_PAGE_SCALE = 1.25  # pixels of the page per point of the figure
+_MIN_WIDTH = 620  # pixels; on a narrower page a plot is scrolled rather than made illegible
+STYLE: dict[Any, Any] = {
+    "axes.prop_cycle": cycler(color=_COLOURS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 11,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+    "grid.color": _GREY,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+} | dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK)
+_FOREST_METRICS = {"sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy", "auc": "AUC"}
+_MARKERS = dict(zip(thresholds.NAMES, "oDs^", strict=True))
 
 
-@styled()
+def save(figure: Figure, file: Path | BinaryIO) -> None:
+    """Writes a figure as PNG on white."""
+    figure.savefig(file, format="png", dpi=120, facecolor="white")
+
+
+@rc_context(STYLE)
+def to_svg(figure: Figure, label: str) -> str:
+    """A figure as an SVG element for a page, in the page's text colour and font; the label is its alternative text."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+    svg = svg.replace(_INK, "currentColor")
+    svg = re.sub(r"(font: [\d.]+px) [^\";]+", r"\1 var(--font)", svg)
+
+    def opening(match: re.Match[str]) -> str:
+        width, height = map(float, match.groups())
+        size = f"max-width:{width * _PAGE_SCALE:.0f}px;min-width:{min(width, _MIN_WIDTH):.0f}px"
+        return f'<svg viewBox="0 0 {width} {height}" style="{size}" role="img" aria-label="{html.escape(label)}"'
+
+    return re.sub(r'<svg [^>]*?viewBox="0 0 ([\d.]+) ([\d.]+)"', opening, svg, count=1)
+
+
+@rc_context(STYLE)
 def forest(entries: dict[str, dict[str, Any]]) -> Figure:
-    """The main metrics of all models: value, interval over patients (bold), interval over cells (thin).
-
-    Args:
-      entries: the models of `metrics.json`.
-    """
-    figure, axis = plt.subplots(figsize=(7.5, 0.7 + 0.32 * len(SHOWN) * (len(entries) + 0.6)))
-    place, ticks = 0.0, []
-    for name in SHOWN:
-        first = place
-        for colour, (model, item) in zip(_cycled(len(entries)), entries.items(), strict=True):
-            label = model if name == SHOWN[0] else None
-            if item["ci95_by_cell"][name]:
-                axis.plot(item["ci95_by_cell"][name], [place + 0.22] * 2, color=colour, linewidth=1, alpha=0.8)
-            if item[name]["ci95"]:
-                axis.plot(item[name]["ci95"], [place] * 2, color=colour, linewidth=4, alpha=0.55, solid_capstyle="butt")
-            axis.plot(item[name]["value"], place, "o", color=colour, markersize=6, label=label)
-            place += 1
-        ticks.append(((first + place - 1) / 2, name))
-        place += 0.6
-    axis.set_yticks([tick for tick, _ in ticks], [name.upper() if name == "auc" else name for _, name in ticks])
+    """The main metrics of all models of `metrics.json`: value, interval over patients (bold) and over cells (thin)."""
+    figure = Figure(figsize=(7.5, 0.7 + 0.32 * len(_FOREST_METRICS) * (len(entries) + 0.6)))
+    axis = figure.subplots()
+    height, ticks = 0.0, []
+    for metric in _FOREST_METRICS:
+        ticks.append(height + (len(entries) - 1) / 2)
+        for number, (name, entry) in enumerate(entries.items()):
+            colour = _colour(number)
+            if ends := entry["ci95_by_cell"][metric]:
+                axis.plot(ends, [height + 0.22] * 2, color=colour, linewidth=1, alpha=0.8)
+            if ends := entry[metric]["ci95"]:
+                axis.plot(ends, [height] * 2, color=colour, linewidth=4, alpha=0.55, solid_capstyle="butt")
+            label = name if len(ticks) == 1 else None
+            axis.plot(entry[metric]["value"], height, "o", color=colour, markersize=6, label=label)
+            height += 1
+        height += 0.6
+    axis.set_yticks(ticks, list(_FOREST_METRICS.values()))
     axis.invert_yaxis()
     axis.grid(axis="x")
     axis.set_xlim(right=1.0)
@@ -50,158 +94,143 @@ def forest(entries: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-@styled()
-def roc_and_precision_recall(judged: Sequence[ModelPredictions], entries: dict[str, dict[str, Any]]) -> Figure:
-    """ROC and precision-recall curves with the operating points that were chosen on validation."""
-    figure, (roc, recall) = plt.subplots(1, 2, figsize=(10, 4.6))
-    for colour, item in zip(_cycled(len(judged)), judged, strict=True):
-        labels, probabilities = item.predictions[:2]
-        entry = entries[item.name]
+@rc_context(STYLE)
+def roc_and_precision_recall(models: Sequence[ModelPredictions], entries: dict[str, dict[str, Any]]) -> Figure:
+    """ROC and precision-recall curves with the operating points that were fitted on validation."""
+    figure = Figure(figsize=(10, 4.6))
+    roc, recall = figure.subplots(1, 2)
+    for number, model in enumerate(models):
+        labels, probabilities, *_ = model.predictions
+        entry, colour = entries[model.name], _colour(number)
         fpr, tpr, _ = metrics.roc_curve(labels, probabilities)
-        precision, found, _ = metrics.precision_recall_curve(labels, probabilities)
-        roc.plot(fpr, tpr, color=colour, label=f"{item.name}, AUC {entry['auc']['value']:.3f}")
-        recall.plot(found, precision, color=colour, label=f"{item.name}, AP {entry['average_precision']['value']:.3f}")
+        precisions, recalls, _ = metrics.precision_recall_curve(labels, probabilities)
+        roc.plot(fpr, tpr, color=colour, label=f"{model.name}, AUC {entry['auc']['value']:.3f}")
+        ap = entry["average_precision"]["value"]
+        recall.plot(recalls, precisions, color=colour, label=f"{model.name}, AP {ap:.3f}")
         for name, point in entry["operating_points"].items():
             sensitivity, specificity, ppv = (point[key]["value"] for key in ("sensitivity", "specificity", "precision"))
-            label = operating_points.TITLES[name] if item is judged[0] else None
-            style = {
-                "color": colour,
-                "marker": _MARKERS[name],
-                "linestyle": "",
-                "markersize": 7,
-                "markeredgecolor": INK,
-            }
-            roc.plot(1 - specificity, sensitivity, label=label, **style)
-            recall.plot(sensitivity, ppv, **style)
-    roc.plot([0, 1], [0, 1], linestyle=":", color="#808080")
+            style = {"color": colour, "markersize": 7, "markeredgecolor": _INK}
+            label = None if number else thresholds.TITLES[name]
+            roc.plot(1 - specificity, sensitivity, _MARKERS[name], label=label, **style)
+            recall.plot(sensitivity, ppv, _MARKERS[name], **style)
+    roc.plot([0, 1], [0, 1], linestyle=":", color=_GREY)
     roc.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
     recall.set(xlabel="sensitivity (recall)", ylabel="precision", title="Precision and recall")
-    for axis in (roc, recall):
+    for axis, place in ((roc, "lower right"), (recall, "lower left")):
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axis.grid()
-        axis.legend(loc="lower right" if axis is roc else "lower left", fontsize=8)
+        axis.legend(loc=place, fontsize=8)
     return figure
 
 
-@styled()
-def reliability(item: ModelPredictions) -> Figure:
-    """Probability said against share found, before and after temperature scaling, with the number of cells a bin."""
-    labels, probabilities = item.predictions[:2]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2))
-    versions = [("as it comes", probabilities)]
-    if all(choice.split for choice in item.choices):
-        versions.append(("after temperature scaling", item.scaled_probabilities))
-    for name, values in versions:
-        bins = calibration.reliability(labels, values)
-        left.plot(bins.said, bins.found, "o-", label=name, markersize=4)
+@rc_context(STYLE)
+def reliability(model: ModelPredictions) -> Figure:
+    """Reliability diagram before and after temperature scaling, with the number of cells by probability."""
+    labels, probabilities, *_ = model.predictions
+    figure = Figure(figsize=(10, 4.2))
+    left, right = figure.subplots(1, 2)
+    curves = {"uncalibrated": probabilities}
+    if model.is_calibrated:
+        curves["after temperature scaling"] = model.calibrated_probabilities
+    for name, values in curves.items():
+        bins = reliability_bins(labels, values)
+        left.plot(bins.mean_probabilities, bins.fractions, "o-", label=name, markersize=4)
         right.hist(values, bins=np.linspace(0, 1, 16), histtype="step", linewidth=1.5, label=name)
-    left.plot([0, 1], [0, 1], linestyle=":", color="#808080")
-    left.set(xlabel="probability said", ylabel="share parasitized", title="Reliability", aspect="equal")
-    right.set(xlabel="probability said", ylabel="cells", title="How often it is said", yscale="log")
+    left.plot([0, 1], [0, 1], linestyle=":", color=_GREY)
+    left.set(xlabel="predicted probability", ylabel="fraction parasitized", title="Reliability", aspect="equal")
+    right.set(xlabel="predicted probability", ylabel="cells", title="Number of cells", yscale="log")
     for axis in (left, right):
         axis.grid()
     left.legend(loc="upper left", fontsize=8)
     return figure
 
 
-@styled()
+@rc_context(STYLE)
 def confusion(counts: dict[str, int], title: str) -> Figure:
-    """Confusion matrix with counts and shares of each true class."""
+    """Confusion matrix with counts and fractions of each true class."""
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
-    shares = table / table.sum(axis=1, keepdims=True)
-    figure, axis = plt.subplots(figsize=(4.2, 3.4))
-    for row in range(2):
-        for column in range(2):
-            colour = COLOURS[0] if row == column else COLOURS[1]
-            axis.add_patch(plt.Rectangle((column, row), 1, 1, color=colour, alpha=0.12 + 0.6 * shares[row, column]))
-            text = f"{table[row, column]:,}\n{100 * shares[row, column]:.1f} %"
-            axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=12)
-    axis.set(xlim=(0, 2), ylim=(2, 0), title=title, xlabel="called", ylabel="labelled", aspect="equal")
+    fractions = table / table.sum(axis=1, keepdims=True)
+    figure = Figure(figsize=(4.2, 3.4))
+    axis = figure.subplots()
+    for row, column in np.ndindex(2, 2):
+        colour, fraction = _COLOURS[int(row != column)], fractions[row, column]
+        axis.add_patch(Rectangle((column, row), 1, 1, color=colour, alpha=0.12 + 0.6 * fraction))
+        text = f"{table[row, column]:,}\n{100 * fraction:.1f} %"
+        axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=12)
+    axis.set(xlim=(0, 2), ylim=(2, 0), title=title, xlabel="predicted", ylabel="label", aspect="equal")
     axis.set_xticks([0.5, 1.5], LABELS)
     axis.set_yticks([0.5, 1.5], LABELS, rotation=90, va="center")
     axis.tick_params(length=0)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
+    axis.spines[:].set_visible(False)
     return figure
 
 
-@styled()
-def patient_strip(patients: Sequence[dict[str, Any]]) -> Figure:
-    """Each patient as a dot of the size of its cells: sensitivity, and false positives of 1,000 uninfected cells.
-
-    Args:
-      patients: the table of `metrics.json`.
-    """
-    figure, (top, bottom) = plt.subplots(1, 2, figsize=(10, 3.6))
+@rc_context(STYLE)
+def patients(counts: Sequence[dict[str, Any]]) -> Figure:
+    """Each patient (see `patients.count`) as a dot: sensitivity, and false positives per 1,000 uninfected cells."""
+    figure = Figure(figsize=(10, 3.6))
+    left, right = figure.subplots(1, 2)
     rng = np.random.default_rng(0)  # only for the dots not to cover each other
-    infected = [item for item in patients if item["sensitivity"] is not None]
-    for axis, column, members, size in (
-        (top, "sensitivity", [("infected", infected)], "num_parasitized"),
-        (
-            bottom,
-            "false_positives_per_1000",
-            [
-                ("infected", [item for item in patients if item["num_parasitized"] and item["num_uninfected"]]),
-                ("uninfected", [item for item in patients if not item["num_parasitized"]]),
-            ],
-            "num_uninfected",
-        ),
-    ):
-        for row, (name, items) in enumerate(members):
-            values = np.array([item[column] for item in items], float)
-            sizes = np.array([item[size] for item in items], float)
-            colour = COLOURS[1] if name == "infected" else COLOURS[0]
-            heights = row + rng.uniform(-0.22, 0.22, len(items))
-            axis.scatter(values, heights, s=8 + sizes * 0.8, color=colour, alpha=0.55, edgecolor=INK, linewidth=0.5)
-            _name_extremes(axis, items, values, heights, column)
-        axis.set_yticks(range(len(members)), [f"{name}\npatients" for name, _ in members])
-        axis.set_ylim(-0.6, len(members) - 0.4)
-        axis.grid(axis="x")
-    top.set(xlabel="share of a patient's parasitized cells that is found", title="Sensitivity by patient")
-    bottom.set(xlabel="of 1,000 uninfected cells of a patient", title="False positives by patient")
+    infected = [item for item in counts if item["num_parasitized"]]
+    uninfected = [item for item in counts if not item["num_parasitized"]]
+    _scatter(left, rng, "sensitivity", "num_parasitized", {"infected": infected})
+    rows = {"infected": [item for item in infected if item["num_uninfected"]], "uninfected": uninfected}
+    _scatter(right, rng, "false_positives_per_1000", "num_uninfected", rows)
+    left.set(xlabel="fraction of a patient's parasitized cells detected", title="Sensitivity by patient")
+    right.set(xlabel="per 1,000 uninfected cells of a patient", title="False positives by patient")
     return figure
 
 
-def _name_extremes(
-    axis: Axes, items: Sequence[dict[str, Any]], values: np.ndarray, heights: np.ndarray, column: str
+def _scatter(
+    axis: Axes, rng: np.random.Generator, column: str, size: str, rows: dict[str, list[dict[str, Any]]]
 ) -> None:
-    worst = np.argsort(values if column == "sensitivity" else -values)[:3]
-    for i in worst:
-        axis.annotate(
-            items[i]["patient_id"],
-            (values[i], heights[i]),
-            xytext=(0, 7),
-            textcoords="offset points",
-            fontsize=8,
-            ha="center",
-        )
+    """One row of dots per group of patients; the three worst are named."""
+    for row, (group, items) in enumerate(rows.items()):
+        values = np.array([item[column] for item in items], float)
+        sizes = 8 + 0.8 * np.array([item[size] for item in items], float)
+        heights = row + rng.uniform(-0.22, 0.22, len(items))
+        colour = _COLOURS[int(group == "infected")]
+        axis.scatter(values, heights, s=sizes, color=colour, alpha=0.55, edgecolor=_INK, linewidth=0.5)
+        for i in np.argsort(values if column == "sensitivity" else -values)[:3]:
+            place = (values[i], heights[i])
+            axis.annotate(items[i]["patient_id"], place, (0, 7), textcoords="offset points", fontsize=8, ha="center")
+    axis.set_yticks(range(len(rows)), [f"{group}\npatients" for group in rows])
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.grid(axis="x")
 
 
-@styled()
-def learning_curves(histories: Sequence[tuple[str, list[HistoryRow]]]) -> Figure:
-    """Loss and accuracy over the epochs of one or several runs, best epochs marked.
+@rc_context(STYLE)
+def learning_curves(histories: dict[str, list[HistoryRow]], title: str = "") -> Figure:
+    """Loss and accuracy of training and validation over the epochs, the best epoch of each run marked by a dot.
 
     Args:
-      histories: name and `history.csv` of each run.
+      histories: `history.csv` of each run by its name; at least one epoch each.
+      title: text above the plot.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-    for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
-        for number, (name, history) in enumerate(histories):
+    figure = Figure(figsize=(10, 3.6))
+    figure.suptitle(title)
+    for axis, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for number, (name, history) in enumerate(histories.items()):
             epochs = [row["epoch"] + 1 for row in history]
             best = int(np.argmin([row["val_loss"] for row in history]))
-            alone = len(histories) == 1
-            training, validation = (COLOURS[0], COLOURS[1]) if alone else (COLOURS[number % len(COLOURS)],) * 2
-            prefix = "" if alone else f"{name}, "
+            is_alone = len(histories) == 1
+            prefix = "" if is_alone else f"{name}, "
+            training, validation = (_colour(0), _colour(1)) if is_alone else (_colour(number),) * 2
             axis.plot(epochs, [row[metric] for row in history], "--", color=training, label=f"{prefix}training")
-            checked = [row[f"val_{metric}"] for row in history]
-            axis.plot(epochs, checked, "-", color=validation, label=f"{prefix}validation")
-            axis.plot(epochs[best], checked[best], "o", color=validation, markeredgecolor=INK)
-        axis.set(xlabel="epoch (dot: the one that is kept)", ylabel=metric)
+            values = [row[f"val_{metric}"] for row in history]
+            axis.plot(epochs, values, "-", color=validation, label=f"{prefix}validation")
+            axis.plot(epochs[best], values[best], "o", color=validation, markeredgecolor=_INK)
+        axis.set(xlabel="epoch (dot: the best by validation loss)", ylabel=metric)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid()
-    axes[0].legend(fontsize=8)
+    figure.axes[0].legend(fontsize=8)
     return figure
 
 
-def _cycled(number: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(number)]
+def save_learning_curves(history: list[HistoryRow], title: str, path: Path) -> None:
+    """Writes the `learning_curves` of one run of at least one epoch as PNG."""
+    save(learning_curves({"": history}, title), path)
+
+
+def _colour(number: int) -> str:
+    return _COLOURS[number % len(_COLOURS)]

@@ -1,94 +1,94 @@
-"""What a reader of the report must know before reading its numbers. Pure."""
+"""What readers of the report must know before they read its numbers. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from trainers.evaluation import leak
-from trainers.evaluation.model_predictions import ModelPredictions
-
-FEW_PATIENTS = 30
-"""Below it the report warns; at 60 the intervals were simulated to cover as they should."""
-
-
-FEW_VALIDATION_PATIENTS = 10
-
+from trainers.evaluation.predictions import ModelPredictions
 
 SEVERITIES = ("leak", "caution", "note")
+_MIN_PATIENTS = 30  # at 60 the intervals were simulated to cover as they should
+_MIN_VALIDATION_PATIENTS = 10
 
 
-class Caution(NamedTuple):
+class ReportWarning(NamedTuple):
     """A sentence above the numbers.
 
     Attributes:
       severity: one of `SEVERITIES`.
-      text: for people.
+      text: the sentence.
     """
 
     severity: str
     text: str
 
 
-def find(judged: ModelPredictions, config: str) -> list[Caution]:
-    """All that speaks against taking a model's numbers at face value."""
-    found = []
-    patient_ids = judged.predictions.patient_ids
+def find(models: Sequence[ModelPredictions], config: str) -> list[ReportWarning]:
+    """The warnings of some models, each sentence once, the most severe first.
+
+    Args:
+      models: the predictions.
+      config: of the data set.
+    """
+    warnings = dict.fromkeys(warning for model in models for warning in _of_model(model, config))
+    return sorted(warnings, key=lambda warning: SEVERITIES.index(warning.severity))
+
+
+def _of_model(model: ModelPredictions, config: str) -> Iterator[ReportWarning]:
+    labels, _, _, patient_ids = model.predictions
+    patients, infected = (set(ids.tolist()) - {""} for ids in (patient_ids, patient_ids[labels == 1]))
     if config == "by_cell":
-        were = "were" if any(patient_ids) else "may have been"
-        found.append(
-            Caution("leak", f"The cells are split one by one (by_cell): patients of the test {were} trained on too.")
+        are = "are" if patients else "may be"
+        yield ReportWarning(
+            "leak", f"The data set is split by cell (by_cell): test patients {are} in the training split."
         )
-    if text := leak.sentence(judged.name, judged.leak):
-        is_leak = judged.leak[leak.TRAINED_ON] or judged.leak[leak.CHOSEN_BY]
-        found.append(Caution("leak" if is_leak else "caution", f"{text}."))
-    if judged.leak["is_external"]:
-        found.append(Caution("note", f"External data for {judged.name}: it was trained on cells of another source."))
-    found += _of_patients(judged.predictions.labels, patient_ids)
-    if few := [item for item in judged.choices if item.split and 0 < item.num_patients < FEW_VALIDATION_PATIENTS]:
-        found.append(
-            Caution(
-                "caution",
-                f"Thresholds and temperature of {judged.name} were chosen on few validation patients "
-                f"({min(item.num_patients for item in few)}): what they promise there need not hold here.",
-            )
+    yield from _of_leak(model.name, model.leak)
+    if not patients:
+        yield ReportWarning(
+            "caution", "Patients are unknown: there are only intervals over cells, which are too narrow."
         )
-    if not all(choice.split for choice in judged.choices):
-        found.append(
-            Caution(
-                "note",
-                f"No validation split of {judged.name} is at hand: only the threshold 0.5 is reported, and no "
-                "temperature.",
-            )
-        )
-    if any(member.run["status"] != "finished" for member in judged.candidate.members):
-        found.append(Caution("caution", f"{judged.name} is not trained to its end: this is its best epoch so far."))
-    return found
-
-
-def find_all(judged: Sequence[ModelPredictions], config: str) -> list[Caution]:
-    """Those of several models, each sentence once, the gravest first."""
-    found = dict.fromkeys(caution for item in judged for caution in find(item, config))
-    return sorted(found, key=lambda caution: SEVERITIES.index(caution.severity))
-
-
-def _of_patients(labels: np.ndarray, patient_ids: np.ndarray) -> list[Caution]:
-    known = set(patient_ids.tolist()) - {""}
-    if not known:
-        return [Caution("caution", "No patients are known: there are intervals over cells only, which are too narrow.")]
-    infected = set(patient_ids[labels == 1].tolist()) - {""}
-    uninfected = known - infected
-    if len(known) >= FEW_PATIENTS:
-        return []
-    return [
-        Caution(
+    elif len(patients) < _MIN_PATIENTS:
+        yield ReportWarning(
             "caution",
-            f"Few patients: {len(known)} ({len(infected)} infected, {len(uninfected)} not). Another draw of patients "
-            f"could give quite other numbers; below {FEW_PATIENTS} even the intervals are rough.",
+            f"Few patients: {len(patients)} ({len(infected)} infected, {len(patients - infected)} uninfected). Other "
+            f"patients could give quite different numbers; below {_MIN_PATIENTS} even the intervals are rough.",
         )
-    ]
+    sizes = [fitted.num_patients for fitted in model.thresholds if fitted.num_patients and not fitted.not_fitted]
+    if sizes and min(sizes) < _MIN_VALIDATION_PATIENTS:
+        yield ReportWarning(
+            "caution",
+            f"Thresholds and temperature of {model.name} were fitted on few validation patients ({min(sizes)}): they "
+            "may not transfer to this split.",
+        )
+    for reason in dict.fromkeys(fitted.not_fitted for fitted in model.thresholds if fitted.not_fitted):
+        yield ReportWarning(
+            "caution",
+            f"Only the threshold 0.5 is reported for {model.name}, and no temperature: {reason}.",
+        )
+    if any(run.record["status"] != "finished" for run in model.model_runs.runs):
+        yield ReportWarning("caution", f"Training of {model.name} has not finished: this is its best epoch so far.")
 
 
-def as_json(cautions: list[Caution]) -> list[dict[str, Any]]:
-    """For `metrics.json`."""
-    return [caution._asdict() for caution in cautions]
+def _of_leak(name: str, leak: dict[str, Any]) -> Iterator[ReportWarning]:
+    trained, validated = leak["train_patients"], leak["validation_patients"]
+    if trained is None or validated is None:
+        yield ReportWarning(
+            "caution",
+            f"{name} cannot be checked for leaks: its patients are unknown (an older run, or cells without patients).",
+        )
+    elif trained or validated:
+        parts = []
+        if trained:
+            parts.append(f"was trained on {_patients(trained)} of this split")
+        if validated:
+            parts.append(f"had its best epoch chosen on {_patients(validated)} of this split")
+        text = f"{name} {' and '.join(parts)}: its metrics are too good, and say little about new patients"
+        if leak["is_external"]:
+            text += " (the source is another one; this holds if equal names mean the same patients)"
+        yield ReportWarning("leak", f"{text}.")
+    if leak["is_external"]:
+        yield ReportWarning("note", f"External data for {name}: it was trained on cells of another source.")
+
+
+def _patients(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f"{len(names)} patient{'s' if len(names) > 1 else ''} ({shown})"

@@ -1,13 +1,26 @@
-"""The report as one HTML file that needs no network: contents in, text out. Pure."""
+"""Writes the files that people look at: one HTML page that needs no network, its plots as PNG, and model cards."""
 
+import base64
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
-from trainers.evaluation.metrics.metrics import NAMES
-from trainers.evaluation.metrics.operating_points import TITLES
-from trainers.evaluation.report.baselines import BY_CELL_ACCURACY, BY_PATIENT_ACCURACY, ORIGINAL
+from pipeline.source.decode import encode_png
+from trainers import run_dir
+from trainers.data import DataSet
+from trainers.evaluation.metrics import metrics, thresholds
+from trainers.evaluation.metrics.label_issues import LabelIssue
+from trainers.evaluation.predictions import ModelPredictions
+from trainers.evaluation.report import image_grid, plots, warnings
+from trainers.evaluation_flags import Options
+
+REPORT = "report.html"
 
 _TITLES = {
     "accuracy": "Accuracy",
@@ -22,15 +35,127 @@ _TITLES = {
     "brier": "Brier score (0 is best)",
     "ece": "Expected calibration error (0 is best)",
 }
+# Confusion counts (tn, fp, fn, tp) of 8,268 test cells, split by cell: D. Sarkar, "Detecting Malaria with Deep
+# Learning", 2019.
+PUBLISHED = {
+    "basic_cnn": (3884, 191, 225, 3968),
+    "vgg_frozen": (3871, 204, 312, 3881),
+    "vgg_ft": (4004, 71, 260, 3933),
+}
+# Accuracy of one VGG-16 by the authors of the data: Rajaraman et al., J. Med. Imaging 5:034501, 2018.
+_BY_CELL_ACCURACY, _BY_PATIENT_ACCURACY = 0.989, 0.951
+
+
+def write(
+    folder: Path,
+    models: Sequence[ModelPredictions],
+    contents: dict[str, Any],
+    issues: Sequence[LabelIssue],
+    data_set: DataSet,
+    options: Options,
+) -> None:
+    """Writes all files into a folder.
+
+    Args:
+      folder: an existing one.
+      models: their predictions on the data set.
+      contents: of `metrics.json`.
+      issues: see `label_issues`.
+      data_set, options: see `evaluate`.
+    """
+    entries, first, manifest = contents["models"], models[0], data_set.manifest
+    shared = {"dataset": f"{manifest['dataset']}/{manifest['config']}/{manifest['version']}"}
+    sections = [_section(folder, model, entries[model.name], data_set) for model in models]
+    roc = plots.roc_and_precision_recall(models, entries)
+    page = render(
+        "report.html.j2",
+        models=sections,
+        split=first.model_runs.split,
+        num_cells=len(first.predictions.labels),
+        num_patients=entries[first.name]["num_patients"],
+        config=data_set.config,
+        source=manifest["source"]["name"],
+        num_folds=len(first.model_runs.runs),
+        cautions=contents["cautions"],
+        comparisons=contents["comparisons"],
+        forest=_save_plot(folder, "metrics", plots.forest(entries), "The main metrics with their intervals"),
+        roc=_save_plot(folder, "roc", roc, "ROC and precision-recall curves"),
+        num_label_issues=len(issues),
+        label_issues=_label_issues(folder, first, issues, data_set),
+        options=options,
+        **shared,
+    )
+    (folder / REPORT).write_text(page)
+    for model, section in zip(models, sections, strict=True):
+        card = render(
+            "model_card.md.j2",
+            **section,
+            model=model.model_runs.model,
+            image_size_px=manifest["settings"]["image_size_px"],
+            cautions=warnings.find([model], data_set.config),
+            **shared,
+        )
+        (folder / f"model_card_{_slug(model.name)}.md").write_text(card)
+
+
+def _section(folder: Path, model: ModelPredictions, entry: dict[str, Any], data_set: DataSet) -> dict[str, Any]:
+    """What the report shows of one model."""
+    slug = _slug(model.name)
+    labels, probabilities, filenames, _ = model.predictions
+    worst = image_grid.worst_misclassified(labels, probabilities, filenames)
+    misclassified = image_grid.collect(model, worst, data_set, with_heatmaps=True)
+    if misclassified:
+        title = f"{model.name}: worst misclassified cells, with Grad-CAM"
+        plots.save(image_grid.plot(misclassified, title), folder / f"{slug}_mistakes.png")
+    histories = {
+        run.folder_name: history
+        for run in model.model_runs.runs
+        if (history := run_dir.read_history(Path(run.path) / run_dir.HISTORY))
+    }
+    figures = {
+        "confusion": (plots.confusion(entry["confusion"], model.name), "Confusion matrix"),
+        "patient_strip": (plots.patients(entry["patients"]), "Sensitivity and false positives by patient"),
+        "reliability": (plots.reliability(model), "Reliability diagram"),
+    }
+    if histories:
+        figures["learning_curves"] = plots.learning_curves(histories), "Loss and accuracy over the epochs"
+    return {
+        "name": model.name,
+        "entry": entry,
+        "runs": model.model_runs.runs,
+        "misclassified": misclassified,
+        "plots": {
+            name: _save_plot(folder, f"{slug}_{name}", figure, f"{label} of {model.name}")
+            for name, (figure, label) in figures.items()
+        },
+    }
+
+
+def _label_issues(
+    folder: Path, model: ModelPredictions, issues: Sequence[LabelIssue], data_set: DataSet
+) -> list[image_grid.GridCell]:
+    index = {name: i for i, name in enumerate(model.predictions.filenames.tolist())}
+    worst = issues[: image_grid.MAX_CELLS]
+    indices = [index[issue.filename] for issue in worst]
+    cells = image_grid.collect(model, indices, data_set, with_heatmaps=False)
+    cells = [cell._replace(probability=issue.probability) for cell, issue in zip(cells, worst, strict=True)]
+    if cells:
+        plots.save(image_grid.plot(cells, "Suspected label errors, worst first"), folder / "suspected_label_errors.png")
+    return cells
+
+
+def _save_plot(folder: Path, name: str, figure: Figure, label: str) -> str:
+    """Writes a figure as PNG, and returns it as SVG for the page."""
+    plots.save(figure, folder / f"{name}.png")
+    return plots.to_svg(figure, label)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def render(template: str, **contents: Any) -> str:
-    """Fills a template of `templates/`.
-
-    Args:
-      template: its file name.
-      **contents: what it names; a missing one is an error.
-    """
+    """Fills a template, a file of `templates/`, with its variables; a missing one is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trainers.evaluation.report"),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -39,40 +164,45 @@ def render(template: str, **contents: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {item.__name__: item for item in (interval, share, amount, scaled, complement)}
+    environment.filters |= {item.__name__: item for item in (number, amount, interval, complement, data_uri)}
     environment.filters["safe_svg"] = Markup
     return environment.get_template(template).render(
-        metric_titles=[(name, _TITLES[name]) for name in NAMES],
-        point_titles=TITLES,
-        published=[(item.model, item.table()) for item in ORIGINAL],
-        by_cell_accuracy=BY_CELL_ACCURACY,
-        by_patient_accuracy=BY_PATIENT_ACCURACY,
+        metric_titles=[(name, _TITLES[name]) for name in metrics.NAMES],
+        point_titles=thresholds.TITLES,
+        published={model: published_metrics(counts) for model, counts in PUBLISHED.items()},
+        by_cell_accuracy=_BY_CELL_ACCURACY,
+        by_patient_accuracy=_BY_PATIENT_ACCURACY,
         **contents,
     )
 
 
-def interval(ends: list[float] | None, digits: int = 3) -> str:
-    """An interval for people; a dash for none."""
-    return "–" if ends is None else f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
+def published_metrics(counts: tuple[int, int, int, int]) -> dict[str, float]:
+    """The table of the original work, and sensitivity and specificity, which it hides, from (tn, fp, fn, tp)."""
+    labels, predictions = (np.repeat(classes, counts) for classes in ([0, 0, 1, 1], [0, 1, 0, 1]))
+    tn, fp, fn, tp = counts
+    return metrics.class_weighted(labels, predictions) | {"sensitivity": tp / (fn + tp), "specificity": tn / (tn + fp)}
 
 
-def share(value: float | None, of: int = 100, digits: int = 0) -> str:
-    """A share as a number out of 100 or 1,000; a dash for none."""
-    return "–" if value is None else f"{of * value:,.{digits}f}"
+def number(value: float | None, scale: float = 1, digits: int = 0) -> str:
+    """A number, such as a fraction per 100 or 1,000; a dash for none."""
+    return "–" if value is None else f"{scale * value:,.{digits}f}"
 
 
-def amount(value: float | None) -> str:
-    """A number of cells, to a digit below ten; a dash for none."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+def amount(value: float) -> str:
+    """A number of cells, with one decimal below ten."""
+    return number(value, digits=0 if value >= 10 else 1)
 
 
-def scaled(ends: list[float] | None, of: int, digits: int = 0) -> str:
-    """An interval of a share as numbers out of 100 or 1,000; a dash for none."""
-    return "–" if ends is None else " to ".join(share(end, of, digits) for end in ends)
+def interval(ends: list[float] | None, digits: int = 3, scale: float = 1) -> str:
+    """An interval; a dash for none."""
+    return "–" if ends is None else " to ".join(number(end, scale, digits) for end in ends)
 
 
 def complement(ends: list[float] | None) -> list[float] | None:
-    """The interval of one minus a share."""
+    """The interval of one minus a fraction."""
     return None if ends is None else [1 - ends[1], 1 - ends[0]]
+
+
+def data_uri(image: np.ndarray) -> str:
+    """An image, uint8 RGB [height, width, 3], within the page."""
+    return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"
