@@ -62,10 +62,8 @@ def main(arguments: Sequence[str]) -> None:
     sizes = harness.positive_numbers("sizes", values.sizes)
     harness.check_work_dir(values.work_dir)
     with tempfile.TemporaryDirectory(dir=values.work_dir) as work_dir:
-        folders = {}
-        for size in sizes:
-            folder = Path(work_dir) / f"cells{size}"
-            folders[lay_out(values.source, folder, size)] = folder
+        paths = {size: Path(work_dir) / f"cells{size}" for size in sizes}
+        folders = {lay_out(values.source, path, size): path for size, path in paths.items()}
         main_size = min(folders, key=lambda size: abs(size - values.num_cells))
         num_cells = dict.fromkeys(BASELINES, main_size) | {f"{_OURS} ({size:,} cells)": size for size in folders}
         runs: dict[str, list[tuple[harness.Measurement, float]]] = {name: [] for name in num_cells}

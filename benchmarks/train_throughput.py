@@ -83,8 +83,7 @@ def compare_frozen(
         clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
         started = time.perf_counter()
         model.fit(batches, epochs=2, callbacks=[clock], **fit_options)
-        first, second = ends[0] - started, ends[1] - ends[0]
-        return first + (EPOCHS - 1) * second
+        return ends[0] - started + (EPOCHS - 1) * (ends[1] - ends[0])
 
     def compute_once() -> float:
         backbone, head = features.split_backbone(architectures.vgg_frozen(split.image_size_px))

@@ -21,8 +21,6 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-_BYTES_BETWEEN_TOUCHES = 4096
-
 Batch = tuple[np.ndarray, np.ndarray]
 """(uint8 RGB [n, size, size, 3], or floats of the same values; integers [n])."""
 
@@ -100,7 +98,7 @@ class Reader(NamedTuple):
 def content_of(batch: Batch, with_crcs: bool) -> Content:
     """What a batch adds to its epoch."""
     images, labels = batch
-    touched = int(images.reshape(len(images), -1)[:, ::_BYTES_BETWEEN_TOUCHES].sum(dtype=np.int64))
+    touched = int(images.reshape(len(images), -1)[:, ::4096].sum(dtype=np.int64))
     crcs = 0
     if with_crcs:
         pairs = zip(np.ascontiguousarray(images, np.uint8), labels.tolist(), strict=True)
@@ -153,9 +151,7 @@ def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
     del batches, batch
     closed = time.perf_counter()
     if content.num_cells or len(ends) != work.epochs + 1:
-        raise ValueError(
-            f"{work.reader}: {len(ends) - 1} epochs and {content.num_cells} cells, expected {work.epochs}"
-        )
+        raise ValueError(f"{work.reader}: {len(ends) - 1} epochs and {content.num_cells} cells, expected {work.epochs}")
     return {
         "epoch_seconds": [after - before for before, after in itertools.pairwise(ends)],
         "closing_seconds": closed - closing,

@@ -46,9 +46,7 @@ def test_an_honest_reader_is_timed_epoch_by_epoch():
     check(reader(IMAGES.astype(np.float32)), WORK)
     result = timed(reader(), WORK)
     assert len(result["epoch_seconds"]) == 2
-    assert min(result["epoch_seconds"]) > 0
-    assert result["closing_seconds"] >= 0
-    assert result["cpu_seconds"] >= 0
+    assert min(*result["epoch_seconds"], result["closing_seconds"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -57,7 +55,6 @@ def test_an_honest_reader_is_timed_epoch_by_epoch():
         (check, reader(changed(IMAGES, 3, 20, 20, 1))),
         (check, reader(labels=changed(LABELS, 3))),
         (check, reader(IMAGES[[0, 0, *range(2, 10)]])),
-        (check, reader(size=9)),
         (timed, reader(np.zeros_like(IMAGES))),
         (timed, reader(IMAGES[[0, 0, *range(2, 10)]])),
         (timed, reader(size=9)),
