@@ -48,7 +48,7 @@ def ratios(cases: Mapping[str, Mapping[str, Any]], ours: str) -> dict[str, float
         return cases[name][key]["median"]
 
     inner = "images_per_second_without_start_up"
-    compared = {f"whole process, ours to {baseline}": rate(ours) / rate(baseline) for baseline in BASELINES}
+    compared = {f"complete process, ours to {baseline}": rate(ours) / rate(baseline) for baseline in BASELINES}
     compared["without start-up, ours to plain_processes"] = rate(ours, inner) / rate("plain_processes", inner)
     rates = [rate(name, inner) for name in cases if name not in BASELINES]
     compared["without start-up, slowest size to fastest"] = min(rates) / max(rates)

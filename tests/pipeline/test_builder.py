@@ -35,15 +35,15 @@ def test_load_sees_every_cell_of_the_beam_jobs_folder(config, data_dir, syntheti
     splits, info = tfds.load(f"tfds_malaria/{config}", data_dir=data_dir, with_info=True)
     assert set(splits) == set(CONFIGS[config].splits)
     expected = {cell.filename: (cell.label, cell.patient_id) for cell in listing_of(synthetic_zip).cells}
-    found = {}
+    examples_by_name = {}
     for name, split in splits.items():
         examples = list(split.as_numpy_iterator())
         assert len(examples) == info.splits[name].num_examples
         for example in examples:
             assert example["image"].shape == (32, 32, 3)
             assert example["image"].dtype == "uint8"
-            found[example["filename"].decode()] = (int(example["label"]), example["patient_id"].decode())
-    assert found == expected
+            examples_by_name[example["filename"].decode()] = (int(example["label"]), example["patient_id"].decode())
+    assert examples_by_name == expected
     assert info.features["label"].names == ["uninfected", "parasitized"]
 
 
@@ -108,11 +108,11 @@ def test_without_a_source_one_message_tells_how(tmp_path):
 
 
 def test_a_half_filled_folder_is_never_a_data_set(source, tmp_path):
-    whole = prepare(source, tmp_path / "data").directory
-    (whole / "manifest.json").unlink()
+    directory = prepare(source, tmp_path / "data").directory
+    (directory / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"no manifest.json"):
         tfds_malaria.Builder(data_dir=tmp_path / "data").download_and_prepare()
-    whole.rename(whole.parent / "1.0.0.incomplete")
+    directory.rename(directory.parent / "1.0.0.incomplete")
     builder = tfds_malaria.Builder(data_dir=tmp_path / "data")
     with pytest.raises(Exception, match=r"download_and_prepare|not found"):
         builder.as_dataset(split="train")

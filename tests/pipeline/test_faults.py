@@ -222,9 +222,9 @@ def test_what_the_disk_lost_is_filled_again(source, tmp_path, monkeypatch):
     result = next(iter(incomplete.glob(f"*/{shards[3].name}.done.json")))
     result.write_text(result.read_text()[:50])
     assert prepare(source, tmp_path / "data", cells_per_shard=5).num_filled > 12
-    whole = prepare(source, tmp_path / "whole", cells_per_shard=5)
-    assert data_set_digests(tmp_path / "data") == data_set_digests(tmp_path / "whole")
-    assert whole.num_filled == 36
+    undisturbed = prepare(source, tmp_path / "undisturbed", cells_per_shard=5)
+    assert data_set_digests(tmp_path / "data") == data_set_digests(tmp_path / "undisturbed")
+    assert undisturbed.num_filled == 36
 
 
 def test_results_that_the_disk_lost_at_the_end_are_named(source, tmp_path, monkeypatch):

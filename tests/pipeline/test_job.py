@@ -95,7 +95,7 @@ def test_the_manifest_vouches_for_the_shards(source, tmp_path):
     assert sum(split["num_cells"] for split in manifest["splits"].values()) == 36
     all_patients = [patient for split in manifest["splits"].values() for patient in split["patients"]]
     assert sorted(all_patients) == sorted(f"C{i}" for i in range(1, 10))
-    found = data_set_digests(outcome.directory)
+    digests = data_set_digests(outcome.directory)
     counts = {}
     for path, record in records(outcome.directory):
         counts.setdefault(path.name, []).append(record["label"])
@@ -103,8 +103,8 @@ def test_the_manifest_vouches_for_the_shards(source, tmp_path):
         assert split["classes"]["uninfected"] + split["classes"]["parasitized"] == split["num_cells"]
         assert split["num_patients"] == len(split["patients"])
         for shard in split["shards"]:
-            assert found[shard["file"]] == shard["sha256"]
-            assert found[shard["index_file"]] == shard["index_sha256"]
+            assert digests[shard["file"]] == shard["sha256"]
+            assert digests[shard["index_file"]] == shard["index_sha256"]
             assert (outcome.directory / shard["file"]).stat().length == shard["num_bytes"]
             assert len(counts[shard["file"]]) == shard["num_records"]
     num_trained = manifest["splits"]["train"]["num_cells"]

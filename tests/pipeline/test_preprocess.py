@@ -8,8 +8,8 @@ SMALL = ("--image_size_px=16", "--cells_per_shard=8")
 
 def preprocess(source, data_dir, *flags):
     """The command within this process, and so without worker processes."""
-    place = (f"--source={source}", f"--data_dir={data_dir}")
-    return run_in_process("pipeline.preprocess", *place, "--pipeline_options=--runner=FnApiRunner", *flags)
+    paths = (f"--source={source}", f"--data_dir={data_dir}")
+    return run_in_process("pipeline.preprocess", *paths, "--pipeline_options=--runner=FnApiRunner", *flags)
 
 
 def data_sets(data_dir):
@@ -18,8 +18,8 @@ def data_sets(data_dir):
 
 def test_all_configs_in_one_call_then_again(source, tmp_path):
     configs = "--config=by_patient,by_cell,folds"
-    place = (f"--source={source}", f"--data_dir={tmp_path / 'data'}")
-    first = run_command("pipeline.preprocess", *place, configs, *SMALL)
+    paths = (f"--source={source}", f"--data_dir={tmp_path / 'data'}")
+    first = run_command("pipeline.preprocess", *paths, configs, *SMALL)
     assert first.returncode == 0, first.stderr
     assert data_sets(tmp_path / "data") == ["by_cell", "by_patient", "folds"]
     assert "36/36" in first.stderr
