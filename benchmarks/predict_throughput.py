@@ -1,4 +1,4 @@
-"""Times `trainers.predict` on a folder of files, and its model alone on the same cells from memory.
+"""Times `trainers.predict` on a folder of files, and its model alone on as many cells from memory.
 
     python -m benchmarks.predict_throughput --run_dir=runs/basic_cnn --source=cell_images.zip --output=predict.json
 
@@ -6,30 +6,27 @@ The source's cells are laid out in a folder and repeated up to about `--num_cell
 and warm, without start-up. Memory is noted after each repeat: it should not grow.
 """
 
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import psutil
 from absl import flags
 
-from benchmarks.harness import measurement
+from benchmarks import harness
 from benchmarks.repeated_cells import lay_out
 from pipeline.command import reject_arguments, run
 from trainers import run_dir, tf_import
 
+ALONE, COMMAND = "model alone", "trainers.predict"
+
 
 def main(arguments: Sequence[str]) -> None:
-    """Measures, prints and writes the table."""
+    """Measures, writes the file, prints the table."""
     reject_arguments(arguments)
     values = flags.FLAGS
     run_dir.read(values.run_dir)
-    rates: dict[str, list[float]] = {"model alone": [], "trainers.predict": []}
-    memory = []
     with tempfile.TemporaryDirectory() as folder:
         num_cells = lay_out(values.source, Path(folder), values.num_cells)
         tf_import.import_tensorflow()
@@ -40,34 +37,31 @@ def main(arguments: Sequence[str]) -> None:
         model = predictions.load_model(values.run_dir)
         predict = predictions.predictor(model, values.batch_size)
         size = model.input_shape[1]
-        decoded = image_files.decode_files(islice(image_files.image_files([folder]), values.batch_size), size)
-        batch = np.stack([cell.pixels for cell in decoded if cell.pixels is not None])
+        batch = np.random.default_rng(0).integers(0, 256, (values.batch_size, size, size, 3), np.uint8)
         predict(batch)
-        num_batches = num_cells // values.batch_size
-        for _ in range(values.repeats):
+
+        def predict_batch() -> float:
             started = time.perf_counter()
-            for _ in range(num_batches):
-                predict(batch)
-            rates["model alone"].append(num_batches * values.batch_size / (time.perf_counter() - started))
+            for first in range(0, num_cells, values.batch_size):
+                predict(batch[: num_cells - first])
+            return time.perf_counter() - started
+
+        def predict_files() -> float:
             started = time.perf_counter()
             files = image_files.decode_files(image_files.image_files([folder]), size)
             for _ in predictions.predict_files(predict, files, values.batch_size):
                 pass
-            rates["trainers.predict"].append(num_cells / (time.perf_counter() - started))
-            memory.append(psutil.Process().memory_info().rss)
-    cases = [
-        {"name": name, "num_images": num_cells, "images_per_second": measurement.rates_entry(runs)}
-        for name, runs in rates.items()
-    ]
-    pairs = zip(rates["trainers.predict"], rates["model alone"], strict=True)
-    ratios = {"trainers.predict / model alone": round(statistics.median(ours / alone for ours, alone in pairs), 3)}
-    measurement.write(Path(values.output), cases, ratios, rss_bytes_after_each_repeat=memory)
-    for name, runs in rates.items():
-        print(f"{name:<18}{statistics.median(runs):>8,.0f} images/s")
-    print(f"ratio {next(iter(ratios.values())):.2f}; memory {', '.join(f'{used / 1e6:,.0f}' for used in memory)} MB")
+            return time.perf_counter() - started
+
+        functions = {ALONE: predict_batch, COMMAND: predict_files}
+        cases, runs = harness.measure_in_turn(functions, num_cells, values.repeats)
+    ratios = {f"{COMMAND} / {ALONE}": harness.ratio(runs, COMMAND, ALONE)}
+    memory = [repeat.peak_rss_bytes for repeat in runs[COMMAND]]
+    harness.report(values.output, cases, ratios, rss_bytes_after_each_repeat=memory)
+    print(f"memory after each repeat: {', '.join(f'{used / 1e6:,.0f}' for used in memory)} MB")
 
 
-if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names
+if __name__ == "__main__":
     flags.DEFINE_string("run_dir", None, "Run whose model predicts.", required=True)
     flags.DEFINE_string("source", None, "Folder or zip of the NLM's cells.", required=True)
     flags.DEFINE_string("output", None, "JSON file to write.", required=True)

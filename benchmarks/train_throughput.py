@@ -11,18 +11,16 @@ validation and augmentation are left out.
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from operator import truediv
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from benchmarks.harness import measurement
+from benchmarks import harness
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
 from pipeline.records.manifest import Manifest
 from trainers import tf_import
 from trainers.data import Split, open_data_set
@@ -44,48 +42,19 @@ def fit(model: "keras.Model", batches: "tf.data.Dataset", num_steps: int, stall:
     """Trains for some steps after a few to warm up; returns their seconds, and those spent waiting for data."""
     import keras
 
-    class Clock(keras.callbacks.Callback):
-        """Starts when warm, and reads the time at each step's end, since an epoch's end comes later."""
-
-        steps = 0
-        started = seconds = waited = 0.0
-
-        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-            self.steps += 1
-            now = time.perf_counter()
-            if self.steps == _WARM_UP_STEPS:
-                self.started = now
-                stall.reset()
-            self.seconds, self.waited = now - self.started, stall.seconds
-
-    clock = Clock()
+    ends: list[tuple[float, float]] = []  # of steps, since an epoch's end comes later
+    clock = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: ends.append((time.perf_counter(), stall.seconds))
+    )
     model.fit(batches, steps_per_epoch=_WARM_UP_STEPS + num_steps, shuffle=False, verbose=0, callbacks=[clock])
-    return clock.seconds, clock.waited
+    (started, waited_before), (ended, waited) = ends[_WARM_UP_STEPS - 1], ends[-1]
+    return ended - started, waited - waited_before
 
 
 def read(batches: "tf.data.Dataset", num_steps: int) -> float:
     """Takes batches and does nothing with them, after a few to warm up; returns seconds."""
-    iterator = iter(batches)
-    for _ in range(_WARM_UP_STEPS):
-        next(iterator)
-    started = time.perf_counter()
-    for _ in range(num_steps):
-        next(iterator)
-    return time.perf_counter() - started
-
-
-def measure_in_turn(
-    functions: Mapping[str, Callable[[], float]], num_images: int, repeats: int
-) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
-    """Runs functions in turn that return the seconds that count; returns their cases, and the seconds of each."""
-    runs: dict[str, list[measurement.Measurement]] = {name: [] for name in functions}
-    with progress_bar(repeats * len(functions), "measuring", "runs") as bar:
-        for _ in range(repeats):
-            for name, function in functions.items():
-                runs[name].append(measurement.measure_here(function))
-                bar.update()
-    cases = [measurement.case(name, num_images, runs[name]) for name in functions]
-    return cases, {name: [run.seconds for run in runs[name]] for name in functions}
+    ends = [time.perf_counter() for _ in batches.take(_WARM_UP_STEPS + num_steps)]
+    return ends[-1] - ends[_WARM_UP_STEPS - 1]
 
 
 def compare_frozen(
@@ -114,8 +83,7 @@ def compare_frozen(
         clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
         started = time.perf_counter()
         model.fit(batches, epochs=2, callbacks=[clock], **fit_options)
-        first, second = ends[0] - started, ends[1] - ends[0]
-        return first + (EPOCHS - 1) * second
+        return ends[0] - started + (EPOCHS - 1) * (ends[1] - ends[0])
 
     def compute_once() -> float:
         backbone, head = features.split_backbone(architectures.vgg_frozen(split.image_size_px))
@@ -128,9 +96,8 @@ def compare_frozen(
             return time.perf_counter() - started
 
     functions = {RECOMPUTED: recompute, ONCE: compute_once}
-    cases, seconds = measure_in_turn(functions, EPOCHS * split.num_cells, values.repeats)
-    gain = median(map(truediv, seconds[RECOMPUTED], seconds[ONCE]))
-    return cases, {"recomputed to computed once": round(gain, 2)}
+    cases, runs = harness.measure_in_turn(functions, EPOCHS * split.num_cells, values.repeats)
+    return cases, {"recomputed to computed once": harness.ratio(runs, ONCE, RECOMPUTED)}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -188,19 +155,16 @@ def main(arguments: Sequence[str]) -> None:
         SYNTHETIC: lambda: fit(model, synthetic, values.steps, InputStall())[0],
         INPUT: lambda: read(real, values.steps),
     }
-    cases, seconds = measure_in_turn(functions, values.steps * values.batch_size, values.repeats)
+    cases, runs = harness.measure_in_turn(functions, values.steps * values.batch_size, values.repeats)
     ratios = {
-        "fit on real data to fit on one synthetic batch": round(
-            median(map(truediv, seconds[SYNTHETIC], seconds[REAL])), 4
-        ),
+        "fit on real data to fit on one synthetic batch": harness.ratio(runs, REAL, SYNTHETIC),
         "share of the step time spent waiting for data": round(median(fractions_waited), 5),
-        "input alone to fit on real data": round(median(seconds[REAL]) / median(seconds[INPUT]), 1),
+        "input alone to fit on real data": harness.ratio(runs, INPUT, REAL),
     }
     if values.model == "vgg_frozen":
         frozen_cases, frozen_ratios = compare_frozen(split, data_set.manifest, used.jit_compile)
         cases, ratios = [*cases, *frozen_cases], ratios | frozen_ratios
-    measurement.write(Path(values.output), cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
-    print(f"{measurement.table(cases, ratios)}\n{values.output}")
+    harness.report(values.output, cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,12 @@ def replace_image_by_zeros(shard, number):
     shard.write_bytes(bytes(content))
 
 
+def flip_bit(path, position=100, bit=1):
+    content = bytearray(path.read_bytes())
+    content[position] ^= bit
+    path.write_bytes(content)
+
+
 def data_set_digests(data_dir):
     """The sha256 of every file below a folder."""
     return {

@@ -1,26 +1,23 @@
 """Reads the cells with other libraries' loaders, in an environment of their own (`make peers`).
 
-    .venv-peers/bin/python -m benchmarks.baselines.input_libraries '<work as JSON>'    (see benchmarks.harness.clock)
+    .venv-peers/bin/python -m benchmarks.baselines.input_libraries '<work as JSON>'    (see benchmarks.baselines.clock)
 
 Each library reads its own format, written once, raw and uncompressed; DALI reads the project's TFRecords. There are as
 many threads and workers as CPUs.
 """
 
 import os
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import clock
-from benchmarks.harness.clock import Batch, Reader, Work
+from benchmarks.baselines import clock
+from benchmarks.baselines.clock import Batch, Reader, Work
 
 _WORKERS = os.cpu_count() or 1
 _SHUFFLED_RECORDS = 2048
-_CELLS_PER_SHARD = 1024
 _SEED = 42
-_TFRECORD_FRAME_BYTES = 16
 
 
 class IndexedCells:
@@ -41,7 +38,7 @@ def _write_ffcv(work: Work) -> None:
     from ffcv.writer import DatasetWriter
 
     fields = {"image": NDArrayField(np.dtype(np.uint8), work.images.shape[1:]), "label": IntField()}
-    writer = DatasetWriter(str(Path(work.own) / "cells.beton"), fields, num_workers=_WORKERS)
+    writer = DatasetWriter(str(work.own / "cells.beton"), fields, num_workers=_WORKERS)
     writer.from_indexed_dataset(IndexedCells(work))
 
 
@@ -51,7 +48,7 @@ def _read_ffcv(work: Work) -> Iterator[Batch]:
     from ffcv.transforms import ToTensor
 
     loader = Loader(
-        str(Path(work.own) / "cells.beton"),
+        str(work.own / "cells.beton"),
         batch_size=work.batch_size,
         num_workers=_WORKERS,
         os_cache=True,
@@ -65,21 +62,13 @@ def _read_ffcv(work: Work) -> Iterator[Batch]:
             yield images.numpy(), labels.numpy()[:, 0]
 
 
-def _dali_index(work: Work, shard: str) -> Path:
-    return Path(work.own) / f"{Path(shard).name}.idx"
-
-
 def _write_dali_indexes(work: Work) -> None:
     """What DALI's own `tfrecord2idx` writes: offset and size of every record."""
     for shard in work.shards:
-        lines, offset, num_bytes = [], 0, Path(shard).stat().st_size
-        with Path(shard).open("rb") as file:
-            while offset < num_bytes:
-                file.seek(offset)
-                size = struct.unpack("<Q", file.read(8))[0] + _TFRECORD_FRAME_BYTES
-                lines.append(f"{offset} {size}\n")
-                offset += size
-        _dali_index(work, shard).write_text("".join(lines))
+        offsets = np.load(f"{shard}.index.npy")[:, 0].tolist()
+        sizes = np.diff([*offsets, Path(shard).stat().st_size])
+        lines = (f"{offset} {size}\n" for offset, size in zip(offsets, sizes, strict=True))
+        (work.own / Path(shard).name).write_text("".join(lines))
 
 
 def _read_dali(work: Work) -> Iterator[Batch]:
@@ -93,8 +82,8 @@ def _read_dali(work: Work) -> Iterator[Batch]:
             "label": tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
         }
         cell = fn.readers.tfrecord(
-            path=list(work.shards),
-            index_path=[str(_dali_index(work, shard)) for shard in work.shards],
+            path=work.shards,
+            index_path=[str(work.own / Path(shard).name) for shard in work.shards],
             features=features,
             random_shuffle=True,
             initial_fill=_SHUFFLED_RECORDS,
@@ -113,7 +102,7 @@ def _read_dali(work: Work) -> Iterator[Batch]:
 def _write_webdataset(work: Work) -> None:
     import webdataset
 
-    with webdataset.ShardWriter(f"{work.own}/cells-%05d.tar", maxcount=_CELLS_PER_SHARD, verbose=0) as writer:
+    with webdataset.ShardWriter(f"{work.own}/cells-%05d.tar", maxcount=1024, verbose=0) as writer:
         for row, (image, label) in enumerate(zip(work.images, work.labels, strict=True)):
             writer.write({"__key__": f"{row:06d}", "image": image.tobytes(), "cls": int(label)})
 
@@ -122,7 +111,7 @@ def _read_webdataset(work: Work) -> Iterator[Batch]:
     import webdataset
 
     shape = work.images.shape[1:]
-    tars = sorted(map(str, Path(work.own).glob("*.tar")))
+    tars = sorted(map(str, work.own.glob("*.tar")))
     cells = (
         webdataset.WebDataset(tars, shardshuffle=len(tars), seed=_SEED, empty_check=False)
         .shuffle(_SHUFFLED_RECORDS)
@@ -140,13 +129,10 @@ def _write_array_records(work: Work) -> None:
     """The image's bytes, then the label's."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    for first in range(0, len(work.labels), _CELLS_PER_SHARD):
-        path = Path(work.own) / f"cells-{first // _CELLS_PER_SHARD:05d}.array_record"
-        writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-        rows = slice(first, first + _CELLS_PER_SHARD)
-        for image, label in zip(work.images[rows], work.labels[rows], strict=True):
-            writer.write(image.tobytes() + bytes([label]))
-        writer.close()
+    writer = ArrayRecordWriter(str(work.own / "cells.array_record"), "group_size:1,uncompressed")
+    for image, label in zip(work.images, work.labels, strict=True):
+        writer.write(image.tobytes() + bytes([label]))
+    writer.close()
 
 
 def _read_grain(work: Work) -> Iterator[Batch]:
@@ -157,7 +143,7 @@ def _read_grain(work: Work) -> Iterator[Batch]:
     def parse(record: bytes) -> tuple[np.ndarray, int]:
         return np.frombuffer(record, np.uint8, len(record) - 1).reshape(shape), record[-1]
 
-    source = grain.sources.ArrayRecordDataSource(sorted(map(str, Path(work.own).glob("*.array_record"))))
+    source = grain.sources.ArrayRecordDataSource(str(work.own / "cells.array_record"))
     cells = grain.MapDataset.source(source).seed(_SEED).map(parse)
     for epoch in range(work.epochs):
         yield from cells.shuffle(_SEED + epoch).batch(work.batch_size).to_iter_dataset()

@@ -1,19 +1,18 @@
 """Reads the cells in this environment: the project's three input modes, and what people write without it.
 
-python -m benchmarks.baselines.input_readers '<work as JSON>'    (see benchmarks.harness.clock)
+python -m benchmarks.baselines.input_readers '<work as JSON>'    (see benchmarks.baselines.clock)
 """
 
 import os
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from benchmarks.harness import clock
-from benchmarks.harness.clock import Batch, Reader, Work
+from benchmarks.baselines import clock
+from benchmarks.baselines.clock import Batch, Reader, Work
 from pipeline.cells import LABELS
 
 if TYPE_CHECKING:
@@ -23,10 +22,11 @@ _SHUFFLED_RECORDS = 2048  # as DALI
 _SEED = 42
 
 
-def _numpy(batches: "tf.data.Dataset") -> Iterator[Batch]:
+def _numpy(batches: "tf.data.Dataset", epochs: int = 1) -> Iterator[Batch]:
     """The batches' memory, without the copy that `.numpy()` makes."""
-    for images, labels in batches:
-        yield np.asarray(memoryview(images)), np.asarray(memoryview(labels))
+    for _ in range(epochs):
+        for images, labels in batches:
+            yield np.asarray(memoryview(images)), np.asarray(memoryview(labels))
 
 
 def _input_mode(mode: str, work: Work) -> Iterator[Batch]:
@@ -38,7 +38,7 @@ def _input_mode(mode: str, work: Work) -> Iterator[Batch]:
     tf_import.keep_freed_memory()  # as every trainer does
     split = open_data_set(work.data_dir, work.config).open_split(work.split)
     order = ShuffleOrder(split.num_cells, work.batch_size, _SEED)
-    yield from _numpy(batching.training_batches(split, order, work.epochs, mode))
+    return _numpy(batching.training_batches(split, order, work.epochs, mode))
 
 
 def _parse(record: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
@@ -54,22 +54,20 @@ def _parse(record: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
 def _tf_data(work: Work) -> Iterator[Batch]:
     import tensorflow as tf
 
-    records = tf.data.TFRecordDataset(list(work.shards))
+    records = tf.data.TFRecordDataset(work.shards)
     batches = records.map(_parse).shuffle(_SHUFFLED_RECORDS).batch(work.batch_size)
-    for _ in range(work.epochs):
-        yield from _numpy(batches)
+    return _numpy(batches, work.epochs)
 
 
 def _tf_data_autotuned(work: Work) -> Iterator[Batch]:
     import tensorflow as tf
 
     autotune = tf.data.AUTOTUNE
-    shards = tf.data.Dataset.from_tensor_slices(list(work.shards)).shuffle(len(work.shards))
+    shards = tf.data.Dataset.from_tensor_slices(work.shards).shuffle(len(work.shards))
     records = shards.interleave(tf.data.TFRecordDataset, num_parallel_calls=autotune)
     cells = records.shuffle(_SHUFFLED_RECORDS).map(_parse, num_parallel_calls=autotune)
     batches = cells.batch(work.batch_size).prefetch(autotune)
-    for _ in range(work.epochs):
-        yield from _numpy(batches)
+    return _numpy(batches, work.epochs)
 
 
 def _tfds_load(work: Work) -> Iterator[Batch]:
@@ -78,8 +76,7 @@ def _tfds_load(work: Work) -> Iterator[Batch]:
 
     cells = tfds.load(f"tfds_malaria/{work.config}", data_dir=work.data_dir, split=work.split)
     batches = cells.shuffle(_SHUFFLED_RECORDS).batch(work.batch_size).prefetch(tf.data.AUTOTUNE)
-    for _ in range(work.epochs):
-        yield from _numpy(batches.map(lambda cell: (cell["image"], cell["label"])))
+    return _numpy(batches.map(lambda cell: (cell["image"], cell["label"])), work.epochs)
 
 
 def _numpy_in_memory(work: Work) -> Iterator[Batch]:
@@ -94,9 +91,9 @@ def _numpy_in_memory(work: Work) -> Iterator[Batch]:
 
 def _write_pngs(work: Work) -> None:
     for name in LABELS:
-        (Path(work.own) / name).mkdir()
+        (work.own / name).mkdir()
     for i, (image, label) in enumerate(zip(work.images, work.labels, strict=True)):
-        cv2.imwrite(str(Path(work.own) / LABELS[label] / f"{i:06d}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        cv2.imwrite(str(work.own / LABELS[label] / f"{i:06d}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
 
 def _keras_directory(work: Work) -> Iterator[Batch]:
@@ -104,10 +101,9 @@ def _keras_directory(work: Work) -> Iterator[Batch]:
 
     size = work.images.shape[1]
     batches = keras.utils.image_dataset_from_directory(
-        work.own, class_names=list(LABELS), image_size=(size, size), batch_size=work.batch_size, seed=_SEED
+        str(work.own), class_names=list(LABELS), image_size=(size, size), batch_size=work.batch_size, seed=_SEED
     )
-    for _ in range(work.epochs):
-        yield from _numpy(batches)
+    return _numpy(batches, work.epochs)
 
 
 READERS = {

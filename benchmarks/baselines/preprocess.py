@@ -92,9 +92,7 @@ def tfds_generator(paths: Sequence[Path], output_dir: Path) -> None:
             }
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
-        def _split_generators(
-            self, dl_manager: tfds.download.DownloadManager
-        ) -> Mapping[str, Iterator[tuple[str, dict[str, Any]]]]:
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             del dl_manager
             return {"train": self._generate_examples()}
 

@@ -2,23 +2,23 @@
 
 import dataclasses
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_benchmarks import measured
 
+from benchmarks import harness, input_throughput
+from benchmarks.baselines.clock import Content, Reader, Work, content_of, timed, total_of
 from benchmarks.baselines.input_readers import READERS
-from benchmarks.harness import input_cases, measurement
-from benchmarks.harness.clock import Reader, Work, check, content_of, timed, total_of
-from benchmarks.harness.input_cases import Case
-from benchmarks.input_throughput import lay_out, leading_shards, ratios
+from benchmarks.input_throughput import Case, lay_out, leading_shards, ratios
 from trainers.data import open_data_set
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 40, 40, 3), np.uint8)
 LABELS = np.arange(10) % 2
 EXPECTED = total_of([content_of((IMAGES[:6], LABELS[:6]), True), content_of((IMAGES[6:], LABELS[6:]), True)])
-WORK = Work("reader", "", "", "", "", "", (), EXPECTED, batch_size=4, epochs=2)
+WORK = Work("reader", "", "", "", "", [], EXPECTED, batch_size=4, epochs=2)
 
 
 def reader(images=IMAGES, labels=LABELS, epochs=None, size=10):
@@ -32,6 +32,10 @@ def reader(images=IMAGES, labels=LABELS, epochs=None, size=10):
     return Reader(read)
 
 
+def check(tested, work):
+    timed(tested, dataclasses.replace(work, is_check=True, epochs=1))
+
+
 def changed(array, *index):
     copy = array.copy()
     copy[index] ^= 1
@@ -39,13 +43,10 @@ def changed(array, *index):
 
 
 def test_an_honest_reader_is_timed_epoch_by_epoch():
-    assert check(reader(), WORK) == {"num_checked": 10}
-    assert check(reader(IMAGES.astype(np.float32)), WORK) == {"num_checked": 10}
+    check(reader(IMAGES.astype(np.float32)), WORK)
     result = timed(reader(), WORK)
     assert len(result["epoch_seconds"]) == 2
-    assert min(result["epoch_seconds"]) > 0
-    assert result["closing_seconds"] >= 0
-    assert result["cpu_seconds"] >= 0
+    assert min(*result["epoch_seconds"], result["closing_seconds"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,6 @@ def test_an_honest_reader_is_timed_epoch_by_epoch():
         (check, reader(changed(IMAGES, 3, 20, 20, 1))),
         (check, reader(labels=changed(LABELS, 3))),
         (check, reader(IMAGES[[0, 0, *range(2, 10)]])),
-        (check, reader(size=9)),
         (timed, reader(np.zeros_like(IMAGES))),
         (timed, reader(IMAGES[[0, 0, *range(2, 10)]])),
         (timed, reader(size=9)),
@@ -78,24 +78,24 @@ def test_leading_shards():
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr(input_cases, "_LIBRARIES_PYTHON", Path("no such python"))
+    monkeypatch.setattr(input_throughput, "_LIBRARIES_PYTHON", Path("no such python"))
     case = Case(dataclasses.replace(WORK, reader="ffcv"))
     case.run()
     row = case.row()
     assert row["images_per_second"] == row["first_epoch"] == {"median": None, "runs": []}
-    assert "not measured: its environment is missing: make peers" in measurement.table([row], {})
-    assert ratios([row], 10) == {}
+    assert "not measured: its environment is missing: make peers" in harness.table([row], {})
+    assert ratios([row]) == {}
 
 
 def test_every_reader_gives_every_cell_once(data_dir, tmp_path):
-    laid_out = lay_out(open_data_set(str(data_dir), "by_patient"), 60, tmp_path / "cells")
+    laid_out = lay_out(open_data_set(str(data_dir), "by_patient"), 60, tmp_path, with_arrays=True)
     for name, tested in READERS.items():
-        (tmp_path / name).mkdir()
-        work = dataclasses.replace(laid_out, reader=name, own=str(tmp_path / name), batch_size=8, epochs=2)
+        work = dataclasses.replace(laid_out, reader=name, batch_size=8)
+        work.own.mkdir()
         for module in tested.modules:
             importlib.import_module(module)
         tested.prepare(work)
-        assert check(tested, work) == {"num_checked": laid_out.expected.num_cells}, name
+        check(tested, work)
 
 
 def test_a_run_is_a_process_of_its_own(tmp_path):
@@ -104,22 +104,25 @@ def test_a_run_is_a_process_of_its_own(tmp_path):
     launcher.chmod(0o700)
     np.save(tmp_path / "images.npy", IMAGES)
     np.save(tmp_path / "labels.npy", LABELS)
-    work = dataclasses.replace(WORK, reader="numpy_in_memory", arrays=str(tmp_path), own=str(tmp_path / "own"))
-    result, peak = input_cases.run_once(work, [str(launcher)])
+    work = dataclasses.replace(WORK, reader="numpy_in_memory", folder=str(tmp_path))
+    result = input_throughput.run_once(work, [str(launcher)])
     assert len(result["epoch_seconds"]) == 2
-    assert peak > 1e7
+    assert result["peak_rss_bytes"] > 1e6  # a busy machine may be looked at early
     assert (tmp_path / "launched").exists()
 
 
 def test_input_throughput(data_dir, tmp_path, monkeypatch):
-    def run_here(work, launcher):
-        assert launcher == ["nice", "-n", "1"]
-        return (check if work.is_check else timed)(READERS[work.reader], work), 1 << 20
+    def measure_here(name, command, with_descendants):
+        assert command[:3] == ["nice", "-n", "1"]
+        fields = json.loads(command[-1])
+        work = Work(**{**fields, "expected": Content(*fields["expected"])})
+        return harness.Measurement(0, 0, 1 << 20, json.dumps(timed(READERS[work.reader], work)))
 
-    monkeypatch.setattr(input_cases, "run_once", run_here)
+    monkeypatch.setattr(harness, "measure", measure_here)
     flags = (f"--data_dir={data_dir}", "--num_cells=60", "--sizes=20,60", "--batch_sizes=8", "--epochs=2")
-    output = tmp_path / "x.json"
-    content = measured("input_throughput", output, *flags, "--readers=streaming,tf_data", "--launcher=nice -n 1")
+    content = measured(
+        "input_throughput", tmp_path / "x.json", *flags, "--readers=streaming,tf_data", "--launcher=nice -n 1"
+    )
     contents = open_data_set(str(data_dir), "by_patient").manifest
     small, large = (leading_shards(contents, size)[1] for size in (20, 60))
     expected = [f"{name}, batch 8, {large} cells" for name in ("streaming", "tf_data")]
@@ -130,7 +133,7 @@ def test_input_throughput(data_dir, tmp_path, monkeypatch):
         assert case["peak_rss_bytes"] == 1 << 20
         assert len(case["epoch_seconds"][0]) == case["epochs"] == 1 + -(-large // case["num_images"])
     assert content["ratios"].keys() == {
-        "streaming to TFRecordDataset → map → batch, steady",
+        "streaming to tf_data, steady",
+        "streaming to tf_data, first epoch",
         "streaming, slowest number of cells to fastest",
     }
-    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

@@ -8,7 +8,6 @@ second run, and the digests of all files that this one left. With `overwrite` th
 settings.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,13 +15,9 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.extend(str(Path(__file__).parents[level]) for level in (2, 1))
 
-from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
-from pipeline.job import plan
-from pipeline.job import prepare as job
-from pipeline.source.archive import open_source
-from pipeline.source.listing import list_cells
+from conftest import data_set_digests, prepare
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 SETTINGS = {"image_size_px": 16, "cells_per_shard": 16}
@@ -44,12 +39,6 @@ def count_changes(data_dir, kill_at, report):
     sys.addaudithook(hook)
 
 
-def prepare(source, data_dir, overwrite=False, **settings):
-    with open_source(source) as opened:
-        cells = list_cells(opened, source, DEFAULT_CLASS_FOLDERS, compile_patient_regex(DEFAULT_PATIENT_REGEX))
-    job.prepare(cells, plan.Settings(**settings), source=source, data_dir=data_dir, overwrite=overwrite)
-
-
 def in_child(source, data_dir, overwrite, kill_at=None, report=None):
     """Runs the job in a forked process; returns its exit status, negative if it was killed."""
     child = os.fork()
@@ -58,20 +47,12 @@ def in_child(source, data_dir, overwrite, kill_at=None, report=None):
         if kill_at:
             count_changes(data_dir, kill_at, report)
         try:
-            prepare(source, data_dir, overwrite, **SETTINGS)
+            prepare(source, data_dir, overwrite=overwrite, **SETTINGS)
         except Exception as error:
             print(error)
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def digests(data_dir):
-    return {
-        str(path.relative_to(data_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(data_dir).rglob("*"))
-        if path.is_file()
-    }
 
 
 def main(source, work, first, step, overwrite=""):
@@ -88,10 +69,10 @@ def main(source, work, first, step, overwrite=""):
         if overwrite:
             shutil.copytree(other, data_dir)
         killed = in_child(source, data_dir, bool(overwrite), kill_at, report)
-        num_files = len(digests(data_dir))
+        num_files = len(data_set_digests(data_dir))
         again = 0 if killed == 0 else in_child(source, data_dir, bool(overwrite))
         change = report.read_text() if killed else ""
-        print(json.dumps([kill_at, killed, change, num_files, again, digests(data_dir)]), flush=True)
+        print(json.dumps([kill_at, killed, change, num_files, again, data_set_digests(data_dir)]), flush=True)
         if killed == 0:
             return
 

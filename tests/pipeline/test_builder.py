@@ -1,19 +1,14 @@
-import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
-from conftest import ROOT, listing_of, prepare, write_source, zip_folder
+from conftest import ROOT, data_set_digests, listing_of, prepare, write_source, zip_folder
 
 import tfds_malaria
 from pipeline.errors import InputError
 from pipeline.splits.configs import CONFIGS
-
-
-def digests(directory):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
 
 
 def manual(tmp_path, source):
@@ -40,15 +35,15 @@ def test_load_sees_every_cell_of_the_beam_jobs_folder(config, data_dir, syntheti
     splits, info = tfds.load(f"tfds_malaria/{config}", data_dir=data_dir, with_info=True)
     assert set(splits) == set(CONFIGS[config].splits)
     expected = {cell.filename: (cell.label, cell.patient_id) for cell in listing_of(synthetic_zip).cells}
-    found = {}
+    examples_by_name = {}
     for name, split in splits.items():
         examples = list(split.as_numpy_iterator())
         assert len(examples) == info.splits[name].num_examples
         for example in examples:
             assert example["image"].shape == (32, 32, 3)
             assert example["image"].dtype == "uint8"
-            found[example["filename"].decode()] = (int(example["label"]), example["patient_id"].decode())
-    assert found == expected
+            examples_by_name[example["filename"].decode()] = (int(example["label"]), example["patient_id"].decode())
+    assert examples_by_name == expected
     assert info.features["label"].names == ["uninfected", "parasitized"]
 
 
@@ -99,17 +94,10 @@ def test_download_and_prepare_runs_the_same_job(source, tmp_path):
     builder = tfds_malaria.Builder(data_dir=tmp_path / "theirs")
     config = tfds.download.DownloadConfig(manual_dir=manual(tmp_path, source))
     builder.download_and_prepare(download_config=config)
-    assert digests(builder.data_path) == digests(ours.directory)
+    assert data_set_digests(builder.data_path) == data_set_digests(ours.directory)
     assert builder.info.splits["train"].num_examples > 0
     assert len(list(builder.as_dataset(split="test"))) == builder.info.splits["test"].num_examples
     builder.download_and_prepare()  # finds it there, without a source
-
-
-def test_a_folder_of_classes_in_manual_dir_will_do(tmp_path):
-    write_source(tmp_path / "manual")
-    builder = tfds_malaria.Builder(data_dir=tmp_path / "data", config="folds")
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "manual"))
-    assert set(builder.info.splits) == {f"fold_{i}" for i in range(5)}
 
 
 def test_without_a_source_one_message_tells_how(tmp_path):
@@ -120,11 +108,11 @@ def test_without_a_source_one_message_tells_how(tmp_path):
 
 
 def test_a_half_filled_folder_is_never_a_data_set(source, tmp_path):
-    whole = prepare(source, tmp_path / "data").directory
-    (whole / "manifest.json").unlink()
+    directory = prepare(source, tmp_path / "data").directory
+    (directory / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"no manifest.json"):
         tfds_malaria.Builder(data_dir=tmp_path / "data").download_and_prepare()
-    whole.rename(whole.parent / "1.0.0.incomplete")
+    directory.rename(directory.parent / "1.0.0.incomplete")
     builder = tfds_malaria.Builder(data_dir=tmp_path / "data")
     with pytest.raises(Exception, match=r"download_and_prepare|not found"):
         builder.as_dataset(split="train")
@@ -139,4 +127,4 @@ def test_tfds_build_makes_the_same_data_set(source, tmp_path):
         [*command, *flags], cwd=ROOT / "tfds_malaria", capture_output=True, text=True, timeout=120, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert digests(tmp_path / "built" / "tfds_malaria" / "by_cell" / "1.0.0") == digests(ours.directory)
+    assert data_set_digests(tmp_path / "built/tfds_malaria/by_cell/1.0.0") == data_set_digests(ours.directory)

@@ -42,6 +42,9 @@ def test_an_error_ends_the_command_while_batches_are_being_read():
         ([], "error: --source is missing; --data_dir is missing; see --help"),
         (["--sauce=x"], "error: Unknown command line flag 'sauce'"),
         (["--image_size_px=big"], "error: flag --image_size_px=big: invalid literal for int()"),
+        (["--image_size_px=0"], "error: flag --image_size_px=0: 0 is not an integer in"),
+        (["--max_rejected_fraction=1.5"], "error: flag --max_rejected_fraction=1.5: 1.5 is not a number in"),
+        (["--image_encoding=jpeg"], "error: flag --image_encoding=jpeg: value should be one of <raw|png>"),
         (["--flagfile=no_such_file"], "error: Unable to open flagfile: "),
     ],
 )

@@ -104,9 +104,3 @@ def test_a_cache_that_cannot_be_written(server, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="give another --download_dir"):
         download.fetch_archive(str(tmp_path / "file"), archive(server))
-
-
-def test_the_official_archive_is_the_nlms():
-    assert download.NIH_ARCHIVE.name == "cell_images.zip"
-    assert download.NIH_ARCHIVE.num_bytes == 353_452_851
-    assert download.NIH_ARCHIVE.url.startswith("https://data.lhncbc.nlm.nih.gov/")

@@ -8,9 +8,9 @@ def copy(source, name, other):
 
 
 def test_cells_without_copies(source, tmp_path):
-    made = prepare(source, tmp_path / "data").manifest
-    assert made["duplicates"] == {"num_cells": 0, "num_label_conflicts": 0, "num_across_splits": 0, "examples": []}
-    assert made["same_names"] == {"num": 0, "examples": []}
+    manifest = prepare(source, tmp_path / "data").manifest
+    assert manifest["duplicates"] == {"num_cells": 0, "num_label_conflicts": 0, "num_across_splits": 0, "examples": []}
+    assert manifest["same_names"] == {"num": 0, "examples": []}
 
 
 def test_copies_and_label_conflicts_are_counted_and_named(source, tmp_path):
@@ -21,8 +21,8 @@ def test_copies_and_label_conflicts_are_counted_and_named(source, tmp_path):
     copy(source, infected, conflicting)
     copy(source, infected, "Parasitized/C1P1thinF_IMG_20150619_114756a_cell_92.png")
     (source / "Uninfected" / "C3P3thinF_IMG_20150619_114756a_cell_99.png").write_bytes(b"")  # shifts the records
-    made = prepare(source, tmp_path / "data", cells_per_shard=5, max_rejected_fraction=0.1).manifest
-    duplicates = made["duplicates"]
+    manifest = prepare(source, tmp_path / "data", cells_per_shard=5, max_rejected_fraction=0.1).manifest
+    duplicates = manifest["duplicates"]
     examples = duplicates.pop("examples")
     assert duplicates == {"num_cells": 3, "num_label_conflicts": 1, "num_across_splits": 0}
     assert set(examples[:3]) == {infected, conflicting, "Parasitized/C1P1thinF_IMG_20150619_114756a_cell_92.png"}
@@ -41,6 +41,6 @@ def test_copies_in_several_splits(source, tmp_path):
 def test_the_same_name_in_both_classes_is_kept_and_reported(source, tmp_path):
     name = "C3P3thinF_IMG_20150619_114756a_cell_0.png"
     copy(source, "Parasitized/C1P1thinF_IMG_20150619_114756a_cell_0.png", f"Parasitized/{name}")
-    made = prepare(source, tmp_path / "data").manifest
-    assert made["same_names"] == {"num": 1, "examples": [name]}
-    assert sum(split["num_cells"] for split in made["splits"].values()) == 37
+    manifest = prepare(source, tmp_path / "data").manifest
+    assert manifest["same_names"] == {"num": 1, "examples": [name]}
+    assert sum(split["num_cells"] for split in manifest["splits"].values()) == 37

@@ -5,7 +5,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, prepare, replace_image_by_zeros, run_in_process
+from conftest import assert_one_line_error, flip_bit, prepare, replace_image_by_zeros, run_in_process
 
 from pipeline import explore
 from pipeline.cells import LABELS
@@ -90,8 +90,6 @@ def test_a_corrupt_shard_is_named(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path / "data")
     directory, _ = manifest.read_dataset(str(tmp_path / "data"), "by_patient")
     shard = next(directory.glob("*-train.tfrecord-00000-of-?????"))
-    content = bytearray(shard.read_bytes())
-    content[1000] ^= 1
-    shard.write_bytes(content)
+    flip_bit(shard, 1000)
     with pytest.raises(InputError, match=r"check the data set with python -m pipeline\.verify"):
         explored(tmp_path / "data")

@@ -48,9 +48,9 @@ def bucket(server, monkeypatch, request):
     """An empty bucket of the test's own."""
     for name, value in server.items():
         monkeypatch.setenv(name, value)
-    made = boto3.resource("s3").Bucket(request.node.name.replace("_", "-")[:60])
-    made.create()
-    return made
+    empty = boto3.resource("s3").Bucket(request.node.name.replace("_", "-")[:60])
+    empty.create()
+    return empty
 
 
 def keys(bucket):
@@ -59,15 +59,15 @@ def keys(bucket):
 
 def preprocess(source, bucket, *flags):
     """The command within this process, and so without worker processes."""
-    place = (f"--source={source}", f"--data_dir=s3://{bucket.name}/data")
-    return run_in_process("pipeline.preprocess", *place, *SMALL, "--pipeline_options=--runner=FnApiRunner", *flags)
+    paths = (f"--source={source}", f"--data_dir=s3://{bucket.name}/data")
+    return run_in_process("pipeline.preprocess", *paths, *SMALL, "--pipeline_options=--runner=FnApiRunner", *flags)
 
 
 def test_the_same_objects_as_the_local_files(source, tmp_path, bucket, monkeypatch):
-    place = (f"--source={source}", f"--data_dir=s3://{bucket.name}/data")
+    flags = (f"--source={source}", f"--data_dir=s3://{bucket.name}/data")
     with monkeypatch.context() as fresh:
         fresh.delenv("EPATH_USE_TF")
-        result = run_command("pipeline.preprocess", *place, *SMALL)  # with worker processes
+        result = run_command("pipeline.preprocess", *flags, *SMALL)  # with worker processes
     assert result.returncode == 0, result.stderr
     bucket.download_file(FOLDER + "manifest.json", str(tmp_path / "manifest.json"))
     local = prepare(source, tmp_path / "local", image_size_px=16, cells_per_shard=8)
@@ -134,14 +134,14 @@ def test_the_source_may_lie_there(source, tmp_path, bucket):
     for path in source.rglob("*.png"):
         bucket.upload_file(str(path), f"cells/{path.relative_to(source).as_posix()}")
     expected = prepare(source, tmp_path / "local", image_size_px=16, cells_per_shard=8).manifest
-    for place in ("cells.zip", "cells"):
-        data_dir = tmp_path / "data" / place
-        flags = (f"--source=s3://{bucket.name}/{place}", f"--data_dir={data_dir}")
+    for path in ("cells.zip", "cells"):
+        data_dir = tmp_path / "data" / path
+        flags = (f"--source=s3://{bucket.name}/{path}", f"--data_dir={data_dir}")
         result = run_in_process("pipeline.preprocess", *flags, *SMALL)
         assert result.returncode == 0, result.stderr
-        found = data_set_digests(data_dir / "tfds_malaria" / "by_patient" / "1.0.0")
+        digests = data_set_digests(data_dir / "tfds_malaria" / "by_patient" / "1.0.0")
         for split in expected["splits"].values():
-            assert all(found[shard["file"]] == shard["sha256"] for shard in split["shards"])
+            assert all(digests[shard["file"]] == shard["sha256"] for shard in split["shards"])
 
 
 def test_no_such_bucket(source, bucket):

@@ -38,12 +38,6 @@ def test_pinned_order(source):
     ]
 
 
-def test_cells_within_a_split_are_mixed(source):
-    (shard,) = [shard for shard in plan_shards(listing_of(source), Settings(), "source") if shard.split == "train"]
-    names = [cell.filename for cell in shard.cells]
-    assert names != sorted(names)
-
-
 def test_settings_decide(source):
     listing = listing_of(source)
     assert plan_shards(listing, Settings(), "s") == plan_shards(listing, Settings(), "s")

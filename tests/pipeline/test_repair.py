@@ -4,7 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, data_set_digests, listing_of, prepare, run_in_process, zip_folder
+from conftest import (
+    assert_one_line_error,
+    data_set_digests,
+    flip_bit,
+    listing_of,
+    prepare,
+    run_in_process,
+    write_source,
+    zip_folder,
+)
 
 from pipeline.errors import InputError
 from pipeline.job import plan
@@ -20,8 +29,6 @@ TEST = "tfds_malaria-test.tfrecord-00002-of-00003"
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory):
     """A source and a data set of it, to copy."""
-    from conftest import write_source
-
     folder = tmp_path_factory.mktemp("intact")
     prepare(write_source(folder / "cell_images"), folder / "data", **SETTINGS)
     return folder
@@ -33,14 +40,8 @@ def directory(intact, tmp_path):
     return tmp_path / "data/tfds_malaria/by_patient/1.0.0"
 
 
-def flip(path, position=100):
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    path.write_bytes(content)
-
-
 def corrupt_all(directory):
-    flip(directory / TRAIN)
+    flip_bit(directory / TRAIN)
     (directory / TEST).unlink()
     np.save(directory / layout.index_name(TRAIN), np.zeros((5, 4), np.int64))
     (directory / "features.json").write_text("{}")
@@ -49,11 +50,11 @@ def corrupt_all(directory):
 @pytest.mark.parametrize(
     ("corrupt", "expected"),
     [
-        (lambda d: flip(d / TRAIN), f"{TRAIN} its sha256 is not the manifest's"),
+        (lambda d: flip_bit(d / TRAIN), f"{TRAIN} its sha256 is not the manifest's"),
         (lambda d: (d / TRAIN).write_bytes((d / TRAIN).read_bytes()[:-9]), f"{TRAIN} has "),
         (lambda d: (d / TEST).unlink(), f"{TEST} is missing"),
-        (lambda d: flip(d / layout.index_name(TRAIN), 140), f"{TRAIN}.index.npy its sha256 is not"),
-        (lambda d: flip(d / "dataset_info.json"), "dataset_info.json its sha256 is not"),
+        (lambda d: flip_bit(d / layout.index_name(TRAIN), 140), f"{TRAIN}.index.npy its sha256 is not"),
+        (lambda d: flip_bit(d / "dataset_info.json"), "dataset_info.json its sha256 is not"),
     ],
 )
 def test_what_is_corrupt_is_named_and_repaired(corrupt, expected, directory, intact, tmp_path):

@@ -118,11 +118,6 @@ def test_pinned_plan():
     }
 
 
-def test_the_seed_decides():
-    cells = patients(20)
-    assert assign_by_patient(cells, 1) != assign_by_patient(cells, 2)
-
-
 @pytest.mark.parametrize(("config", "num_patients", "needed"), [("by_patient", 2, 3), ("folds", 4, 5)])
 def test_too_few_patients(config, num_patients, needed):
     cells = [Cell(f"{label}/C{p}", label, f"C{p}", 1) for p in range(num_patients) for label in (0, 1)]

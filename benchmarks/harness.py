@@ -1,4 +1,4 @@
-"""Measures processes (time, CPU, memory) and writes the file form that all benchmarks share.
+"""Measures commands and functions (time, CPU, memory) and writes the file form that all benchmarks share.
 
 A case holds the median of repeated runs, and ratios are within one run, since machines are shared and noisy.
 """
@@ -20,53 +20,50 @@ from typing import Any, NamedTuple
 import psutil
 
 from pipeline.errors import InputError
+from pipeline.progress import progress_bar
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
+_SECONDS_BETWEEN_SAMPLES = 0.25  # looking at a process's memory stops it for some milliseconds
 
 
 class Measurement(NamedTuple):
-    """One run of a command.
+    """One run of a command or function.
 
     Attributes:
-      seconds: from start to end, start-up included.
-      cpu_seconds: user and system time, of the process and its own children.
-      peak_rss_bytes: most memory that the process, or its largest child, held at a time.
-      sampled_bytes: the most that `sample` returned; 0 if it was never called.
+      seconds: of a command, from start to end; of a function, what it returned.
+      cpu_seconds: user and system time, of a command with its own children.
+      peak_rss_bytes: most memory that a command's process, or its largest child, held at a time.
       output: standard output.
     """
 
     seconds: float
     cpu_seconds: float
     peak_rss_bytes: int
-    sampled_bytes: int = 0
     output: str = ""
 
 
-def measure(
-    name: str,
-    command: Sequence[str],
-    sample: Callable[[psutil.Process], int] = lambda _: 0,
-    seconds_between_samples: float = 0.05,
-) -> Measurement:
+def measure(name: str, command: Sequence[str], with_descendants: bool = False) -> Measurement:
     """Runs a command in the project's folder and measures it.
 
     Args:
       name: what to call it in errors.
       command: what to run.
-      sample: looks at the running process now and then, and returns bytes.
-      seconds_between_samples: how often.
+      with_descendants: peak memory is that of all its processes together, sampled four times per second; on Linux,
+        memory that several of them share counts once.
 
     Raises:
       InputError: if it fails; the message ends with the last line on its standard error.
     """
-    samples = [0]
+    samples: list[int] = []
     ended = threading.Event()
+    if not with_descendants:
+        ended.set()
 
     def take_samples(pid: int) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
-            while not ended.wait(seconds_between_samples):
-                samples.append(sample(process))
+            while not ended.wait(_SECONDS_BETWEEN_SAMPLES):
+                samples.append(_tree_bytes(process))
 
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
@@ -83,27 +80,43 @@ def measure(
         if process.returncode:
             last_line = (errors.read().strip().splitlines() or [""])[-1]
             raise InputError(f"{name} ended with status {process.returncode}: {last_line}")
-        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return Measurement(seconds, usage.ru_utime + usage.ru_stime, peak, max(samples), output.read())
+        peak = max(samples, default=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+        return Measurement(seconds, usage.ru_utime + usage.ru_stime, peak, output.read())
 
 
-def measure_here(function: Callable[[], float]) -> Measurement:
-    """Runs a function in this process that returns the seconds that count; memory is what the process then holds."""
-    before = os.times()
-    seconds = function()
-    after = os.times()
-    cpu_seconds = after.user + after.system - before.user - before.system
-    return Measurement(seconds, cpu_seconds, psutil.Process().memory_info().rss)
-
-
-def tree_bytes(process: psutil.Process) -> int:
-    """Memory of a process and its descendants now; on Linux, memory that several of them share counts once."""
+def _tree_bytes(process: psutil.Process) -> int:
     total = 0
     for member in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             info = member.memory_full_info()
             total += getattr(info, "pss", info.rss)
     return total
+
+
+def measure_in_turn(
+    functions: Mapping[str, Callable[[], float]], num_images: int, repeats: int
+) -> tuple[list[dict[str, Any]], dict[str, list[Measurement]]]:
+    """Runs functions of this process in turn that return the seconds that count; memory is what it then holds.
+
+    Returns:
+      their cases, and the runs by name.
+    """
+    runs: dict[str, list[Measurement]] = {name: [] for name in functions}
+    with progress_bar(repeats * len(functions), "measuring", "runs") as bar:
+        for _ in range(repeats):
+            for name, function in functions.items():
+                before = time.process_time()
+                seconds = function()
+                cpu_seconds = time.process_time() - before
+                runs[name].append(Measurement(seconds, cpu_seconds, psutil.Process().memory_info().rss))
+                bar.update()
+    return [case(name, num_images, runs[name]) for name in functions], runs
+
+
+def ratio(runs: Mapping[str, Sequence[Measurement]], name: str, other: str) -> float:
+    """How many times as fast one function is as another: the median of the repeats' ratios."""
+    pairs = zip(runs[name], runs[other], strict=True)
+    return round(statistics.median(theirs.seconds / ours.seconds for ours, theirs in pairs), 4)
 
 
 def case(name: str, num_images: int, runs: Sequence[Measurement], **more: Any) -> dict[str, Any]:
@@ -125,11 +138,12 @@ def rates_entry(rates: Sequence[float]) -> dict[str, Any]:
     return {"median": round(statistics.median(rates), 1) if rates else None, "runs": [round(rate, 1) for rate in rates]}
 
 
-def write(path: Path, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
-    """Writes a benchmark's file: machine, commit, cases, ratios."""
+def report(path: str, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
+    """Writes a benchmark's file (machine, commit, cases, ratios, and more) and prints its table."""
     content = {"machine": _machine(), "commit": _commit(), "cases": list(cases), "ratios": dict(ratios), **more}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(content, indent=1) + "\n")
+    print(f"{table(cases, ratios)}\n{path}")
 
 
 def table(cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float]) -> str:
@@ -146,14 +160,14 @@ def table(cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float]) -> st
     return "\n".join([*lines, *(f"{name}: {ratio:.2f}" for name, ratio in ratios.items())])
 
 
-def positive_numbers(flag: str, given: Sequence[str]) -> list[int]:
+def positive_numbers(flag: str, values: Sequence[str]) -> list[int]:
     """The sorted numbers of a list flag; raises InputError if one is not a positive number."""
     try:
-        numbers = sorted({int(number) for number in given})
+        numbers = sorted({int(number) for number in values})
     except ValueError:
         numbers = []
     if not numbers or numbers[0] < 1:
-        raise InputError(f"--{flag}={','.join(given)} is not a list of positive numbers, such as 9000,27000")
+        raise InputError(f"--{flag}={','.join(values)} is not a list of positive numbers, such as 9000,27000")
     return numbers
 
 
@@ -166,9 +180,9 @@ def check_work_dir(work_dir: str | None) -> None:
 def _machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
-        "processor": models[0] if models else platform.processor() or platform.machine(),
+        "processor": next(models, platform.processor() or platform.machine()),
         "num_cpus": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()}",
@@ -177,10 +191,8 @@ def _machine() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+        return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

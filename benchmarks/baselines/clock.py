@@ -1,18 +1,16 @@
 """The clock that every reader of cells runs under, in a process of its own: a `Work` as JSON in, its seconds out.
 
-A reader is a generator of shuffled batches over some epochs. The clock starts before it is made and stops when it is
-closed. No reader can cheat: every epoch must hold exactly its number of cells, and one byte of every 4 KiB of each
-image is read from every batch and summed; once, not timed, the CRC-32 of every image with its label is summed over an
-epoch. The sums do not depend on the order. Needs NumPy and psutil only: other libraries have an environment of their
-own.
+A reader is a generator of shuffled batches over some epochs. The clock starts before it is created and stops when it is
+closed. No reader can cheat: every epoch must have exactly the expected number of cells and sums, whatever its order.
+Needs NumPy and psutil only: other libraries have an environment of their own.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import itertools
 import json
 import os
-import shutil
 import sys
 import time
 import zlib
@@ -23,8 +21,6 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-_BYTES_BETWEEN_TOUCHES = 4096
-
 Batch = tuple[np.ndarray, np.ndarray]
 """(uint8 RGB [n, size, size, 3], or floats of the same values; integers [n])."""
 
@@ -33,8 +29,7 @@ class Content(NamedTuple):
     """What an epoch holds, whatever its order.
 
     Attributes:
-      num_cells: how many.
-      touched: sum of some bytes of each image.
+      touched: sum of one byte of every 4 KiB of each image.
       labels: sum of the labels.
       crcs: sum of CRC-32s over each image with its label; 0 if not computed.
     """
@@ -51,22 +46,20 @@ class Work:
 
     Attributes:
       reader: its name.
-      arrays: folder with `images.npy` (uint8 [cells, size, size, 3]) and `labels.npy`, for readers of another format.
-      own: folder for the reader's own format, kept from one run to the next.
+      folder: has the cells as arrays, and a folder for each reader's own format.
       data_dir, config, split: the same cells in the project's format; the split is of complete shards.
       shards: their files.
       expected: what every epoch must hold.
       batch_size, epochs: of the batches.
-      is_check: compare every byte of one epoch instead of timing.
+      is_check: compare the CRC-32s, too; its seconds mean nothing.
     """
 
     reader: str
-    arrays: str
-    own: str
+    folder: str
     data_dir: str
     config: str
     split: str
-    shards: tuple[str, ...]
+    shards: list[str]
     expected: Content
     batch_size: int = 64
     epochs: int = 6
@@ -75,12 +68,17 @@ class Work:
     @property
     def images(self) -> np.ndarray:
         """uint8 RGB [cells, size, size, 3], memory-mapped."""
-        return np.load(Path(self.arrays) / "images.npy", mmap_mode="r")
+        return np.load(Path(self.folder) / "images.npy", mmap_mode="r")
 
     @property
     def labels(self) -> np.ndarray:
         """int64 [cells]."""
-        return np.load(Path(self.arrays) / "labels.npy")
+        return np.load(Path(self.folder) / "labels.npy")
+
+    @property
+    def own(self) -> Path:
+        """Folder for the reader's own format."""
+        return Path(self.folder) / self.reader
 
 
 class Reader(NamedTuple):
@@ -97,10 +95,10 @@ class Reader(NamedTuple):
     prepare: Callable[[Work], None] = lambda work: None
 
 
-def content_of(batch: Batch, with_crcs: bool = False) -> Content:
+def content_of(batch: Batch, with_crcs: bool) -> Content:
     """What a batch adds to its epoch."""
     images, labels = batch
-    touched = int(images.reshape(len(images), -1)[:, ::_BYTES_BETWEEN_TOUCHES].sum(dtype=np.int64))
+    touched = int(images.reshape(len(images), -1)[:, ::4096].sum(dtype=np.int64))
     crcs = 0
     if with_crcs:
         pairs = zip(np.ascontiguousarray(images, np.uint8), labels.tolist(), strict=True)
@@ -110,55 +108,38 @@ def content_of(batch: Batch, with_crcs: bool = False) -> Content:
 
 def total_of(contents: Iterable[Content]) -> Content:
     """The content of several batches together."""
-    return Content(*(sum(column) for column in zip(*contents, strict=True)))
+    return Content(*map(sum, zip(*contents, strict=True)))
 
 
 def run(readers: Mapping[str, Reader]) -> None:
     """Runs the work that is the command's only argument, and prints its result as JSON."""
     fields = json.loads(sys.argv[1])
-    work = Work(**{**fields, "shards": tuple(fields["shards"]), "expected": Content(*fields["expected"])})
+    work = Work(**{**fields, "expected": Content(*fields["expected"])})
     reader = readers[work.reader]
     for module in reader.modules:
         importlib.import_module(module)
-    own = Path(work.own)
-    prepared = own.with_name(f"{own.name}.prepared")
-    if not prepared.exists():
-        shutil.rmtree(own, ignore_errors=True)  # of a run that was stopped
-        own.mkdir(parents=True)
+    if not work.own.exists():  # its first run; if that fails, no other follows
+        work.own.mkdir()
         reader.prepare(work)
-        prepared.touch()
-    result = check(reader, work) if work.is_check else timed(reader, work)
-    print(f"\n{json.dumps(result)}", flush=True)
-
-
-def check(reader: Reader, work: Work) -> dict[str, int]:
-    """Compares every byte of one epoch.
-
-    Raises:
-      ValueError: if the epoch holds something else than expected.
-    """
-    batches = reader.read(dataclasses.replace(work, epochs=1))
-    content = total_of([content_of(batch, with_crcs=True) for batch in batches])
-    if content != work.expected:
-        raise ValueError(f"{work.reader} read {content}, expected {work.expected}")
-    return {"num_checked": content.num_cells}
+    print(f"\n{json.dumps(timed(reader, work))}", flush=True)
 
 
 def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
     """Times all epochs.
 
     Returns:
-      epoch_seconds: of every epoch, the first from before the reader was made; closing_seconds: after the last;
+      epoch_seconds: of every epoch, the first from before the reader was created; closing_seconds: after the last;
       cpu_seconds: of this process and its descendants, all of that time.
 
     Raises:
       ValueError: if an epoch holds something else than expected.
     """
-    expected, content = work.expected._replace(crcs=0), Content(0, 0, 0)
+    expected = work.expected if work.is_check else work.expected._replace(crcs=0)
+    content = Content(0, 0, 0)
     cpu_before, ends = _cpu_seconds(), [time.perf_counter()]
     batches = reader.read(work)
     for batch in batches:
-        content = total_of([content, content_of(batch)])
+        content = total_of([content, content_of(batch, work.is_check)])
         if content.num_cells >= expected.num_cells:
             ends.append(time.perf_counter())
             if content != expected:
@@ -170,9 +151,7 @@ def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
     del batches, batch
     closed = time.perf_counter()
     if content.num_cells or len(ends) != work.epochs + 1:
-        raise ValueError(
-            f"{work.reader} read {len(ends) - 1} epochs and {content.num_cells} cells, expected {work.epochs} epochs"
-        )
+        raise ValueError(f"{work.reader}: {len(ends) - 1} epochs and {content.num_cells} cells, expected {work.epochs}")
     return {
         "epoch_seconds": [after - before for before, after in itertools.pairwise(ends)],
         "closing_seconds": closed - closing,
@@ -183,9 +162,7 @@ def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
 def _cpu_seconds() -> float:
     total = time.process_time() + os.times().children_user + os.times().children_system
     for process in psutil.Process().children(recursive=True):
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
+            total += times.user + times.system
     return total

@@ -1,1 +1,0 @@
-"""How benchmarks measure, whatever they measure."""
