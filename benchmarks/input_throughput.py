@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks import harness
-from benchmarks.baselines.clock import Content, Work, content_of, total_of
 from benchmarks.baselines.input_readers import READERS
+from benchmarks.harness import measurement
+from benchmarks.harness.clock import Content, Work, content_of, total_of
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
@@ -61,7 +61,7 @@ class Case:
                 self.error = str(error)
 
     def row(self) -> dict[str, Any]:
-        """The case's entry in the file, see `harness.report`."""
+        """The case's entry in the file, see `measurement.report`."""
         num_cells, epochs, results = self.work.expected.num_cells, self.work.epochs, self.results
 
         def median(name: str) -> float | None:
@@ -74,8 +74,8 @@ class Case:
             "batch_size": self.work.batch_size,
             "num_images": num_cells,
             "epochs": epochs,
-            "images_per_second": harness.rates_entry([num_cells * (epochs - 1) / steady for steady in seconds]),
-            "first_epoch": harness.rates_entry([num_cells / result["epoch_seconds"][0] for result in results]),
+            "images_per_second": measurement.rates_entry([num_cells * (epochs - 1) / steady for steady in seconds]),
+            "first_epoch": measurement.rates_entry([num_cells / result["epoch_seconds"][0] for result in results]),
             "cpu_seconds": median("cpu_seconds"),
             "peak_rss_bytes": median("peak_rss_bytes"),
             "closing_seconds": median("closing_seconds"),
@@ -92,7 +92,7 @@ def run_once(work: Work, launcher: Sequence[str] = ()) -> dict[str, Any]:
             raise InputError("its environment is missing: make peers")
         python, module = str(_LIBRARIES_PYTHON), "benchmarks.baselines.input_libraries"
     command = [*launcher, python, "-m", module, json.dumps(dataclasses.asdict(work))]
-    measured = harness.measure(f"{work.reader}, batch {work.batch_size},", command, with_descendants=True)
+    measured = measurement.measure(f"{work.reader}, batch {work.batch_size},", command, with_descendants=True)
     return {**json.loads(measured.output.splitlines()[-1]), "peak_rss_bytes": measured.peak_rss_bytes}
 
 
@@ -204,9 +204,9 @@ def main(arguments: Sequence[str]) -> None:
     readers = [*(values.readers or READERS), *(LIBRARIES if values.peers == ["all"] else values.peers)]
     if unknown := [name for name in readers if name not in (*READERS, *LIBRARIES)]:
         raise InputError(f"--readers or --peers has {unknown[0]}; expected some of {', '.join((*READERS, *LIBRARIES))}")
-    sizes = harness.positive_numbers("sizes", values.sizes)
-    batch_sizes = harness.positive_numbers("batch_sizes", values.batch_sizes)
-    harness.check_work_dir(values.work_dir)
+    sizes = measurement.positive_numbers("sizes", values.sizes)
+    batch_sizes = measurement.positive_numbers("batch_sizes", values.batch_sizes)
+    measurement.check_work_dir(values.work_dir)
     data_set = open_data_set(values.data_dir, values.config)
     with tempfile.TemporaryDirectory(dir=values.work_dir) as work_dir:
         cases = prepare(data_set, sizes, batch_sizes, readers, Path(work_dir))
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str]) -> None:
                     case.run()
                     bar.update()
     rows = [case.row() for case in cases]
-    harness.report(values.output, rows, ratios(rows))
+    measurement.report(values.output, rows, ratios(rows))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from benchmarks import harness
+from benchmarks.harness import measurement
 from benchmarks.repeated_cells import lay_out
 from pipeline.command import reject_arguments, run
 from trainers import run_dir, tf_import
@@ -54,10 +54,10 @@ def main(arguments: Sequence[str]) -> None:
             return time.perf_counter() - started
 
         functions = {ALONE: predict_batch, COMMAND: predict_files}
-        cases, runs = harness.measure_in_turn(functions, num_cells, values.repeats)
-    ratios = {f"{COMMAND} / {ALONE}": harness.ratio(runs, COMMAND, ALONE)}
+        cases, runs = measurement.measure_in_turn(functions, num_cells, values.repeats)
+    ratios = {f"{COMMAND} / {ALONE}": measurement.ratio(runs, COMMAND, ALONE)}
     memory = [repeat.peak_rss_bytes for repeat in runs[COMMAND]]
-    harness.report(values.output, cases, ratios, rss_bytes_after_each_repeat=memory)
+    measurement.report(values.output, cases, ratios, rss_bytes_after_each_repeat=memory)
     print(f"memory after each repeat: {', '.join(f'{used / 1e6:,.0f}' for used in memory)} MB")
 
 

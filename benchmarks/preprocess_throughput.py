@@ -16,8 +16,8 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import harness
 from benchmarks.baselines.preprocess import BASELINES
+from benchmarks.harness import measurement
 from benchmarks.repeated_cells import lay_out
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
@@ -27,14 +27,14 @@ _OURS = "pipeline.preprocess"
 _TIMES = re.compile(r"listed in ([\d.]+) s, planned in ([\d.]+) s.*?filled [\d,]+ cells in ([\d.]+) s", re.DOTALL)
 
 
-def run_case(name: str, source: Path, output_dir: Path) -> tuple[harness.Measurement, float]:
+def run_case(name: str, source: Path, output_dir: Path) -> tuple[measurement.Measurement, float]:
     """Runs a baseline or `pipeline.preprocess`; returns also the seconds without start-up."""
     command = [sys.executable, "-m", "benchmarks.baselines.preprocess", f"--baseline={name}"]
     if name in BASELINES:
-        measured = harness.measure(name, [*command, f"--source={source}", f"--output_dir={output_dir}"])
+        measured = measurement.measure(name, [*command, f"--source={source}", f"--output_dir={output_dir}"])
         return measured, float(measured.output.split()[-1])
     command = [sys.executable, "-m", _OURS, f"--source={source}", f"--data_dir={output_dir}"]
-    measured = harness.measure(_OURS, command)
+    measured = measurement.measure(_OURS, command)
     times = _TIMES.search(measured.output)
     if times is None:
         raise InputError(f"{_OURS} prints {measured.output!r}; expected the times of listing, planning and filling")
@@ -59,14 +59,14 @@ def main(arguments: Sequence[str]) -> None:
     """Lays out the cells, measures, writes the file, prints the table."""
     reject_arguments(arguments)
     values = flags.FLAGS
-    sizes = harness.positive_numbers("sizes", values.sizes)
-    harness.check_work_dir(values.work_dir)
+    sizes = measurement.positive_numbers("sizes", values.sizes)
+    measurement.check_work_dir(values.work_dir)
     with tempfile.TemporaryDirectory(dir=values.work_dir) as work_dir:
         paths = {size: Path(work_dir) / f"cells{size}" for size in sizes}
         folders = {lay_out(values.source, path, size): path for size, path in paths.items()}
         main_size = min(folders, key=lambda size: abs(size - values.num_cells))
         num_cells = dict.fromkeys(BASELINES, main_size) | {f"{_OURS} ({size:,} cells)": size for size in folders}
-        runs: dict[str, list[tuple[harness.Measurement, float]]] = {name: [] for name in num_cells}
+        runs: dict[str, list[tuple[measurement.Measurement, float]]] = {name: [] for name in num_cells}
         with progress_bar(values.repeats * len(runs), "measuring", "runs") as bar:
             for _ in range(values.repeats):
                 for name, size in num_cells.items():
@@ -75,10 +75,10 @@ def main(arguments: Sequence[str]) -> None:
                     bar.update()
     cases = {}
     for name, size in num_cells.items():
-        inner = harness.rates_entry([size / seconds for _, seconds in runs[name]])
+        inner = measurement.rates_entry([size / seconds for _, seconds in runs[name]])
         measured = [run for run, _ in runs[name]]
-        cases[name] = harness.case(name, size, measured, images_per_second_without_start_up=inner)
-    harness.report(values.output, list(cases.values()), ratios(cases, f"{_OURS} ({main_size:,} cells)"))
+        cases[name] = measurement.case(name, size, measured, images_per_second_without_start_up=inner)
+    measurement.report(values.output, list(cases.values()), ratios(cases, f"{_OURS} ({main_size:,} cells)"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from benchmarks import harness
+from benchmarks.harness import measurement
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.records.manifest import Manifest
@@ -96,8 +96,8 @@ def compare_frozen(
             return time.perf_counter() - started
 
     functions = {RECOMPUTED: recompute, ONCE: compute_once}
-    cases, runs = harness.measure_in_turn(functions, EPOCHS * split.num_cells, values.repeats)
-    return cases, {"recomputed to computed once": harness.ratio(runs, ONCE, RECOMPUTED)}
+    cases, runs = measurement.measure_in_turn(functions, EPOCHS * split.num_cells, values.repeats)
+    return cases, {"recomputed to computed once": measurement.ratio(runs, ONCE, RECOMPUTED)}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -155,16 +155,16 @@ def main(arguments: Sequence[str]) -> None:
         SYNTHETIC: lambda: fit(model, synthetic, values.steps, InputStall())[0],
         INPUT: lambda: read(real, values.steps),
     }
-    cases, runs = harness.measure_in_turn(functions, values.steps * values.batch_size, values.repeats)
+    cases, runs = measurement.measure_in_turn(functions, values.steps * values.batch_size, values.repeats)
     ratios = {
-        "fit on real data to fit on one synthetic batch": harness.ratio(runs, REAL, SYNTHETIC),
+        "fit on real data to fit on one synthetic batch": measurement.ratio(runs, REAL, SYNTHETIC),
         "share of the step time spent waiting for data": round(median(fractions_waited), 5),
-        "input alone to fit on real data": harness.ratio(runs, INPUT, REAL),
+        "input alone to fit on real data": measurement.ratio(runs, INPUT, REAL),
     }
     if values.model == "vgg_frozen":
         frozen_cases, frozen_ratios = compare_frozen(split, data_set.manifest, used.jit_compile)
         cases, ratios = [*cases, *frozen_cases], ratios | frozen_ratios
-    harness.report(values.output, cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
+    measurement.report(values.output, cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Reads the cells with other libraries' loaders, in an environment of their own (`make peers`).
 
-    .venv-peers/bin/python -m benchmarks.baselines.input_libraries '<work as JSON>'    (see benchmarks.baselines.clock)
+    .venv-peers/bin/python -m benchmarks.baselines.input_libraries '<work as JSON>'    (see benchmarks.harness.clock)
 
 Each library reads its own format, written once, raw and uncompressed; DALI reads the project's TFRecords. There are as
 many threads and workers as CPUs.
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.baselines import clock
-from benchmarks.baselines.clock import Batch, Reader, Work
+from benchmarks.harness import clock
+from benchmarks.harness.clock import Batch, Reader, Work
 
 _WORKERS = os.cpu_count() or 1
 _SHUFFLED_RECORDS = 2048

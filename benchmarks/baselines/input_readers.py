@@ -1,6 +1,6 @@
 """Reads the cells in this environment: the project's three input modes, and what people write without it.
 
-python -m benchmarks.baselines.input_readers '<work as JSON>'    (see benchmarks.baselines.clock)
+python -m benchmarks.baselines.input_readers '<work as JSON>'    (see benchmarks.harness.clock)
 """
 
 import os
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from benchmarks.baselines import clock
-from benchmarks.baselines.clock import Batch, Reader, Work
+from benchmarks.harness import clock
+from benchmarks.harness.clock import Batch, Reader, Work
 from pipeline.cells import LABELS
 
 if TYPE_CHECKING:

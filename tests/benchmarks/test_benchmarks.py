@@ -8,7 +8,7 @@ import pytest
 from conftest import assert_one_line_error, run_in_process
 
 from benchmarks.baselines.preprocess import BASELINES
-from benchmarks.harness import measure
+from benchmarks.harness.measurement import measure
 from benchmarks.repeated_cells import lay_out
 from pipeline.errors import InputError
 

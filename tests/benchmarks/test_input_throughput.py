@@ -10,8 +10,8 @@ import pytest
 from test_benchmarks import measured
 
 from benchmarks import harness, input_throughput
-from benchmarks.baselines.clock import Content, Reader, Work, content_of, timed, total_of
 from benchmarks.baselines.input_readers import READERS
+from benchmarks.harness.clock import Content, Reader, Work, content_of, timed, total_of
 from benchmarks.input_throughput import Case, lay_out, leading_shards, ratios
 from trainers.data import open_data_set
 
@@ -116,7 +116,7 @@ def test_input_throughput(data_dir, tmp_path, monkeypatch):
         assert command[:3] == ["nice", "-n", "1"]
         fields = json.loads(command[-1])
         work = Work(**{**fields, "expected": Content(*fields["expected"])})
-        return harness.Measurement(0, 0, 1 << 20, json.dumps(timed(READERS[work.reader], work)))
+        return measurement.Measurement(0, 0, 1 << 20, json.dumps(timed(READERS[work.reader], work)))
 
     monkeypatch.setattr(harness, "measure", measure_here)
     flags = (f"--data_dir={data_dir}", "--num_cells=60", "--sizes=20,60", "--batch_sizes=8", "--epochs=2")

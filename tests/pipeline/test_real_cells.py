@@ -2,8 +2,12 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 from conftest import prepare, run_command
+
+from pipeline.source.archive import open_source
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +25,8 @@ def test_counts_and_no_leak(outcome):
     assert manifest["converted"] == {}
     patients = [set(split["patients"]) for split in splits.values()]
     assert sum(map(len, patients)) == len(set.union(*patients)) == 60
+    for name, fraction in (("train", 0.63), ("validation", 0.07), ("test", 0.30)):
+        assert splits[name]["num_cells"] / 9_259 == pytest.approx(fraction, abs=0.003)
 
 
 def test_pinned_bytes(real_cells, tmp_path):
@@ -34,3 +40,18 @@ def test_pinned_bytes(real_cells, tmp_path):
         "validation": "529a78388999131d",
         "test": "86de70c0cc9e4f89",
     }
+
+
+def test_pixels_equal_opencvs(outcome, real_cells):
+    import tensorflow_datasets as tfds
+
+    examples = tfds.builder_from_directory(outcome.directory).as_dataset(split="validation[:50]+test[:50]")
+    with open_source(str(real_cells)) as source:
+        files = {file.path.removeprefix("cell_images/"): file for file in source.walk()[0]}
+        for example in examples.as_numpy_iterator():
+            name = example["filename"].decode()
+            encoded = np.frombuffer(source.read(files[name].path, files[name].zip_entry), np.uint8)
+            bgr = cv2.resize(cv2.imdecode(encoded, cv2.IMREAD_COLOR), (125, 125), interpolation=cv2.INTER_CUBIC)
+            np.testing.assert_array_equal(example["image"], bgr[..., ::-1])
+            assert example["label"] == name.startswith("Parasitized/")
+            assert name.split("/")[1].startswith(example["patient_id"].decode())

@@ -1,0 +1,1 @@
+"""How things are measured, and the file form of the results."""
