@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from test_benchmarks import measured
 
-from benchmarks import harness, input_throughput
+from benchmarks import input_throughput
 from benchmarks.baselines.input_readers import READERS
+from benchmarks.harness import measurement
 from benchmarks.harness.clock import Content, Reader, Work, content_of, timed, total_of
 from benchmarks.input_throughput import Case, lay_out, leading_shards, ratios
 from trainers.data import open_data_set
@@ -83,7 +84,7 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch):
     case.run()
     row = case.row()
     assert row["images_per_second"] == row["first_epoch"] == {"median": None, "runs": []}
-    assert "not measured: its environment is missing: make peers" in harness.table([row], {})
+    assert "not measured: its environment is missing: make peers" in measurement.table([row], {})
     assert ratios([row]) == {}
 
 
@@ -118,7 +119,7 @@ def test_input_throughput(data_dir, tmp_path, monkeypatch):
         work = Work(**{**fields, "expected": Content(*fields["expected"])})
         return measurement.Measurement(0, 0, 1 << 20, json.dumps(timed(READERS[work.reader], work)))
 
-    monkeypatch.setattr(harness, "measure", measure_here)
+    monkeypatch.setattr(measurement, "measure", measure_here)
     flags = (f"--data_dir={data_dir}", "--num_cells=60", "--sizes=20,60", "--batch_sizes=8", "--epochs=2")
     content = measured(
         "input_throughput", tmp_path / "x.json", *flags, "--readers=streaming,tf_data", "--launcher=nice -n 1"
