@@ -23,7 +23,6 @@ from benchmarks.harness import measurement
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from pipeline.records.manifest import Manifest
 from trainers import tf_import
 from trainers.data import Split, open_data_set
 from trainers.training_flags import INPUT_MODES, MODELS, PRECISIONS
@@ -88,9 +87,7 @@ def measure_in_turn(
     return cases, {name: [run.seconds for run in runs[name]] for name in functions}
 
 
-def compare_frozen(
-    split: Split, manifest: Manifest, jit_compile: bool
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def compare_frozen(split: Split, jit_compile: bool) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Measures both ways of training `vgg_frozen`, tracing included; returns cases and ratios.
 
     Of the recomputing way two epochs are run; the second one stands for the other 24, which are equal.
@@ -118,12 +115,12 @@ def compare_frozen(
         return first + (EPOCHS - 1) * second
 
     def compute_once() -> float:
-        backbone, head = features.split_backbone(architectures.vgg_frozen(split.image_size_px))
+        backbone, head = features.split_backbone(architectures.vgg_frozen(split.image_size_px), jit_compile)
         head.compile(**compile_options)
-        options = {"vgg_input": "imagenet", "batch_size": values.batch_size, "jit_compile": jit_compile}
+        options = {"vgg_input": "imagenet", "batch_size": values.batch_size}
         with tempfile.TemporaryDirectory() as cache:
             started = time.perf_counter()
-            computed = features.extract(backbone, split, manifest, Path(cache), **options)
+            computed = features.extract(backbone, split, Path(cache), **options)
             head.fit(features.training_batches(computed, order, EPOCHS), epochs=EPOCHS, **fit_options)
             return time.perf_counter() - started
 
@@ -197,7 +194,7 @@ def main(arguments: Sequence[str]) -> None:
         "input alone to fit on real data": round(median(seconds[REAL]) / median(seconds[INPUT]), 1),
     }
     if values.model == "vgg_frozen":
-        frozen_cases, frozen_ratios = compare_frozen(split, data_set.manifest, used.jit_compile)
+        frozen_cases, frozen_ratios = compare_frozen(split, used.jit_compile)
         cases, ratios = [*cases, *frozen_cases], ratios | frozen_ratios
     measurement.write(Path(values.output), cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
     print(f"{measurement.table(cases, ratios)}\n{values.output}")

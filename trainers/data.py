@@ -7,8 +7,9 @@ of examples from `as_dataset` cannot.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -31,6 +32,7 @@ class Split(NamedTuple):
       skips, takes: first record and number of records of each.
       image_size_px: side of the stored images.
       is_png: whether they are encoded.
+      shards: the manifest's entries of the files.
     """
 
     expression: str
@@ -39,6 +41,7 @@ class Split(NamedTuple):
     takes: tuple[int, ...]
     image_size_px: int
     is_png: bool
+    shards: tuple[Mapping[str, Any], ...]
 
     @property
     def num_cells(self) -> int:
@@ -95,13 +98,16 @@ class DataSet(NamedTuple):
         takes = tuple(part.take if part.take != -1 else part.examples_in_shard - part.skip for part in parts)
         if not sum(takes):
             raise InputError(f"--{flag}={expression} of {self.directory} has no cells; expected a larger part")
+        files = tuple(os.fspath(part.filename) for part in parts)
+        shards = {shard["file"]: shard for shard in manifest.shards(self.manifest)}
         return Split(
             expression,
-            files=tuple(os.fspath(part.filename) for part in parts),
+            files=files,
             skips=tuple(part.skip for part in parts),
             takes=takes,
             image_size_px=info.features[IMAGE].shape[0],
             is_png=isinstance(info.features[IMAGE], tfds.features.Image),
+            shards=tuple(shards[Path(file).name] for file in files),
         )
 
 

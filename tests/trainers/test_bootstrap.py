@@ -1,7 +1,5 @@
 """Intervals over patients: they agree with scikit-learn's weighted metrics, and cover the truth in a simulation."""
 
-import time
-
 import numpy as np
 import pytest
 from sklearn import metrics as reference
@@ -125,14 +123,3 @@ def test_coverage_over_patients_and_over_cells():
     print(covered)
     assert all(0.91 <= number / NUM_DATA_SETS <= 0.98 for number in covered["patients"].values()), covered
     assert all(number / NUM_DATA_SETS < 0.8 for number in covered["cells"].values()), covered
-
-
-def test_two_thousand_resamples_of_eight_thousand_cells_take_seconds():
-    rng = np.random.default_rng(0)
-    labels, probabilities, patients = simulate_cells(rng, 330)
-    labels, probabilities, patients = labels[:8000], probabilities[:8000], patients[:8000]
-    assert len(labels) == 8000
-    started = time.process_time()
-    bootstrap.resample(labels, probabilities, patients, num_resamples=2000)
-    bootstrap.resample(labels, probabilities, np.arange(8000), num_resamples=2000)
-    assert time.process_time() - started < 10

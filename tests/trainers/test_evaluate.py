@@ -128,8 +128,9 @@ def test_out_of_fold_predictions_are_pooled(data_dir, tmp_path):
     for i in range(2):
         test, validation, *train = folds[i:] + folds[:i]
         splits = ("+".join(train), validation, test)
-        run_dirs.append(write_run(tmp_path / "cv" / test, data_dir, small_model(seed=i), "folds", splits))
-        predictions.fit_thresholds(str(run_dirs[i]), open_split(data_dir, validation, "folds"), 32)
+        model = small_model(seed=i)
+        run_dirs.append(write_run(tmp_path / "cv" / test, data_dir, model, "folds", splits))
+        predictions.fit_thresholds(str(run_dirs[i]), model, open_split(data_dir, validation, "folds"), 32)
     folder, text, found = evaluate_runs(data_dir, run_dirs, tmp_path / "report")
     entry = found["models"]["basic_cnn"]
     assert entry["split"] == "fold_0+fold_1"

@@ -1,13 +1,11 @@
 """Number formats, compilation and devices: what is chosen, why, and what it does to the numbers."""
 
 import forked
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import run_in_process
 
-from trainers.models import architectures
 from trainers.run_dir import read_history
 from trainers.training import hardware
 
@@ -20,27 +18,6 @@ def train(data_dir, run_dir, *flags):
 
 def column(run_dir, name):
     return [row[name] for row in read_history(run_dir / "history.csv")]
-
-
-@pytest.fixture
-def float32_again():
-    yield
-    keras.config.set_dtype_policy("float32")
-
-
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.usefixtures("float32_again")
-def test_a_confidently_wrong_cell_still_has_a_gradient(policy):
-    keras.config.set_dtype_policy(policy)
-    model = architectures.basic_cnn(16)
-    assert model.layers[-1].compute_dtype == "float32"
-    assert model.layers[-2].compute_dtype == policy.removeprefix("mixed_")
-    model.layers[-1].bias.assign([12.0])  # certain that it is parasitized
-    with tf.GradientTape() as tape:
-        loss = keras.losses.BinaryCrossentropy()(tf.zeros((4, 1)), model(np.zeros((4, 16, 16, 3), np.uint8)))
-    assert loss.dtype == tf.float32
-    assert float(loss) > 10
-    assert abs(float(tape.gradient(loss, model.layers[-1].bias)[0])) > 0.5
 
 
 def test_precision_that_is_asked_for():

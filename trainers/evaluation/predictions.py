@@ -152,22 +152,24 @@ def _concatenate(parts: Iterable[tuple[np.ndarray, ...]]) -> Predictions:
     return Predictions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def fit_thresholds(run_folder: str, validation: Split, batch_size: int) -> None:
+def fit_thresholds(run_folder: str, model: keras.Model, validation: Split, batch_size: int) -> Predictions:
     """Fits thresholds and temperature of a run on its validation split, with and without test-time flips.
 
-    Writes `thresholds.json` for the `model.keras` of the run's folder.
+    Writes `thresholds.json` for the model, that of `load_model`; returns its predictions without flips.
 
     Raises:
-      InputError: if the model cannot be loaded.
       OSError: if the file cannot be written.
     """
-    model = load_model(run_folder)
-    fitted = []
-    for flips, description in ((False, "fitting thresholds"), (True, "fitting thresholds, with flips")):
-        predict = predictor(model, batch_size, flips)
-        labels, probabilities, _, patient_ids = predict_split(predict, validation, batch_size, description)
-        fitted.append(thresholds.fit(validation.expression, labels, probabilities, patient_ids))
+    without_flips, with_flips = (
+        predict_split(predictor(model, batch_size, flips), validation, batch_size, description)
+        for flips, description in ((False, "fitting thresholds"), (True, "fitting thresholds, with flips"))
+    )
+    fitted = (
+        thresholds.fit(validation.expression, labels, probabilities, patient_ids)
+        for labels, probabilities, _, patient_ids in (without_flips, with_flips)
+    )
     thresholds.write(run_folder, *fitted)
+    return without_flips
 
 
 def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test_time_flips: bool) -> ModelPredictions:
@@ -212,9 +214,9 @@ def predict_files(
         yield [(file, None if file.pixels is None else next(probabilities)) for file in batch]
 
 
-def fetch_images(split: Split, filenames: Sequence[str], batch_size: int = 256) -> np.ndarray:
+def fetch_images(split: Split, filenames: Sequence[str]) -> np.ndarray:
     """Images of some cells, uint8 RGB [n, size, size, 3]: the split is read once more, since nothing keeps them."""
     images: dict[str, np.ndarray] = {}
-    for image, _, names, _ in batching.evaluation_batches(split, batch_size):
+    for image, _, names, _ in batching.evaluation_batches(split, 256):
         images |= {name: image[row].numpy() for row, name in enumerate(_text(names.numpy())) if name in filenames}
     return np.stack([images[name] for name in filenames])

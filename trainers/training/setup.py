@@ -167,17 +167,10 @@ def _on_features(
     model: keras.Model, data: TrainingData, options: Options, order: ShuffleOrder, used: hardware.Hardware
 ) -> tuple[keras.Model, keras.Model, OpenBatches, tf.data.Dataset]:
     with used.scope():
-        backbone, head = features.split_backbone(model)
+        backbone, head = features.split_backbone(model, used.jit_compile)
+    cache = Path(options.run_dir) / run_dir.FEATURES
     train, validation = (
-        features.extract(
-            backbone,
-            split,
-            data.data_set.manifest,
-            Path(options.run_dir) / run_dir.FEATURES,
-            vgg_input=options.vgg_input,
-            batch_size=options.batch_size,
-            jit_compile=used.jit_compile,
-        )
+        features.extract(backbone, split, cache, vgg_input=options.vgg_input, batch_size=options.batch_size)
         for split in (data.train, data.validation)
     )
 
@@ -196,12 +189,14 @@ def _weighted(
     weights = None
     if options.class_weight != "none":
         labels = [label.numpy() for _, label, *_ in batching.evaluation_batches(data.train, 1024)]
-        weights = class_weights(options.class_weight, np.concatenate(labels))
+        weights = tf.constant(class_weights(options.class_weight, np.concatenate(labels)))
 
     def open_weighted(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
         batches = open_batches(epoch, step_in_epoch)
         if full_batch_size:
-            batches = batching.without_smaller_batches(batches, full_batch_size)
-        return batching.with_class_weights(batches, weights) if weights else batches
+            batches = batches.filter(lambda _, label: tf.shape(label)[0] == full_batch_size)
+        if weights is None:
+            return batches
+        return batches.map(lambda inputs, label: (inputs, label, tf.gather(weights, label)))
 
     return open_weighted
