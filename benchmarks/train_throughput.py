@@ -166,7 +166,7 @@ def main(arguments: Sequence[str]) -> None:
     model = getattr(architectures, values.model)(split.image_size_px)  # with random weights
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"], jit_compile=used.jit_compile)
     order = ShuffleOrder(num_cells, values.batch_size, values.seed)
-    mode = batching.choose_mode(values.input, [split])
+    mode = batching.choose_mode(values.input, split)
     epochs = 1 + (_WARM_UP_STEPS + values.steps) // order.steps_per_epoch
     stall = InputStall()
     real = measured(batching.training_batches(split, order, epochs, mode), stall)

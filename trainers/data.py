@@ -58,14 +58,12 @@ class DataSet(NamedTuple):
     """An open data set.
 
     Attributes:
-      data_dir: root of the data sets.
-      config: the config.
+      config: such as `by_patient`.
       directory: its version folder.
       manifest: see `pipeline.records.manifest`.
       builder: the TFDS view of the folder.
     """
 
-    data_dir: str
     config: str
     directory: epath.Path
     manifest: manifest.Manifest
@@ -121,11 +119,7 @@ class TrainingData(NamedTuple):
 
 
 def open_data_set(data_dir: str, config: str) -> DataSet:
-    """Opens a prepared data set.
-
-    Args:
-      data_dir: root of the data sets.
-      config: such as `by_patient`.
+    """Opens a prepared data set, such as `by_patient`.
 
     Raises:
       InputError: if there is none, with the command that makes it, or its labels are not those of the models.
@@ -138,7 +132,7 @@ def open_data_set(data_dir: str, config: str) -> DataSet:
             f"{directory} has the labels {', '.join(names)}; expected {', '.join(LABELS)} in this order; make it again "
             "with python -m pipeline.preprocess --class_folders=…"
         )
-    return DataSet(data_dir, config, directory, contents, builder)
+    return DataSet(config, directory, contents, builder)
 
 
 def open_training_data(options: Options) -> TrainingData:
@@ -197,10 +191,6 @@ def patients_of(split: Split, contents: manifest.Manifest) -> list[str]:
     """The patients of a split's cells, sorted; "" among them for cells without a patient.
 
     The manifest knows them for complete splits; for a part such as `train[:10%]` they are read from the records.
-
-    Args:
-      split: such as `train[:10%]`.
-      contents: the manifest of its data set.
 
     Raises:
       InputError: if a shard cannot be read.

@@ -95,8 +95,8 @@ def test_one_patient_has_no_interval():
 def test_a_paired_difference_is_narrower_than_an_unpaired_one():
     labels, probabilities, patients = simulate_cells(np.random.default_rng(6), NUM_PATIENTS)
     worse = np.clip(probabilities - 0.02, 0, 1)
-    one = bootstrap.resample(labels, probabilities, patients)["sensitivity"]
-    other = bootstrap.resample(labels, worse, patients)["sensitivity"]
+    one = bootstrap.resample(labels, probabilities, patients, 2000)["sensitivity"]
+    other = bootstrap.resample(labels, worse, patients, 2000)["sensitivity"]
     value, (low, high) = bootstrap.difference(one, other)
     assert value == pytest.approx(one.value - other.value)
     assert low < value < high

@@ -177,16 +177,16 @@ def test_evaluation_sees_every_cell_once_in_order(train):
 
 
 def test_auto_takes_the_first_mode_that_is_possible(train, capsys, monkeypatch):
-    assert batching.choose_mode("auto", [train]) == "resident"
+    assert batching.choose_mode("auto", train) == "resident"
     assert "input: resident" in capsys.readouterr().out
     monkeypatch.setattr(memory, "free_bytes", lambda: 2 * train.num_bytes - 1)
-    assert batching.choose_mode("auto", [train]) == "mapped"
+    assert batching.choose_mode("auto", train) == "mapped"
     assert "input: mapped" in capsys.readouterr().out
     foreign = train._replace(files=tuple(f"{file}.foreign" for file in train.files))
-    assert batching.choose_mode("auto", [foreign]) == "streaming"
-    assert batching.choose_mode("resident", [foreign]) == "resident"
+    assert batching.choose_mode("auto", foreign) == "streaming"
+    assert batching.choose_mode("resident", foreign) == "resident"
     with pytest.raises(InputError, match="--input=mapped needs shards on a local disk"):
-        batching.choose_mode("mapped", [foreign])
+        batching.choose_mode("mapped", foreign)
     assert not is_mappable(train._replace(files=("s3://cells/a",)))
 
 

@@ -1,6 +1,5 @@
 """Predictions: a run folder and a split in, the probability of every cell out."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -113,15 +112,14 @@ def predictor(model: keras.Model, batch_size: int, test_time_flips: bool = False
       test_time_flips: return the mean probability over the eight flips and quarter turns of each cell, at eight times
         the work.
     """
-    turns, mirrors = (range(4), (False, True)) if test_time_flips else (range(1), (False,))
-    views = [functools.partial(_flipped, turns=turn, mirror=mirror) for turn in turns for mirror in mirrors]
+    views = [(turns, mirror) for turns in range(4) for mirror in (False, True)] if test_time_flips else [(0, False)]
 
     def predict(images: np.ndarray) -> np.ndarray:
         num_cells = len(images)
         if num_cells < batch_size:
             images = np.concatenate([images, np.zeros((batch_size - num_cells, *images.shape[1:]), images.dtype)])
-        by_view = [np.asarray(model.predict_on_batch(view(images)), np.float64)[:num_cells, 0] for view in views]
-        probabilities = np.mean(by_view, axis=0)
+        by_view = [model.predict_on_batch(_flipped(images, *view))[:num_cells, 0] for view in views]
+        probabilities = np.array(by_view, np.float64).mean(axis=0)
         if not ((probabilities >= 0) & (probabilities <= 1)).all():
             raise InputError(f"{model.name} returns values outside 0…1; expected probabilities: train again")
         return probabilities

@@ -10,7 +10,7 @@ Resident and mapped are the same batch for batch, and any step can be the first 
 exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import tensorflow as tf
@@ -28,21 +28,19 @@ _PREFETCHED_BATCHES = 4
 _Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-def choose_mode(mode: str, splits: Sequence[Split]) -> str:
+def choose_mode(mode: str, split: Split) -> str:
     """Turns `auto` into a mode that fits, and prints it with the sizes.
 
-    Resident where the splits fit into half of the free memory, else mapped where all shards are local and have an
+    Resident where the split fits into half of the free memory, else mapped where all shards are local and have an
     index, else streaming.
 
     Raises:
       InputError: if `mapped` is asked for and is not possible.
     """
-    needed = sum(split.num_bytes for split in splits)
-    free = memory.free_bytes()
-    can_map = all(is_mappable(split) for split in splits)
+    needed, free, can_map = split.num_bytes, memory.free_bytes(), is_mappable(split)
     if mode == "mapped" and not can_map:
         raise InputError(
-            f"--input=mapped needs shards on a local disk, each with its index; {splits[0].files[0]} is not such a "
+            f"--input=mapped needs shards on a local disk, each with its index; {split.files[0]} is not such a "
             "shard: copy the data set, or give --input=resident or --input=streaming"
         )
     if mode == "auto":
