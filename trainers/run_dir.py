@@ -88,10 +88,6 @@ def write(run_dir: str, run: Run) -> None:
 def acquire(run_dir: str, wanted: Run) -> Run:
     """Makes the folder of a new run, or reads the run that was begun in it.
 
-    Args:
-      run_dir: the folder.
-      wanted: a new run's `run.json`.
-
     Returns:
       the `run.json` of the folder: `wanted` if it is new.
 

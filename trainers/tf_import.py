@@ -20,7 +20,7 @@ def import_tensorflow() -> None:
     """Imports TensorFlow, if it has not been, and starts its devices; standard error is held back meanwhile.
 
     Raises:
-      ImportError: if it cannot be imported; what it said is printed before.
+      ImportError: if it cannot be imported; its output is printed before.
     """
     if "tensorflow" in sys.modules:
         return

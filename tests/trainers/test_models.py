@@ -83,8 +83,8 @@ def test_the_vggs_compute_what_keras_vgg19_does():
         ours, theirs = model.get_layer(name).get_config(), peer.get_layer(name).get_config()
         assert {key for key in ours if ours[key] != theirs[key]} <= {"kernel_initializer", "trainable"}
     expected = peer.predict(keras.applications.vgg19.preprocess_input(IMAGES.astype(np.float32)), verbose=0)
-    found = split_backbone(model).backbone.predict(IMAGES, verbose=0)
-    np.testing.assert_allclose(found, expected.reshape(3, -1), rtol=1e-5, atol=1e-4)
+    features = split_backbone(model).backbone.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(features, expected.reshape(3, -1), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])

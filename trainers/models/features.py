@@ -122,12 +122,6 @@ def fingerprint(backbone: keras.Model, split: Split, vgg_input: str | None) -> d
 def training_batches(features: Features, order: ShuffleOrder, epochs: int, start_step: int = 0) -> tf.data.Dataset:
     """Shuffled batches of all epochs in a row: the features of the batches of `batching.training_batches`.
 
-    Args:
-      features: features of the training split.
-      order: seed, batch size, and which slice of each batch this host takes.
-      epochs: number of epochs.
-      start_step: batches to leave out at the start, at no cost.
-
     Returns:
       a data set of (float16 [n, num_features], int64 [n]).
     """

@@ -45,11 +45,6 @@ def prepare(
 ) -> Hardware:
     """Chooses, and sets Keras's dtype policy for all layers that are built from now on.
 
-    Args:
-      model: the model's name.
-      precision, jit_compile, distribute, batch_size: the flags.
-      is_augmented: whether the training step augments cells.
-
     Raises:
       InputError: if the batch cannot be shared evenly, or several devices are asked for where they cannot be had.
     """
@@ -78,15 +73,7 @@ def gpus() -> list[tf.config.PhysicalDevice]:
 
 
 def choose_precision(precision: str, model: str) -> tuple[str, str]:
-    """Turns `--precision` into a Keras dtype policy.
-
-    Args:
-      precision: "auto", "float32", "bfloat16" or "float16".
-      model: the model's name.
-
-    Returns:
-      the policy's name and the reason for it.
-    """
+    """Turns `--precision` into a Keras dtype policy for a model by name, and the reason."""
     if precision == "float32":
         return "float32", "asked for"
     if precision != "auto":
