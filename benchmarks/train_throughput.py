@@ -161,7 +161,6 @@ def main(arguments: Sequence[str]) -> None:
         batch_size=values.batch_size,
         is_augmented=False,
     )
-    print("\n".join(used.lines))
     keras.utils.set_random_seed(values.seed)
     model = getattr(architectures, values.model)(split.image_size_px)  # with random weights
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"], jit_compile=used.jit_compile)

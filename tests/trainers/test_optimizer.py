@@ -36,10 +36,6 @@ def test_weight_decay_is_decoupled(name):
     np.testing.assert_allclose(weights[0.5], 2.0 * (1 - 0.5 * 0.01), rtol=1e-6)
 
 
-def test_plateau_is_a_number_that_its_callback_may_change():
-    assert learning_rate(options(), steps_per_epoch=5) == 0.01
-
-
 def test_cosine_rises_over_its_warm_up_and_falls_to_0_by_the_last_step():
     rate = learning_rate(options(schedule="cosine", warmup_epochs=1.0), steps_per_epoch=5)
     rates = [float(rate(step)) for step in range(21)]

@@ -45,16 +45,13 @@ class MappedCells:
             if len(index) < skip + take:
                 raise corrupt_shard(file, f"has {len(index)} records, expected {skip + take}")
             rows.append(index[skip : skip + take])
-            self._map(file)
+            with Path(file).open("rb") as opened:
+                mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped.madvise(mmap.MADV_RANDOM)
+            self._views.append(np.frombuffer(mapped, np.uint8))
         self._rows = np.concatenate(rows)
         self._part = np.repeat(np.arange(len(split.files)), split.takes)
         self._is_verified = np.zeros(split.num_cells, bool)
-
-    def _map(self, file: str) -> None:
-        with Path(file).open("rb") as opened:
-            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        mapped.madvise(mmap.MADV_RANDOM)
-        self._views.append(np.frombuffer(mapped, np.uint8))
 
     @property
     def labels(self) -> np.ndarray:

@@ -22,13 +22,11 @@ class Hardware(NamedTuple):
       policy: Keras's dtype policy.
       jit_compile: whether steps are compiled by XLA.
       strategy: for several devices; None on one.
-      lines: the choices with their reasons, to print.
     """
 
     policy: str
     jit_compile: bool
     strategy: tf.distribute.Strategy | None
-    lines: tuple[str, ...]
 
     @property
     def num_replicas(self) -> int:
@@ -43,7 +41,7 @@ class Hardware(NamedTuple):
 def prepare(
     model: str, *, precision: str, jit_compile: str, distribute: str, batch_size: int, is_augmented: bool
 ) -> Hardware:
-    """Chooses, and sets Keras's dtype policy for all layers that are built from now on.
+    """Chooses, prints the choices, and sets Keras's dtype policy for all layers that are built from now on.
 
     Raises:
       InputError: if the batch cannot be shared evenly, or several devices are asked for where they cannot be had.
@@ -59,12 +57,10 @@ def prepare(
             f"--batch_size={batch_size} is no multiple of the {strategy.num_replicas_in_sync} devices of "
             "--distribute=mirrored; give one that is"
         )
-    lines = (
-        f"devices: {devices}",
-        f"precision: {policy} ({policy_reason})",
-        f"XLA: {'on' if jit else 'off'} ({jit_reason})",
-    )
-    return Hardware(policy, jit, strategy, lines)
+    print(f"devices: {devices}")
+    print(f"precision: {policy} ({policy_reason})")
+    print(f"XLA: {'on' if jit else 'off'} ({jit_reason})")
+    return Hardware(policy, jit, strategy)
 
 
 def gpus() -> list[tf.config.PhysicalDevice]:

@@ -82,7 +82,6 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         batch_size=options.batch_size,
         is_augmented=not options.ranges.is_nothing,
     )
-    print("\n".join(used.lines))
     if not options.ranges.is_nothing:
         (image, *_), *_ = batching.evaluation_batches(data.train, 1).take(1)
         preview.save(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
