@@ -1,4 +1,4 @@
-"""How a command starts TensorFlow: without what its C++ side says about CPU instructions and CUDA, and with its memory.
+"""How a command starts TensorFlow: without its C++ messages about CPU instructions and CUDA, and with its memory.
 
 TF_CPP_MIN_LOG_LEVEL does not reach what TensorFlow 2.21 logs before logging is set up
 (github.com/tensorflow/tensorflow/issues/100442). Where the import fails, all of it is shown.

@@ -90,7 +90,7 @@ class Progress(keras.callbacks.Callback):
     """Shows each epoch as a bar, and logs its `learning_rate`, `seconds`, `images_per_second` and `waiting_share`.
 
     The rate is that of training alone, from the first step to the last, without validation. After the first epoch it
-    says whether training waits for its input.
+    prints whether training waits for its input.
     """
 
     def __init__(self, setup: TrainSetup, step: TrainStep, stall: input_stall.InputStall) -> None:

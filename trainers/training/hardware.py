@@ -87,7 +87,7 @@ def choose_precision(precision: str, model: str) -> tuple[str, str]:
 
 
 def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU has instructions for bfloat16, as Linux tells."""
+    """Whether the CPU has instructions for bfloat16, as Linux reports."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

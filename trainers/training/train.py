@@ -21,7 +21,7 @@ from trainers.training_flags import Options
 
 
 def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | None:
-    """Trains a model, keeps the best epoch by validation loss, fits its thresholds, and says where everything is.
+    """Trains a model, keeps the best epoch by validation loss, fits its thresholds, and prints the next command.
 
     A run that was stopped continues at the step after its last checkpoint, with the same numbers as if it had not been.
 
@@ -76,7 +76,7 @@ def _fit(data: TrainingData, options: Options, record: run_dir.Run, request: Sto
 
 
 def _finish(history: list[HistoryRow], data: TrainingData, options: Options, record: run_dir.Run) -> None:
-    """Says how good the best epoch is, then makes what belongs to it: thresholds, plots, exports."""
+    """Prints the best epoch, then writes what belongs to its model: thresholds, plots, exports."""
     directory, name = Path(options.run_dir), record["model"]
     best = min(history, key=lambda row: row["val_loss"])
 
