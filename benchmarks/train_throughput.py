@@ -21,7 +21,6 @@ from absl import flags
 from benchmarks.harness import measurement
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
-from pipeline.records.manifest import Manifest
 from trainers import tf_import
 from trainers.data import Split, open_data_set
 from trainers.training_flags import INPUT_MODES, MODELS, PRECISIONS
@@ -57,9 +56,7 @@ def read(batches: "tf.data.Dataset", num_steps: int) -> float:
     return ends[-1] - ends[_WARM_UP_STEPS - 1]
 
 
-def compare_frozen(
-    split: Split, manifest: Manifest, jit_compile: bool
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def compare_frozen(split: Split, jit_compile: bool) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Measures both ways of training `vgg_frozen`, tracing included; returns cases and ratios.
 
     Of the recomputing way two epochs are run; the second one stands for the other 24, which are equal.
@@ -86,12 +83,12 @@ def compare_frozen(
         return ends[0] - started + (EPOCHS - 1) * (ends[1] - ends[0])
 
     def compute_once() -> float:
-        backbone, head = features.split_backbone(architectures.vgg_frozen(split.image_size_px))
+        backbone, head = features.split_backbone(architectures.vgg_frozen(split.image_size_px), jit_compile)
         head.compile(**compile_options)
-        options = {"vgg_input": "imagenet", "batch_size": values.batch_size, "jit_compile": jit_compile}
+        options = {"vgg_input": "imagenet", "batch_size": values.batch_size}
         with tempfile.TemporaryDirectory() as cache:
             started = time.perf_counter()
-            computed = features.extract(backbone, split, manifest, Path(cache), **options)
+            computed = features.extract(backbone, split, Path(cache), **options)
             head.fit(features.training_batches(computed, order, EPOCHS), epochs=EPOCHS, **fit_options)
             return time.perf_counter() - started
 
@@ -131,12 +128,11 @@ def main(arguments: Sequence[str]) -> None:
         batch_size=values.batch_size,
         is_augmented=False,
     )
-    print("\n".join(used.lines))
     keras.utils.set_random_seed(values.seed)
     model = getattr(architectures, values.model)(split.image_size_px)  # with random weights
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"], jit_compile=used.jit_compile)
     order = ShuffleOrder(num_cells, values.batch_size, values.seed)
-    mode = batching.choose_mode(values.input, [split])
+    mode = batching.choose_mode(values.input, split)
     epochs = 1 + (_WARM_UP_STEPS + values.steps) // order.steps_per_epoch
     stall = InputStall()
     real = measured(batching.training_batches(split, order, epochs, mode), stall)
@@ -162,7 +158,7 @@ def main(arguments: Sequence[str]) -> None:
         "input alone to fit on real data": measurement.ratio(runs, INPUT, REAL),
     }
     if values.model == "vgg_frozen":
-        frozen_cases, frozen_ratios = compare_frozen(split, data_set.manifest, used.jit_compile)
+        frozen_cases, frozen_ratios = compare_frozen(split, used.jit_compile)
         cases, ratios = [*cases, *frozen_cases], ratios | frozen_ratios
     measurement.report(values.output, cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
 

@@ -251,8 +251,9 @@ def small_run(data_dir, tmp_path_factory):
     """A run of a small model, with thresholds; for reading only."""
     from trainers.evaluation import predictions
 
-    folder = write_run(tmp_path_factory.mktemp("runs") / "basic_cnn", data_dir, small_model())
-    predictions.fit_thresholds(str(folder), open_split(data_dir, "validation"), 32)
+    model = small_model()
+    folder = write_run(tmp_path_factory.mktemp("runs") / "basic_cnn", data_dir, model)
+    predictions.fit_thresholds(str(folder), model, open_split(data_dir, "validation"), 32)
     return folder
 
 

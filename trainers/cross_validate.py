@@ -34,7 +34,7 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Root of the data sets, as given to pipeline.preprocess.", required=True
 )
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Folder for the five runs and the report; made if missing.", required=True
+    "output_dir", None, "Folder for the five runs and the report; created if missing.", required=True
 )
 evaluation_flags.define()
 flags.adopt_module_key_flags(evaluation_flags)

@@ -7,8 +7,9 @@ of examples from `as_dataset` cannot.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -31,6 +32,7 @@ class Split(NamedTuple):
       skips, takes: first record and number of records of each.
       image_size_px: side of the stored images.
       is_png: whether they are encoded.
+      shards: the manifest's entries of the files.
     """
 
     expression: str
@@ -39,6 +41,7 @@ class Split(NamedTuple):
     takes: tuple[int, ...]
     image_size_px: int
     is_png: bool
+    shards: tuple[Mapping[str, Any], ...]
 
     @property
     def num_cells(self) -> int:
@@ -55,14 +58,12 @@ class DataSet(NamedTuple):
     """An open data set.
 
     Attributes:
-      data_dir: root of the data sets.
-      config: the config.
+      config: such as `by_patient`.
       directory: its version folder.
       manifest: see `pipeline.records.manifest`.
       builder: the TFDS view of the folder.
     """
 
-    data_dir: str
     config: str
     directory: epath.Path
     manifest: manifest.Manifest
@@ -95,13 +96,16 @@ class DataSet(NamedTuple):
         takes = tuple(part.take if part.take != -1 else part.examples_in_shard - part.skip for part in parts)
         if not sum(takes):
             raise InputError(f"--{flag}={expression} of {self.directory} has no cells; expected a larger part")
+        files = tuple(os.fspath(part.filename) for part in parts)
+        shards = {shard["file"]: shard for shard in manifest.shards(self.manifest)}
         return Split(
             expression,
-            files=tuple(os.fspath(part.filename) for part in parts),
+            files=files,
             skips=tuple(part.skip for part in parts),
             takes=takes,
             image_size_px=info.features[IMAGE].shape[0],
             is_png=isinstance(info.features[IMAGE], tfds.features.Image),
+            shards=tuple(shards[Path(file).name] for file in files),
         )
 
 
@@ -115,11 +119,7 @@ class TrainingData(NamedTuple):
 
 
 def open_data_set(data_dir: str, config: str) -> DataSet:
-    """Opens a prepared data set.
-
-    Args:
-      data_dir: root of the data sets.
-      config: such as `by_patient`.
+    """Opens a prepared data set, such as `by_patient`.
 
     Raises:
       InputError: if there is none, with the command that makes it, or its labels are not those of the models.
@@ -132,7 +132,7 @@ def open_data_set(data_dir: str, config: str) -> DataSet:
             f"{directory} has the labels {', '.join(names)}; expected {', '.join(LABELS)} in this order; make it again "
             "with python -m pipeline.preprocess --class_folders=…"
         )
-    return DataSet(data_dir, config, directory, contents, builder)
+    return DataSet(config, directory, contents, builder)
 
 
 def open_training_data(options: Options) -> TrainingData:
@@ -191,10 +191,6 @@ def patients_of(split: Split, contents: manifest.Manifest) -> list[str]:
     """The patients of a split's cells, sorted; "" among them for cells without a patient.
 
     The manifest knows them for complete splits; for a part such as `train[:10%]` they are read from the records.
-
-    Args:
-      split: such as `train[:10%]`.
-      contents: the manifest of its data set.
 
     Raises:
       InputError: if a shard cannot be read.

@@ -59,15 +59,12 @@ def _predict(paths: Sequence[str]) -> int:
     from trainers.input_pipeline import image_files
 
     model = predictions.load_model(_RUN_DIR.value)
-    _, height, width, _ = model.input_shape
-    if height != width:
-        raise InputError(f"the model in {_RUN_DIR.value} takes images of {height} × {width} pixels; expected squares")
     predict = predictions.predictor(model, _BATCH_SIZE.value, flips)
     write = _writer(_FORMAT.value)
     total = sum(1 for _ in image_files.image_files(paths))
     num_rejected = 0
     with progress_bar(total, "predicting", "images") as bar:
-        decoded = image_files.decode_files(image_files.image_files(paths), height)
+        decoded = image_files.decode_files(image_files.image_files(paths), model.input_shape[1])
         for batch in predictions.predict_files(predict, decoded, _BATCH_SIZE.value):
             for image, probability in batch:
                 if probability is None:

@@ -1,4 +1,4 @@
-"""A run's folder: what lies in it, and `run.json`, which says how the run was made.
+"""A run's folder: what lies in it, and `run.json`, which records its settings and data.
 
 run.json        model, flags, data (fingerprint, patients), versions, timings, status
 model.keras     the model of the best epoch by validation loss
@@ -86,11 +86,7 @@ def write(run_dir: str, run: Run) -> None:
 
 
 def acquire(run_dir: str, wanted: Run) -> Run:
-    """Makes the folder of a new run, or reads the run that was begun in it.
-
-    Args:
-      run_dir: the folder.
-      wanted: a new run's `run.json`.
+    """Creates the folder of a new run, or reads the unfinished or finished run in it.
 
     Returns:
       the `run.json` of the folder: `wanted` if it is new.

@@ -1,4 +1,4 @@
-"""How a command starts TensorFlow: without what its C++ side says about CPU instructions and CUDA, and with its memory.
+"""How a command starts TensorFlow: without its C++ messages about CPU instructions and CUDA, and with its memory.
 
 TF_CPP_MIN_LOG_LEVEL does not reach what TensorFlow 2.21 logs before logging is set up
 (github.com/tensorflow/tensorflow/issues/100442). Where the import fails, all of it is shown.
@@ -20,7 +20,7 @@ def import_tensorflow() -> None:
     """Imports TensorFlow, if it has not been, and starts its devices; standard error is held back meanwhile.
 
     Raises:
-      ImportError: if it cannot be imported; what it said is printed before.
+      ImportError: if it cannot be imported; its output is printed before.
     """
     if "tensorflow" in sys.modules:
         return

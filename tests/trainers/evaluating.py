@@ -41,8 +41,8 @@ def model_predictions(predictions, num_runs=1, fitted=None, leak=NO_LEAK):
     return ModelPredictions(runs.ModelRuns("basic_cnn", members), predictions, run_index, fitted, leak, False)
 
 
-def build_entry(model, num_resamples=100):
-    return metrics_json.build_entry(model, metrics_json.resample(model, num_resamples, 0), num_resamples, 0, 0.01)
+def build_entry(model):
+    return metrics_json.build_entry(model, metrics_json.resample(model, OPTIONS), OPTIONS)
 
 
 def evaluate_runs(data_dir, run_dirs, output_dir, config=None, split=None, options=OPTIONS):

@@ -18,8 +18,8 @@ from trainers.evaluation.metrics import thresholds
 
 
 def test_the_report_is_complete(small_report):
-    folder, text, found = small_report.folder, small_report.text, small_report.metrics
-    assert set(found["models"]) == {"basic_cnn", "vgg_ft"}
+    folder, text, contents = small_report.folder, small_report.text, small_report.metrics
+    assert set(contents["models"]) == {"basic_cnn", "vgg_ft"}
     names = {path.name for path in folder.iterdir()}
     assert names >= {"metrics.json", "report.html", "suspected_label_errors.csv", "suspected_label_errors.png"}
     assert names >= {"model_card_basic_cnn.md", "model_card_vgg_ft.md", "metrics.png", "roc.png"}
@@ -28,14 +28,14 @@ def test_the_report_is_complete(small_report):
     assert not [name for name in names if name.startswith(".")]
     assert "Few patients" in text
     page = (folder / "report.html").read_text()
-    entry = found["models"]["vgg_ft"]
+    entry = contents["models"]["vgg_ft"]
     assert f"{entry['auc']['value']:.4f}" in page
     assert "basic_cnn minus vgg_ft" in page
     card = (folder / "model_card_vgg_ft.md").read_text()
     assert "Not a medical device" in card
     assert f"| AUC (ROC) | {entry['auc']['value']:.4f} |" in card
-    (comparison,) = found["comparisons"]
-    values = [found["models"][name]["accuracy"]["value"] for name in comparison["models"]]
+    (comparison,) = contents["comparisons"]
+    values = [contents["models"][name]["accuracy"]["value"] for name in comparison["models"]]
     assert comparison["difference"]["accuracy"]["value"] == pytest.approx(values[0] - values[1])
 
 
@@ -81,13 +81,13 @@ def test_a_run_without_thresholds_is_evaluated_with_the_default(small_report):
 
 
 def test_leaks_are_at_the_top(small_report):
-    folder, text, found = small_report.folder, small_report.text, small_report.metrics
-    assert found["models"]["vgg_ft"]["leak"]["train_patients"]
-    assert found["cautions"][0]["severity"] == "leak"
+    folder, text, contents = small_report.folder, small_report.text, small_report.metrics
+    assert contents["models"]["vgg_ft"]["leak"]["train_patients"]
+    assert contents["cautions"][0]["severity"] == "leak"
     assert text.index("leak: vgg_ft was trained on") < text.index("caution:")
     page = (folder / "report.html").read_text()
     assert page.index('class="warning leak"') < page.index("All metrics")
-    assert found["models"]["basic_cnn"]["leak"] == NO_LEAK
+    assert contents["models"]["basic_cnn"]["leak"] == NO_LEAK
 
 
 def test_cells_of_unknown_patients(synthetic_zip, tmp_path):
@@ -98,11 +98,11 @@ def test_cells_of_unknown_patients(synthetic_zip, tmp_path):
                 out.writestr(f"{Path(name).parent}/{number}.png", cells.read(name))
     prepare(anonymous, tmp_path / "data", config="by_cell", image_size_px=32)
     run = write_run(tmp_path / "run", tmp_path / "data", small_model(), "by_cell")
-    folder, text, found = evaluate_runs(tmp_path / "data", [run], tmp_path / "report")
+    folder, text, contents = evaluate_runs(tmp_path / "data", [run], tmp_path / "report")
     assert "cells of unknown patients; no intervals over patients" in text
     assert "test patients may be in the training split" in text
     assert "few validation patients" not in text
-    entry = found["models"]["basic_cnn"]
+    entry = contents["models"]["basic_cnn"]
     assert (entry["num_patients"], entry["auc"]["ci95"]) == (0, None)
     assert "of unknown patients</h1>" in (folder / "report.html").read_text()
     assert "cells of unknown patients" in (folder / "model_card_basic_cnn.md").read_text()
@@ -114,8 +114,8 @@ def test_external_data_with_flips_has_the_thresholds_of_the_run(small_run, data_
     record["data"] |= {"fingerprint": "of another source", "train_patients": ["X1"], "validation_patients": ["X2"]}
     run_dir.write(str(run), record)
     options = OPTIONS._replace(test_time_flips=True)
-    _, text, found = evaluate_runs(data_dir, [run], tmp_path / "report", options=options)
-    entry = found["models"]["basic_cnn"]
+    _, text, contents = evaluate_runs(data_dir, [run], tmp_path / "report", options=options)
+    entry = contents["models"]["basic_cnn"]
     assert entry["leak"] == NO_LEAK | {"is_external": True}
     assert "External data" in text
     with_flips, without = (thresholds.read(str(small_run), flips) for flips in (True, False))
@@ -128,10 +128,11 @@ def test_out_of_fold_predictions_are_pooled(data_dir, tmp_path):
     for i in range(2):
         test, validation, *train = folds[i:] + folds[:i]
         splits = ("+".join(train), validation, test)
-        run_dirs.append(write_run(tmp_path / "cv" / test, data_dir, small_model(seed=i), "folds", splits))
-        predictions.fit_thresholds(str(run_dirs[i]), open_split(data_dir, validation, "folds"), 32)
-    folder, text, found = evaluate_runs(data_dir, run_dirs, tmp_path / "report")
-    entry = found["models"]["basic_cnn"]
+        model = small_model(seed=i)
+        run_dirs.append(write_run(tmp_path / "cv" / test, data_dir, model, "folds", splits))
+        predictions.fit_thresholds(str(run_dirs[i]), model, open_split(data_dir, validation, "folds"), 32)
+    folder, text, contents = evaluate_runs(data_dir, run_dirs, tmp_path / "report")
+    entry = contents["models"]["basic_cnn"]
     assert entry["split"] == "fold_0+fold_1"
     assert len(entry["folds"]["accuracy"]["values"]) == 2
     assert entry["leak"] == NO_LEAK

@@ -10,7 +10,6 @@ from conftest import open_split
 from keras import layers
 
 from pipeline.errors import InputError
-from trainers.data import open_data_set
 from trainers.input_pipeline import batching, resident
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.models import features
@@ -29,15 +28,8 @@ def build(policy="float32"):
 
 
 def extract(data_dir, expression, cache, model):
-    data_set = open_data_set(str(data_dir), "by_patient")
-    return features.extract(
-        split_backbone(model).backbone,
-        data_set.open_split(expression),
-        data_set.manifest,
-        cache,
-        vgg_input="imagenet",
-        batch_size=8,
-    )
+    split = open_split(data_dir, expression)
+    return features.extract(split_backbone(model).backbone, split, cache, vgg_input="imagenet", batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -145,26 +137,24 @@ def test_a_file_that_does_not_fit_its_checksum_is_computed_again(
 
 
 def test_everything_that_decides_features_decides_their_file(data_dir, model, tmp_path):
-    data_set = open_data_set(str(data_dir), "by_patient")
-    split, manifest = data_set.open_split("train[:8]"), data_set.manifest
+    split = open_split(data_dir, "train[:8]")
     backbone = split_backbone(model).backbone
-    other_shard = json.loads(json.dumps(manifest))
-    other_shard["splits"]["train"]["shards"][0]["sha256"] = "0" * 64
+    other_shard = split._replace(shards=({**split.shards[0], "sha256": "0" * 64},))
     low = build("mixed_bfloat16")
     fingerprints = [
-        features.fingerprint(backbone, split, manifest, "imagenet"),
-        features.fingerprint(backbone, split, manifest, "original"),
-        features.fingerprint(backbone, data_set.open_split("train[:7]"), manifest, "imagenet"),
-        features.fingerprint(backbone, split, other_shard, "imagenet"),
-        features.fingerprint(split_backbone(low).backbone, split, manifest, "imagenet"),
+        features.fingerprint(backbone, split, "imagenet"),
+        features.fingerprint(backbone, split, "original"),
+        features.fingerprint(backbone, open_split(data_dir, "train[:7]"), "imagenet"),
+        features.fingerprint(backbone, other_shard, "imagenet"),
+        features.fingerprint(split_backbone(low).backbone, split, "imagenet"),
     ]
     assert fingerprints[0]["backbone"] == fingerprints[-1]["backbone"]
     bias = low.get_layer("conv").bias
     bias.assign(np.full(bias.shape, 1e-3))
-    fingerprints.append(features.fingerprint(split_backbone(low).backbone, split, manifest, "imagenet"))
+    fingerprints.append(features.fingerprint(split_backbone(low).backbone, split, "imagenet"))
     texts = [json.dumps(item, sort_keys=True) for item in fingerprints]
     assert len(set(texts)) == len(texts)
-    assert features.fingerprint(backbone, split, manifest, "imagenet") == fingerprints[0]
+    assert features.fingerprint(backbone, split, "imagenet") == fingerprints[0]
     extract(data_dir, "train[:8]", tmp_path, model)
     extract(data_dir, "train[8:16]", tmp_path, model)
     assert len(list(tmp_path.iterdir())) == 2

@@ -25,6 +25,7 @@ import sys
 import keras, numpy as np
 from trainers.models import architectures
 assert keras.backend.backend() == "jax"
+assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules), "models import no TensorFlow"
 folder, *cases = sys.argv[1:]
 images, labels = np.load(f"{folder}/images.npy"), np.load(f"{folder}/labels.npy")
 for case in cases:
@@ -51,20 +52,22 @@ import sys
 from pathlib import Path
 import keras, numpy as np
 from trainers.data import open_data_set
+from trainers.evaluation import predictions
+from trainers.evaluation.report import image_grid
 from trainers.input_pipeline import batching
 from trainers.models import features
-from trainers.evaluation.report import image_grid
 assert keras.backend.backend() == "jax"
 data_set, folder = open_data_set(sys.argv[1], "by_patient"), Path(sys.argv[2])
 model = keras.models.load_model(folder / "model.keras", compile=False)
 halves, split = features.split_backbone(model), data_set.open_split("validation")
-extracted = features.extract(halves.backbone, split, data_set.manifest, folder / "cache", vgg_input="imagenet")
+extracted = features.extract(halves.backbone, split, folder / "cache", vgg_input="imagenet")
 expected = model.predict(batching.evaluation_batches(split, 64).map(lambda image, *_: image), verbose=0)
 batches = features.evaluation_batches(extracted, 16)
 np.testing.assert_allclose(halves.head.predict(batches, verbose=0), expected, atol=2e-3)
 halves.head.compile("sgd", "binary_crossentropy")
 halves.head.fit(batches, shuffle=False, verbose=0)
-image_grid.log_misclassified(model, batching.evaluation_batches(split, 64), folder / "tensorboard", 1)
+cells = predictions.predict_split(predictions.predictor(model, 64), split, 64, "validation")
+image_grid.log_misclassified(cells, split, folder / "tensorboard", 1)
 assert list((folder / "tensorboard").iterdir())
 """
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from evaluating import build_entry, make_predictions, model_predictions
+from evaluating import OPTIONS, build_entry, make_predictions, model_predictions
 
 from trainers.evaluation.metrics import metrics, thresholds
 from trainers.evaluation.report import metrics_json
@@ -58,7 +58,7 @@ def test_without_thresholds_there_is_the_default_only():
 def test_a_comparison_is_the_difference():
     model = model_predictions(make_predictions())
     worse = model._replace(predictions=model.predictions._replace(probabilities=model.predictions.probabilities * 0.8))
-    named = [(name, metrics_json.resample(item, 100, 0)) for name, item in (("a", model), ("b", worse))]
+    named = [(name, metrics_json.resample(item, OPTIONS)) for name, item in (("a", model), ("b", worse))]
     compared = metrics_json.compare(*named)
     assert compared["models"] == ["a", "b"]
     difference = compared["difference"]["sensitivity"]

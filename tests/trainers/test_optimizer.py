@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from trainers.training.optimizer import build_loss, build_optimizer, class_weights, learning_rate
+from trainers.training.optimizer import build_optimizer, class_weights, learning_rate
 from trainers.training_flags import Options
 
 
@@ -36,10 +36,6 @@ def test_weight_decay_is_decoupled(name):
     np.testing.assert_allclose(weights[0.5], 2.0 * (1 - 0.5 * 0.01), rtol=1e-6)
 
 
-def test_plateau_is_a_number_that_its_callback_may_change():
-    assert learning_rate(options(), steps_per_epoch=5) == 0.01
-
-
 def test_cosine_rises_over_its_warm_up_and_falls_to_0_by_the_last_step():
     rate = learning_rate(options(schedule="cosine", warmup_epochs=1.0), steps_per_epoch=5)
     rates = [float(rate(step)) for step in range(21)]
@@ -51,16 +47,9 @@ def test_cosine_rises_over_its_warm_up_and_falls_to_0_by_the_last_step():
     assert float(learning_rate(options(schedule="cosine"), 5)(0)) == pytest.approx(0.01)
 
 
-def test_smoothed_labels_are_half_of_it_nearer_to_each_other():
-    probability = np.array([[0.9]], np.float32)
-    loss = float(build_loss(options(label_smoothing=0.2))(np.array([[1.0]], np.float32), probability))
-    assert loss == pytest.approx(-0.9 * np.log(0.9) - 0.1 * np.log(0.1), rel=1e-5)
-
-
 def test_balanced_class_weights_are_the_public_formula():
     labels = np.array([0] * 90 + [1] * 10)
-    assert class_weights("balanced", labels) == {0: pytest.approx(100 / (2 * 90)), 1: pytest.approx(100 / (2 * 10))}
-    assert class_weights("balanced", np.array([1, 0, 0, 1])) == {0: 1.0, 1: 1.0}
+    np.testing.assert_allclose(class_weights("balanced", labels), [100 / (2 * 90), 100 / (2 * 10)])
 
 
 def test_class_weights_of_one_class_only():

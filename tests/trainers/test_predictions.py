@@ -16,7 +16,7 @@ def test_predictions_and_images_have_the_order_of_the_records(small_run, data_di
     data_set = open_data_set(str(data_dir), "by_patient")
     model = predictions.predict_runs(model_runs, data_set, 16, False)
     filenames = model.predictions.filenames.tolist()
-    images = predictions.fetch_images(data_set.open_split("train[:20]+test[:20]"), filenames, 7)
+    images = predictions.fetch_images(data_set.open_split("train[:20]+test[:20]"), filenames)
     assert images.shape == (40, 32, 32, 3)
     again = predictions.load_model(str(small_run)).predict(images, verbose=0)[:, 0]
     np.testing.assert_allclose(model.predictions.probabilities, again, rtol=1e-5)
@@ -43,14 +43,6 @@ def test_thresholds_are_fitted_on_validation_with_and_without_flips(small_run, d
         fitted = thresholds.fit("validation", expected.labels, expected.probabilities, expected.patient_ids)
         assert thresholds.read(str(small_run), flips) == fitted
         assert fitted.num_cells == split.num_cells
-
-
-def test_a_validation_split_of_one_class_has_the_default_threshold(data_dir, tmp_path):
-    run = str(write_run(tmp_path / "run", data_dir, small_model()))
-    predictions.fit_thresholds(run, open_split(data_dir, "validation[:1]"), 32)
-    fitted = thresholds.read(run, True)
-    assert (fitted.thresholds, fitted.temperature, fitted.num_cells) == ({"default": 0.5}, 1.0, 1)
-    assert "cells of one class only" in fitted.not_fitted
 
 
 def test_a_missing_or_corrupt_model(data_dir, tmp_path):

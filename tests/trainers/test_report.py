@@ -63,15 +63,6 @@ def test_it_fits_its_window(page, tmp_path, width):
     assert "<title>fits true</title>" in result.stdout
 
 
-@needs_browser
-def test_the_browser_check_can_fail(tmp_path):
-    broken = tmp_path / "broken.html"
-    broken.write_text('<body><img src="https://example.org/x.png"><script>missing()</script></body>')
-    image, console = browse(broken, tmp_path / "broken.png")
-    assert len(console) >= 1
-    assert fraction_of(image, (255, 255, 255)) > 0.97
-
-
 def test_it_needs_nothing_from_anywhere(page):
     text = page.read_text()
     assert "<script" not in text

@@ -72,6 +72,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(model, data_dir, tmp_path,
     expected, run_dir, output = tmp_path / "undisturbed", tmp_path / "run", tmp_path / "output"
     result = forked.run(tmp_path / "undisturbed.txt", *command(model, data_dir, expected))
     assert result.returncode == 0, result.stdout
+    assert "retracing" not in result.stdout, "TensorFlow's warning"
     stops = [(int(np.random.default_rng(random_seed).integers(1, NUM_STEPS[model] - 1)), signal.SIGKILL, -9)]
     if model == "basic_cnn":  # killed at an epoch's end, where a checkpoint differs from those within, then preempted
         stops = [(8, signal.SIGKILL, -9), (8 + stops[0][0] // 2, signal.SIGTERM, 75)]

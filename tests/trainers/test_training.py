@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from unittest import mock
 
 import numpy as np
@@ -30,13 +28,6 @@ def train(data_dir, run_dir, *flags, model="basic_cnn"):
     flagfile = f"--flagfile={ROOT}/trainers/flagfiles/{model}.flags"
     return run_in_process(
         f"trainers.{model}", flagfile, *FLAGS[model], f"--data_dir={data_dir}", f"--run_dir={run_dir}", *flags
-    )
-
-
-def evaluate(data_dir, run_dirs, output_dir, *flags):
-    run_dirs = ",".join(map(str, run_dirs))
-    return run_in_process(
-        "trainers.evaluate", f"--data_dir={data_dir}", f"--run_dirs={run_dirs}", f"--output_dir={output_dir}", *flags
     )
 
 
@@ -119,17 +110,6 @@ def test_a_corrupt_record_stops_training(data_dir, tmp_path):
     assert not list((tmp_path / "run").iterdir()), "nothing was saved: other flags may use the folder"
 
 
-def test_the_model_loads_without_the_project(run):
-    path, _ = run
-    code = (
-        "import keras, numpy\n"
-        f"model = keras.models.load_model({str(path / 'model.keras')!r})\n"
-        "print(model.predict(numpy.zeros((2, 32, 32, 3), 'uint8'), verbose=0).shape)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=False)
-    assert result.stdout.strip() == "(2, 1)", result.stderr
-
-
 def test_the_same_command_again_leaves_a_finished_run(run, data_dir):
     path, _ = run
     before = {item: item.read_bytes() for item in path.iterdir() if item.is_file()}
@@ -160,41 +140,6 @@ def test_other_settings_in_the_same_folder_are_refused(run, data_dir):
     assert_one_line_error(result, "its --learning_rate is 0.001, wanted 0.01", "its --seed is 42, wanted 1")
 
 
-def test_evaluation(run, data_dir, tmp_path):
-    path, _ = run
-    shutil.copytree(path, tmp_path / "second")
-    before = {item: item.stat().st_mtime_ns for item in path.rglob("*")}
-    result = evaluate(data_dir, [path, tmp_path / "second"], tmp_path / "report", "--num_resamples=100")
-    assert result.returncode == 0, result.stderr
-    models = json.loads((tmp_path / "report/metrics.json").read_text())["models"]
-    assert set(models) == {"basic_cnn", "second"}, "two runs of one model go by their folders"
-    entry = models["basic_cnn"]
-    cells = resident.load(open_split(data_dir, "test"), with_keys=True)
-    predicted = load_model(str(path)).predict(cells.images, verbose=0)[:, 0] >= 0.5
-    assert entry["num_cells"] == len(cells.labels)
-    assert entry["num_patients"] == len(set(cells.patient_ids))
-    assert entry["accuracy"]["value"] == pytest.approx(np.mean(predicted == cells.labels))
-    assert entry["confusion"]["tp"] == int((predicted & (cells.labels == 1)).sum())
-    assert "sensitivity" in result.stdout
-    assert str(tmp_path / "report/metrics.json") in result.stdout
-    assert {item: item.stat().st_mtime_ns for item in path.rglob("*")} == before, "it only reads"
-
-
-def test_evaluation_errors(run, data_dir, tmp_path):
-    path, _ = run
-    assert_one_line_error(evaluate(data_dir, [tmp_path / "none"], tmp_path / "r"), "is no run", "--run_dir")
-    assert_one_line_error(
-        evaluate(tmp_path, [path], tmp_path / "r"), "has no data set", "python -m pipeline.preprocess"
-    )
-    assert_one_line_error(evaluate(data_dir, [path], tmp_path / "r", "--split=tset"), "--split=tset is no split")
-    assert_one_line_error(evaluate(data_dir, [path], tmp_path / "r", "--split=test[:1]"), "cells of one class only")
-    shutil.copytree(path, tmp_path / "broken")
-    (tmp_path / "broken/model.keras").write_bytes((path / "model.keras").read_bytes()[:1000])
-    result = evaluate(data_dir, [tmp_path / "broken"], tmp_path / "r")
-    assert_one_line_error(result, "model.keras cannot be loaded")
-    assert not list(tmp_path.glob("r/*"))
-
-
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -222,12 +167,6 @@ def test_weights_that_are_missing(data_dir, tmp_path):
     result = train(data_dir, tmp_path / "run", "--vgg_weights=nowhere.npz", model="vgg_ft")
     assert_one_line_error(result, "--vgg_weights=nowhere.npz does not exist", "imagenet")
     assert not list((tmp_path / "run").rglob("*")), "with the mistake mended, the same folder can be used"
-
-
-def test_no_data_set(tmp_path):
-    result = train(tmp_path, tmp_path / "run")
-    expected = "has no data set tfds_malaria/by_patient", "make it with: python -m pipeline.preprocess"
-    assert_one_line_error(result, *expected)
 
 
 def test_a_folder_of_something_else_is_no_run(data_dir, tmp_path):
@@ -260,11 +199,3 @@ def test_the_defaults_are_the_original_recipe(model):
     plain, original = options(), options(f"--flagfile={ROOT}/trainers/flagfiles/{model}_original.flags")
     differing = {name for name in plain if plain[name] != original[name]}
     assert differing == ({"precision"} if model == "basic_cnn" else {"precision", "vgg_input"})
-
-
-def test_folds_train_when_the_splits_are_given(data_dir, tmp_path):
-    flags = ("--config=folds", "--train_split=fold_0+fold_1+fold_2", "--validation_split=fold_3", "--test_split=fold_4")
-    result = train(data_dir, tmp_path / "run", *flags, "--epochs=1")
-    assert result.returncode == 0, result.stderr
-    result = evaluate(data_dir, [tmp_path / "run"], tmp_path / "report", "--num_resamples=100")
-    assert json.loads((tmp_path / "report/metrics.json").read_text())["models"]["basic_cnn"]["split"] == "fold_4"

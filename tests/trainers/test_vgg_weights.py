@@ -111,18 +111,18 @@ def assert_loads(model, path):
 
 
 def test_weights_of_keras_3(model, donor, tmp_path):
-    whole = architectures.vgg_ft(32)
-    mark(whole)
-    for of in (donor, whole):
+    fine_tuned = architectures.vgg_ft(32)
+    mark(fine_tuned)
+    for of in (donor, fine_tuned):
         of.save_weights(tmp_path / "w.weights.h5")
         assert_loads(model, tmp_path / "w.weights.h5")
 
 
 def test_saved_models(model, donor, tmp_path):
     nested = keras.Sequential([keras.Input((32, 32, 3)), donor, keras.layers.Flatten(), keras.layers.Dense(1)])
-    whole = architectures.vgg_ft(32)
-    mark(whole)
-    for of in (donor, nested, whole):
+    fine_tuned = architectures.vgg_ft(32)
+    mark(fine_tuned)
+    for of in (donor, nested, fine_tuned):
         of.save(tmp_path / "m.keras")
         assert_loads(model, tmp_path / "m.keras")
 

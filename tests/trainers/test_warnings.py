@@ -26,11 +26,11 @@ def test_few_patients():
 def test_leaks_come_first_and_once():
     leak = {"is_external": True, "train_patients": ["C1"], "validation_patients": ["C2", "C3"]}
     model = model_predictions(make_predictions(num_patients=12), leak=leak)
-    found = warnings.find([model, model], "by_cell")
-    assert [warning.severity for warning in found] == ["leak", "leak", "caution", "note"]
-    assert "test patients are in the training split" in found[0].text
-    assert "was trained on 1 patient (C1) of this split and had its best epoch chosen on 2 patients" in found[1].text
-    assert "the source is another one" in found[1].text
+    warned = warnings.find([model, model], "by_cell")
+    assert [warning.severity for warning in warned] == ["leak", "leak", "caution", "note"]
+    assert "test patients are in the training split" in warned[0].text
+    assert "was trained on 1 patient (C1) of this split and had its best epoch chosen on 2 patients" in warned[1].text
+    assert "the source is another one" in warned[1].text
 
 
 def test_unknown_patients_cannot_be_checked():

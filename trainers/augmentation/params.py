@@ -23,11 +23,8 @@ def with_augmentation_params(
     """Adds the numbers of its augmentation to each batch.
 
     Args:
-      batches: (image, label) from `start_step` on.
-      ranges: how far cells are changed.
-      image_size_px: side of the images.
-      seed: seed of the run.
-      start_step: step of the first batch, counted over all epochs.
+      batches: (image, label) from `start_step` on, counted over all epochs.
+      ranges, image_size_px, seed: see `sample`.
 
     Returns:
       a data set of ({"image", "transform", "stain"}, label), see `trainers.augmentation.apply.augmented`.

@@ -42,12 +42,8 @@ def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, 
     except OSError as error:
         raise InputError(f"--output_dir={output_dir} cannot be written: {error}; give another") from error
     models = [predict_runs(item, data_set, options.batch_size, options.test_time_flips) for item in grouped]
-    sampling = options.num_resamples, options.bootstrap_seed
-    resampled = {model.name: metrics_json.resample(model, *sampling) for model in models}
-    entries = {
-        model.name: metrics_json.build_entry(model, resampled[model.name], *sampling, options.prevalence)
-        for model in models
-    }
+    resampled = {model.name: metrics_json.resample(model, options) for model in models}
+    entries = {model.name: metrics_json.build_entry(model, resampled[model.name], options) for model in models}
     cautions = warnings.find(models, data_set.config)
     issues = _label_issues(models)
     contents = {

@@ -1,6 +1,5 @@
 """Predictions: a run folder and a split in, the probability of every cell out."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -113,15 +112,14 @@ def predictor(model: keras.Model, batch_size: int, test_time_flips: bool = False
       test_time_flips: return the mean probability over the eight flips and quarter turns of each cell, at eight times
         the work.
     """
-    turns, mirrors = (range(4), (False, True)) if test_time_flips else (range(1), (False,))
-    views = [functools.partial(_flipped, turns=turn, mirror=mirror) for turn in turns for mirror in mirrors]
+    views = [(turns, mirror) for turns in range(4) for mirror in (False, True)] if test_time_flips else [(0, False)]
 
     def predict(images: np.ndarray) -> np.ndarray:
         num_cells = len(images)
         if num_cells < batch_size:
             images = np.concatenate([images, np.zeros((batch_size - num_cells, *images.shape[1:]), images.dtype)])
-        by_view = [np.asarray(model.predict_on_batch(view(images)), np.float64)[:num_cells, 0] for view in views]
-        probabilities = np.mean(by_view, axis=0)
+        by_view = [model.predict_on_batch(_flipped(images, *view))[:num_cells, 0] for view in views]
+        probabilities = np.array(by_view, np.float64).mean(axis=0)
         if not ((probabilities >= 0) & (probabilities <= 1)).all():
             raise InputError(f"{model.name} returns values outside 0…1; expected probabilities: train again")
         return probabilities
@@ -152,22 +150,24 @@ def _concatenate(parts: Iterable[tuple[np.ndarray, ...]]) -> Predictions:
     return Predictions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def fit_thresholds(run_folder: str, validation: Split, batch_size: int) -> None:
+def fit_thresholds(run_folder: str, model: keras.Model, validation: Split, batch_size: int) -> Predictions:
     """Fits thresholds and temperature of a run on its validation split, with and without test-time flips.
 
-    Writes `thresholds.json` for the `model.keras` of the run's folder.
+    Writes `thresholds.json` for the model, that of `load_model`; returns its predictions without flips.
 
     Raises:
-      InputError: if the model cannot be loaded.
       OSError: if the file cannot be written.
     """
-    model = load_model(run_folder)
-    fitted = []
-    for flips, description in ((False, "fitting thresholds"), (True, "fitting thresholds, with flips")):
-        predict = predictor(model, batch_size, flips)
-        labels, probabilities, _, patient_ids = predict_split(predict, validation, batch_size, description)
-        fitted.append(thresholds.fit(validation.expression, labels, probabilities, patient_ids))
+    without_flips, with_flips = (
+        predict_split(predictor(model, batch_size, flips), validation, batch_size, description)
+        for flips, description in ((False, "fitting thresholds"), (True, "fitting thresholds, with flips"))
+    )
+    fitted = (
+        thresholds.fit(validation.expression, labels, probabilities, patient_ids)
+        for labels, probabilities, _, patient_ids in (without_flips, with_flips)
+    )
     thresholds.write(run_folder, *fitted)
+    return without_flips
 
 
 def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test_time_flips: bool) -> ModelPredictions:
@@ -212,9 +212,9 @@ def predict_files(
         yield [(file, None if file.pixels is None else next(probabilities)) for file in batch]
 
 
-def fetch_images(split: Split, filenames: Sequence[str], batch_size: int = 256) -> np.ndarray:
+def fetch_images(split: Split, filenames: Sequence[str]) -> np.ndarray:
     """Images of some cells, uint8 RGB [n, size, size, 3]: the split is read once more, since nothing keeps them."""
     images: dict[str, np.ndarray] = {}
-    for image, _, names, _ in batching.evaluation_batches(split, batch_size):
+    for image, _, names, _ in batching.evaluation_batches(split, 256):
         images |= {name: image[row].numpy() for row, name in enumerate(_text(names.numpy())) if name in filenames}
     return np.stack([images[name] for name in filenames])

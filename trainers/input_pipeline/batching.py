@@ -10,10 +10,9 @@ Resident and mapped are the same batch for batch, and any step can be the first 
 exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import InputError
@@ -26,24 +25,22 @@ _RESIDENT_FRACTION_OF_MEMORY = 0.5
 _PARALLEL_BATCHES = 2  # enough to hide a gather of a few hundred µs
 _PREFETCHED_BATCHES = 4
 
-_Gather = Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
+_Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-def choose_mode(mode: str, splits: Sequence[Split]) -> str:
+def choose_mode(mode: str, split: Split) -> str:
     """Turns `auto` into a mode that fits, and prints it with the sizes.
 
-    Resident where the splits fit into half of the free memory, else mapped where all shards are local and have an
+    Resident where the split fits into half of the free memory, else mapped where all shards are local and have an
     index, else streaming.
 
     Raises:
       InputError: if `mapped` is asked for and is not possible.
     """
-    needed = sum(split.num_bytes for split in splits)
-    free = memory.free_bytes()
-    can_map = all(is_mappable(split) for split in splits)
+    needed, free, can_map = split.num_bytes, memory.free_bytes(), is_mappable(split)
     if mode == "mapped" and not can_map:
         raise InputError(
-            f"--input=mapped needs shards on a local disk, each with its index; {splits[0].files[0]} is not such a "
+            f"--input=mapped needs shards on a local disk, each with its index; {split.files[0]} is not such a "
             "shard: copy the data set, or give --input=resident or --input=streaming"
         )
     if mode == "auto":
@@ -53,9 +50,7 @@ def choose_mode(mode: str, splits: Sequence[Split]) -> str:
     return mode
 
 
-def training_batches(
-    split: Split, order: ShuffleOrder, epochs: int, mode: str, start_step: int = 0, with_keys: bool = False
-) -> tf.data.Dataset:
+def training_batches(split: Split, order: ShuffleOrder, epochs: int, mode: str, start_step: int = 0) -> tf.data.Dataset:
     """Shuffled batches of all epochs in a row, the same for the same (order, mode).
 
     Args:
@@ -64,27 +59,22 @@ def training_batches(
       epochs: number of epochs.
       mode: "resident", "mapped" or "streaming".
       start_step: batches to leave out at the start; free when resident or mapped, read and dropped when streaming.
-      with_keys: also file names and patients.
 
     Returns:
-      a data set of (uint8 [n, size, size, 3], int64 [n]), with keys also (filename string [n], patient_id string [n]).
+      a data set of (uint8 [n, size, size, 3], int64 [n]).
 
     Raises:
       InputError: if a shard is missing or is not what the data set says; for errors while reading see `explained`.
     """
-    return open_training(split, order, epochs, mode, with_keys)(start_step)
+    return open_training(split, order, epochs, mode)(start_step)
 
 
-def open_training(
-    split: Split, order: ShuffleOrder, epochs: int, mode: str, with_keys: bool = False
-) -> Callable[[int], tf.data.Dataset]:
+def open_training(split: Split, order: ShuffleOrder, epochs: int, mode: str) -> Callable[[int], tf.data.Dataset]:
     """Opens a split once, for batches from any number of steps: start_step -> what `training_batches` gives."""
     if mode == "streaming":
         shuffled = streaming.shuffled(split, order, epochs)
-        if not with_keys:
-            shuffled = shuffled.map(lambda image, label, *_: (image, label))
         return lambda start_step: with_options(shuffled.skip(start_step).prefetch(_PREFETCHED_BATCHES))
-    gather = (_resident_gather if mode == "resident" else _mapped_gather)(split, with_keys)
+    gather = (_resident_gather if mode == "resident" else _mapped_gather)(split)
     return lambda start_step: gathered_batches(gather, order, epochs, start_step)
 
 
@@ -102,29 +92,22 @@ def gathered_batches(gather: _Gather, order: ShuffleOrder, epochs: int, start_st
     return with_options(batches.prefetch(_PREFETCHED_BATCHES))
 
 
-def _resident_gather(split: Split, with_keys: bool) -> _Gather:
-    cells = resident.load(split, with_keys)
+def _resident_gather(split: Split) -> _Gather:
+    cells = resident.load(split)
     images = tf.experimental.dlpack.from_dlpack(cells.images.__dlpack__())  # tf.constant would copy all of it
     with tf.device("cpu"):  # beside the model, the split would not fit on every device
-        columns = [images, tf.constant(cells.labels)]
-        if with_keys:
-            columns += [tf.constant(cells.filenames, tf.string), tf.constant(cells.patient_ids, tf.string)]
-    return lambda indices: tuple(tf.gather(column, indices) for column in columns)
+        labels = tf.constant(cells.labels)
+    return lambda indices: (tf.gather(images, indices), tf.gather(labels, indices))
 
 
-def _mapped_gather(split: Split, with_keys: bool) -> _Gather:
+def _mapped_gather(split: Split) -> _Gather:
     cells = MappedCells(split)
-    types = (tf.uint8, tf.int64, *((tf.string, tf.string) if with_keys else ()))
 
-    def copy(indices: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (*cells.gather(indices), *(cells.keys(indices) if with_keys else ()))
-
-    def gather(indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        images, *others = tf.numpy_function(copy, [indices], types)
+    def gather(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = tf.numpy_function(cells.gather, [indices], (tf.uint8, tf.int64))
         images.set_shape([None, split.image_size_px, split.image_size_px, 3])
-        for column in others:
-            column.set_shape([None])
-        return images, *others
+        labels.set_shape([None])
+        return images, labels
 
     return gather
 
@@ -153,56 +136,24 @@ def with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
     return batches.with_options(options)
 
 
-def with_class_weights(batches: tf.data.Dataset, class_weights: Mapping[int, float]) -> tf.data.Dataset:
-    """Adds each cell's weight in the loss: (inputs, label) -> (inputs, label, float32 weight).
-
-    Args:
-      batches: (inputs of the model, int64 label [n]).
-      class_weights: label -> weight.
-    """
-    weights = tf.constant([class_weights[label] for label in sorted(class_weights)], tf.float32)
-    return batches.map(lambda inputs, label: (inputs, label, tf.gather(weights, label)))
-
-
-def without_smaller_batches(batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-    """Leaves out each epoch's smaller last batch, which several devices could not share evenly.
-
-    Args:
-      batches: (inputs of the model, label [n]).
-      batch_size: cells per batch.
-    """
-    return batches.filter(lambda _, label: tf.shape(label)[0] == batch_size)
-
-
-def explain(error: tf.errors.OpError, splits: Sequence[Split]) -> InputError | None:
-    """Finds what made reading fail, by reading the shards again record by record.
-
-    TensorFlow's errors name neither shard nor record, and hide the exceptions of Python functions in their text.
-
-    Args:
-      error: raised by batches of these splits.
-      splits: what was read.
-
-    Returns:
-      an error that names the first corrupt record, or the shard that is missing or too short; None if there is none.
-    """
-    if isinstance(error, tf.errors.ResourceExhaustedError):  # memory, not input
-        return None
-    for split in splits:
-        try:
-            for _ in resident.read_cells(split):
-                pass
-        except InputError as corrupt:
-            return corrupt
-    return None
-
-
 @contextmanager
 def explained(*splits: Split) -> Iterator[None]:
-    """Turns errors of batches of these splits into what `explain` finds; other errors pass."""
+    """While batches of these splits are read, turns TensorFlow's errors into one that names what is corrupt.
+
+    TensorFlow names neither shard nor record, and hides the exceptions of Python functions in texts. So the shards are
+    read again, record by record; where they are intact, the error passes.
+
+    Raises:
+      InputError: names the first corrupt record, or the shard that is missing or too short.
+    """
     try:
         yield
     except tf.errors.OpError as error:
-        if corrupt := explain(error, splits):
-            raise corrupt from error
+        if not isinstance(error, tf.errors.ResourceExhaustedError):  # memory, not input
+            try:
+                for split in splits:
+                    for _ in resident.read_cells(split):
+                        pass
+            except InputError as corrupt:
+                raise corrupt from error
         raise

@@ -12,8 +12,7 @@ _INPUT_BOUND_FRACTION = 0.05
 class InputStall:
     """Seconds spent waiting for batches since the last `reset`."""
 
-    def __init__(self) -> None:
-        self.reset()
+    seconds = 0.0
 
     def reset(self) -> None:
         """Sets the time to zero."""

@@ -8,13 +8,11 @@ The checksum of a record is verified when a run first reads it: about 10 µs per
 
 import mmap
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from etils import epath
 
 from pipeline.errors import InputError
-from pipeline.records import example, image, layout, manifest, tfrecord
+from pipeline.records import image, layout, tfrecord
 from pipeline.records.index import INDEX_COLUMNS, read_index
 from pipeline.records.manifest import corrupt_shard
 from pipeline.storage import is_remote
@@ -40,25 +38,20 @@ class MappedCells:
 
     def __init__(self, split: Split) -> None:
         self._split = split
-        self._maps: list[mmap.mmap] = []
         self._views: list[np.ndarray] = []
         rows = []
-        entries = _manifest_entries(split)
-        for file, skip, take in zip(split.files, split.skips, split.takes, strict=True):
-            index = read_index(file, entries.get(Path(file).name))
+        for file, skip, take, entry in zip(split.files, split.skips, split.takes, split.shards, strict=True):
+            index = read_index(file, entry)
             if len(index) < skip + take:
                 raise corrupt_shard(file, f"has {len(index)} records, expected {skip + take}")
             rows.append(index[skip : skip + take])
-            self._map(file)
+            with Path(file).open("rb") as opened:
+                mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped.madvise(mmap.MADV_RANDOM)
+            self._views.append(np.frombuffer(mapped, np.uint8))
         self._rows = np.concatenate(rows)
         self._part = np.repeat(np.arange(len(split.files)), split.takes)
         self._is_verified = np.zeros(split.num_cells, bool)
-
-    def _map(self, file: str) -> None:
-        with Path(file).open("rb") as opened:
-            self._maps.append(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
-        self._maps[-1].madvise(mmap.MADV_RANDOM)
-        self._views.append(np.frombuffer(self._maps[-1], np.uint8))
 
     @property
     def labels(self) -> np.ndarray:
@@ -99,15 +92,6 @@ class MappedCells:
             except ValueError as error:
                 raise self._corrupt(int(indices[i]), error) from error
 
-    def keys(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """File names and patients of some cells: bytes [n] each."""
-        records = (tfrecord.read_at(self._maps[self._part[i]], int(self._rows[i, 0])) for i in indices.tolist())
-        cells = [example.parse(record) for record in records]
-        return (
-            np.array([cell.filename.encode() for cell in cells], object),
-            np.array([cell.patient_id.encode() for cell in cells], object),
-        )
-
     def _verify(self, indices: np.ndarray) -> None:
         """Checks the checksums of the records that were not read before."""
         for i in indices[~self._is_verified[indices]].tolist():
@@ -121,14 +105,6 @@ class MappedCells:
         part = self._part[i]
         number = self._split.skips[part] + i - int(np.argmax(self._part == part))
         return corrupt_shard(self._split.files[part], f"record {number} is corrupt ({error})")
-
-
-def _manifest_entries(split: Split) -> dict[str, dict[str, Any]]:
-    """The manifest's entries of a split's shards by file name; empty for shards that have no manifest."""
-    directory = epath.Path(split.files[0]).parent
-    if not (directory / layout.MANIFEST).exists():
-        return {}
-    return {shard["file"]: shard for shard in manifest.shards(manifest.read(directory))}
 
 
 def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:

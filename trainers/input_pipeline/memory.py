@@ -12,7 +12,7 @@ def free_bytes(cgroup_2: Path = _CGROUP_2, cgroup_1: Path = _CGROUP_1) -> int:
     """The free memory of the machine, or of the container if its limit is lower.
 
     Args:
-      cgroup_2, cgroup_1: where Linux tells the limits of this process's container.
+      cgroup_2, cgroup_1: where Linux keeps the memory limits of this process's container.
 
     Returns:
       bytes; page cache counts as free.

@@ -29,39 +29,25 @@ class Cells(NamedTuple):
     Attributes:
       images: uint8 RGB [cells, size, size, 3] in 0…255.
       labels: int64 [cells].
-      filenames, patient_ids: bytes [cells]; empty without keys.
     """
 
     images: np.ndarray
     labels: np.ndarray
-    filenames: np.ndarray
-    patient_ids: np.ndarray
 
 
-def load(split: Split, with_keys: bool = False) -> Cells:
+def load(split: Split) -> Cells:
     """Reads a split into memory.
-
-    Args:
-      split: what to read.
-      with_keys: also file names and patients.
 
     Raises:
       InputError: if a shard is missing, corrupt, or has another number of records than the data set says.
     """
     size = split.image_size_px
-    num_keys = split.num_cells if with_keys else 0
-    cells = Cells(
-        _zeros(split.num_bytes).reshape(split.num_cells, size, size, 3),
-        np.zeros(split.num_cells, np.int64),
-        np.full(num_keys, b"", object),
-        np.full(num_keys, b"", object),
-    )
+    images = _zeros(split.num_bytes).reshape(split.num_cells, size, size, 3)
+    cells = Cells(images, np.zeros(split.num_cells, np.int64))
     with progress_bar(split.num_cells, f"reading {split.expression}", "cells") as bar:
         if not is_mappable(split):
             for i, (cell, image) in enumerate(read_cells(split)):
                 cells.images[i], cells.labels[i] = image, cell.label
-                if with_keys:
-                    cells.filenames[i], cells.patient_ids[i] = cell.filename.encode(), cell.patient_id.encode()
                 bar.update()
             return cells
         source = MappedCells(split)
@@ -69,8 +55,6 @@ def load(split: Split, with_keys: bool = False) -> Cells:
 
         def copy(indices: np.ndarray) -> int:
             source.copy(indices, cells.images[indices[0] : indices[-1] + 1])
-            if with_keys:
-                cells.filenames[indices], cells.patient_ids[indices] = source.keys(indices)
             return len(indices)
 
         tasks = np.array_split(np.arange(split.num_cells), -(-split.num_cells // _CELLS_PER_TASK))

@@ -45,20 +45,5 @@ class ShuffleOrder(NamedTuple):
         size = tf.minimum(num_cells - first, self.batch_size)
         start = first + size * self.shard_index // self.shard_count
         stop = first + size * (self.shard_index + 1) // self.shard_count
-        return permute(tf.range(start, stop), self.seed, epoch, num_cells)
-
-
-def permute(positions: tf.Tensor, seed: int, epoch: tf.Tensor, num_cells: tf.Tensor) -> tf.Tensor:
-    """The cells at the given positions of an epoch.
-
-    Args:
-      positions: int64 [n] in 0…num_cells-1.
-      seed: decides the order of every epoch.
-      epoch: int64 scalar.
-      num_cells: int64 scalar.
-
-    Returns:
-      int64 [n] indices into the split; over all positions of an epoch a permutation.
-    """
-    key = tf.stack([tf.constant(seed, tf.int64), epoch])
-    return tf.random.experimental.index_shuffle(positions, key, num_cells - 1)
+        key = tf.stack([tf.constant(self.seed, tf.int64), epoch])
+        return tf.random.experimental.index_shuffle(tf.range(start, stop), key, num_cells - 1)

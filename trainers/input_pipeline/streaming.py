@@ -40,8 +40,9 @@ def shuffled(split: Split, order: ShuffleOrder, epochs: int) -> tf.data.Dataset:
     Every host of several reads all shards and takes its slice of each batch.
 
     Returns:
-      a data set of (uint8 [n, size, size, 3], int64 [n], filename string [n], patient_id string [n]).
+      a data set of (uint8 [n, size, size, 3], int64 [n]).
     """
+    parse = _parser(split)
     files, skips, takes = _parts(split)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -66,7 +67,7 @@ def shuffled(split: Split, order: ShuffleOrder, epochs: int) -> tf.data.Dataset:
         return records[start : size * (order.shard_index + 1) // order.shard_count]
 
     batches = tf.data.Dataset.range(epochs).flat_map(one_epoch)
-    return batches.map(_parser(split), num_parallel_calls=2, deterministic=True)
+    return batches.map(lambda records: parse(records)[:2], num_parallel_calls=2, deterministic=True)
 
 
 def _read(file: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:

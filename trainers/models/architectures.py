@@ -11,7 +11,6 @@ from keras import layers
 
 from pipeline.errors import InputError
 
-VGG_INPUTS = ("imagenet", "original")
 VGG_CONVOLUTIONS = {
     f"block{block}_conv{i}": filters
     for block, (filters, num_convolutions) in enumerate(((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), 1)
@@ -44,13 +43,7 @@ def basic_cnn(image_size_px: int, *, dropout_rate: float = 0.3) -> keras.Model:
 def vgg_frozen(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate: float = 0.3) -> keras.Model:
     """Model 2, only the head trains: 22,647,361 parameters at 125 pixels, of which 2,622,977 trainable.
 
-    Args:
-      image_size_px: side of the input in pixels, at least 32.
-      vgg_input: see `vgg_ft`.
-      dropout_rate: rate of both dropouts of the head, in [0, 1).
-
-    Raises:
-      InputError: if the image is too small.
+    Arguments and errors are those of `vgg_ft`.
     """
     return _vgg("vgg_frozen", image_size_px, vgg_input, dropout_rate, train_from="flatten")
 
@@ -104,12 +97,10 @@ def _vgg(name: str, image_size_px: int, vgg_input: str, dropout_rate: float, tra
 def _preprocess(image: keras.KerasTensor, vgg_input: str) -> keras.KerasTensor:
     bgr = image[..., ::-1]
     # In float32 under every policy, so that values are rounded once, after the mean is subtracted.
-    if vgg_input == "imagenet":
-        offset = [-mean for mean in _IMAGENET_MEAN_BGR]
-        return layers.Rescaling(1.0, offset=offset, dtype="float32", name="center")(bgr)
     if vgg_input == "original":
         return layers.Rescaling(1 / 255, dtype="float32", name="scale")(bgr)
-    raise ValueError(f"vgg_input={vgg_input!r}; expected one of {', '.join(VGG_INPUTS)}")
+    offset = [-mean for mean in _IMAGENET_MEAN_BGR]
+    return layers.Rescaling(1.0, offset=offset, dtype="float32", name="center")(bgr)
 
 
 def _head(x: keras.KerasTensor, dropout_rate: float) -> keras.KerasTensor:

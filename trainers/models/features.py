@@ -18,7 +18,6 @@ import tensorflow as tf
 from pipeline import storage
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from pipeline.records.manifest import Manifest
 from trainers.data import Split
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
@@ -51,11 +50,12 @@ class Features(NamedTuple):
     labels: np.ndarray
 
 
-def split_backbone(model: keras.Model) -> Parts:
+def split_backbone(model: keras.Model, jit_compile: bool = False) -> Parts:
     """Splits a model behind its flattened features; those of `vgg_frozen` never change.
 
     Args:
       model: one of `trainers.models.architectures`.
+      jit_compile: whether XLA compiles the backbone.
     """
     names = [layer.name for layer in model.layers]
     flattened = model.get_layer("flatten").output
@@ -64,35 +64,27 @@ def split_backbone(model: keras.Model) -> Parts:
     for name in names[names.index("flatten") + 1 :]:
         x = model.get_layer(name)(x)
     backbone = keras.Model(model.input, flattened, name=f"{model.name}_backbone")
+    backbone.compile(jit_compile=jit_compile)
     return Parts(backbone, keras.Model(features, x, name=model.name))
 
 
 def extract(
-    backbone: keras.Model,
-    split: Split,
-    manifest: Manifest,
-    cache: Path,
-    *,
-    vgg_input: str | None,
-    batch_size: int = 64,
-    jit_compile: bool = False,
+    backbone: keras.Model, split: Split, cache: Path, *, vgg_input: str | None, batch_size: int = 64
 ) -> Features:
     """Runs a backbone once over a split, unless the cache has its features already.
 
     Args:
-      backbone: uint8 RGB [batch, size, size, 3] -> features [batch, num_features]; compiled here.
+      backbone: see `Parts`.
       split: what to run it over.
-      manifest: manifest of the split's data set.
       cache: folder for the features of any number of splits and backbones.
       vgg_input: what the backbone was built with.
       batch_size: cells per step.
-      jit_compile: whether XLA compiles the backbone.
 
     Raises:
       InputError: if a feature is beyond float16's range, or the cache cannot be written. An unreadable shard raises
         what `batching.evaluation_batches` raises; see `batching.explained`.
     """
-    identity = fingerprint(backbone, split, manifest, vgg_input) | {"batch_size": batch_size}
+    identity = fingerprint(backbone, split, vgg_input) | {"batch_size": batch_size}
     path = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.npy"
     try:
         if _is_intact(path):
@@ -100,7 +92,6 @@ def extract(
         else:
             print(f"features of {split.expression}: {split.num_cells} cells go through the frozen layers once")
             cache.mkdir(parents=True, exist_ok=True)
-            backbone.compile(jit_compile=jit_compile)
             _write(path, backbone, split, batch_size)
         rows = np.load(path, mmap_mode="r")
     except OSError as error:
@@ -111,36 +102,25 @@ def extract(
     return Features(rows["features"], rows["label"])
 
 
-def fingerprint(backbone: keras.Model, split: Split, manifest: Manifest, vgg_input: str | None) -> dict[str, Any]:
+def fingerprint(backbone: keras.Model, split: Split, vgg_input: str | None) -> dict[str, Any]:
     """Everything that decides features, as JSON values: digests for weights and data. Arguments as of `extract`."""
     weights = hashlib.sha256()
     for weight in backbone.weights:
         weights.update(np.ascontiguousarray(weight.numpy()).data)
-    sha256 = {shard["file"]: shard["sha256"] for entry in manifest["splits"].values() for shard in entry["shards"]}
-    shards = [Path(file).name for file in split.files]
     return {
         "backbone": weights.hexdigest(),
         "num_features": backbone.output_shape[-1],
         "vgg_input": vgg_input,
         "precision": sorted({layer.dtype_policy.name for layer in backbone.layers if layer.weights}),
-        "source": manifest["source"]["fingerprint"],
-        "image_size_px": split.image_size_px,
-        "split": split.expression,
         "records": [
-            [shard, sha256[shard], skip, take]
-            for shard, skip, take in zip(shards, split.skips, split.takes, strict=True)
+            [shard["sha256"], skip, take]
+            for shard, skip, take in zip(split.shards, split.skips, split.takes, strict=True)
         ],
     }
 
 
 def training_batches(features: Features, order: ShuffleOrder, epochs: int, start_step: int = 0) -> tf.data.Dataset:
     """Shuffled batches of all epochs in a row: the features of the batches of `batching.training_batches`.
-
-    Args:
-      features: features of the training split.
-      order: seed, batch size, and which slice of each batch this host takes.
-      epochs: number of epochs.
-      start_step: batches to leave out at the start, at no cost.
 
     Returns:
       a data set of (float16 [n, num_features], int64 [n]).

@@ -90,12 +90,7 @@ class Progress(keras.callbacks.Callback):
     """Shows each epoch as a bar, and logs its `learning_rate`, `seconds`, `images_per_second` and `waiting_share`.
 
     The rate is that of training alone, from the first step to the last, without validation. After the first epoch it
-    says whether training waits for its input.
-
-    Args:
-      setup: what is trained.
-      step: how far.
-      stall: how long the steps have waited for their batches.
+    prints whether training waits for its input.
     """
 
     def __init__(self, setup: TrainSetup, step: TrainStep, stall: input_stall.InputStall) -> None:
@@ -147,10 +142,7 @@ class WeightAverage(keras.callbacks.Callback):
     Juditsky, 1992; Izmailov et al., "Averaging Weights Leads to Wider Optima", UAI 2018). Keras's optimizers can
     average too, but overwrite the weights by it at the end of each `fit`, after which a run could not continue.
 
-    Args:
-      model: the model that is trained.
-      momentum: 0…1, how much of the average a step keeps; less in the first steps.
-      step: how far the run is.
+    The momentum in 0…1 is how much of the average a step keeps; less in the first steps.
     """
 
     def __init__(self, model: keras.Model, momentum: float, step: TrainStep) -> None:

@@ -42,13 +42,7 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
-    """Writes a checkpoint, then removes the one before.
-
-    Args:
-      folder: the run's checkpoints; made if missing.
-      checkpoint: the state.
-      step: counted over all epochs, for the file's name.
-    """
+    """Writes a checkpoint, named by its step over all epochs, then removes the one before."""
     folder.mkdir(exist_ok=True)
     meta = checkpoint._asdict()
     arrays = {**meta.pop("arrays"), _META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}

@@ -16,12 +16,9 @@ from trainers.training.signals import StopRequest
 
 
 class ValidateAndSaveBest(keras.callbacks.Callback):
-    """Validates after each epoch, on averaged weights if there are some, and saves the best model.
+    """Validates the compiled `validation_model` after each epoch, on averaged weights if any, and saves the best model.
 
-    Args:
-      setup: what is trained; its `validation_model` is compiled.
-      average: of the weights; None for the weights themselves.
-      history: the epochs so far; `Checkpointer` extends it.
+    It only reads the history of the epochs so far, which `Checkpointer` extends.
     """
 
     def __init__(self, setup: TrainSetup, average: WeightAverage | None, history: Sequence[HistoryRow]) -> None:
@@ -48,10 +45,7 @@ class ValidateAndSaveBest(keras.callbacks.Callback):
 class ResumablePlateau(keras.callbacks.ReduceLROnPlateau):
     """ReduceLROnPlateau that knows the epochs of earlier processes: Keras saves none of its state.
 
-    Args:
-      history: the epochs so far.
-      learning_rate: of the optimizer before the first of them.
-      **plateau: see `keras.callbacks.ReduceLROnPlateau`.
+    The learning rate is that before the first epoch.
     """
 
     def __init__(self, history: Sequence[HistoryRow], learning_rate: float, **plateau: float | str) -> None:
@@ -70,13 +64,6 @@ class Checkpointer(keras.callbacks.Callback):
 
     A kill at any moment leaves a run that can continue: each file is complete or not there, and they are written in the
     order best model, history, checkpoint.
-
-    Args:
-      setup: what is trained.
-      step: how far.
-      history: the epochs so far; extended here.
-      save: writes a checkpoint.
-      request: whether the process was told to end; then a checkpoint is written at once.
     """
 
     def __init__(

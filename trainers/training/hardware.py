@@ -22,13 +22,11 @@ class Hardware(NamedTuple):
       policy: Keras's dtype policy.
       jit_compile: whether steps are compiled by XLA.
       strategy: for several devices; None on one.
-      lines: the choices with their reasons, to print.
     """
 
     policy: str
     jit_compile: bool
     strategy: tf.distribute.Strategy | None
-    lines: tuple[str, ...]
 
     @property
     def num_replicas(self) -> int:
@@ -43,12 +41,7 @@ class Hardware(NamedTuple):
 def prepare(
     model: str, *, precision: str, jit_compile: str, distribute: str, batch_size: int, is_augmented: bool
 ) -> Hardware:
-    """Chooses, and sets Keras's dtype policy for all layers that are built from now on.
-
-    Args:
-      model: the model's name.
-      precision, jit_compile, distribute, batch_size: the flags.
-      is_augmented: whether the training step augments cells.
+    """Chooses, prints the choices, and sets Keras's dtype policy for all layers that are built from now on.
 
     Raises:
       InputError: if the batch cannot be shared evenly, or several devices are asked for where they cannot be had.
@@ -64,12 +57,10 @@ def prepare(
             f"--batch_size={batch_size} is no multiple of the {strategy.num_replicas_in_sync} devices of "
             "--distribute=mirrored; give one that is"
         )
-    lines = (
-        f"devices: {devices}",
-        f"precision: {policy} ({policy_reason})",
-        f"XLA: {'on' if jit else 'off'} ({jit_reason})",
-    )
-    return Hardware(policy, jit, strategy, lines)
+    print(f"devices: {devices}")
+    print(f"precision: {policy} ({policy_reason})")
+    print(f"XLA: {'on' if jit else 'off'} ({jit_reason})")
+    return Hardware(policy, jit, strategy)
 
 
 def gpus() -> list[tf.config.PhysicalDevice]:
@@ -78,15 +69,7 @@ def gpus() -> list[tf.config.PhysicalDevice]:
 
 
 def choose_precision(precision: str, model: str) -> tuple[str, str]:
-    """Turns `--precision` into a Keras dtype policy.
-
-    Args:
-      precision: "auto", "float32", "bfloat16" or "float16".
-      model: the model's name.
-
-    Returns:
-      the policy's name and the reason for it.
-    """
+    """Turns `--precision` into a Keras dtype policy for a model by name, and the reason."""
     if precision == "float32":
         return "float32", "asked for"
     if precision != "auto":
@@ -104,7 +87,7 @@ def choose_precision(precision: str, model: str) -> tuple[str, str]:
 
 
 def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU has instructions for bfloat16, as Linux tells."""
+    """Whether the CPU has instructions for bfloat16, as Linux reports."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

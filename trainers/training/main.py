@@ -9,7 +9,7 @@ from trainers.data import describe, open_training_data
 
 
 def main(model: str, arguments: Sequence[str]) -> int | None:
-    """Trains the model of that name in `trainers.models.architectures` as the flags say.
+    """Trains the model of that name in `trainers.models.architectures` with the options of the flags.
 
     Raises:
       InputError: if flags, data set, splits or run folder do not fit; nothing has been changed then.

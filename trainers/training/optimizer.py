@@ -42,7 +42,7 @@ def build_loss(options: Options) -> keras.losses.Loss:
     return keras.losses.BinaryCrossentropy(label_smoothing=options.label_smoothing)
 
 
-def class_weights(mode: str, labels: np.ndarray) -> dict[int, float]:
+def class_weights(mode: str, labels: np.ndarray) -> np.ndarray:
     """Weight of each class in the loss.
 
     Args:
@@ -50,7 +50,7 @@ def class_weights(mode: str, labels: np.ndarray) -> dict[int, float]:
       labels: int [cells] of the training split.
 
     Returns:
-      label -> weight.
+      float32 [classes].
 
     Raises:
       InputError: if one of the classes has no cells.
@@ -61,4 +61,4 @@ def class_weights(mode: str, labels: np.ndarray) -> dict[int, float]:
             f"--class_weight={mode} needs cells of both classes, but the training split has only "
             f"{' and '.join(LABELS[label] for label in present)}; give another --train_split or --class_weight=none"
         )
-    return dict(enumerate(compute_class_weight(mode, classes=classes, y=labels).tolist()))
+    return compute_class_weight(mode, classes=classes, y=labels).astype(np.float32)

@@ -24,6 +24,7 @@ _FEATURES = "features"  # input mode of a head that is trained on what its froze
 
 OpenBatches = Callable[[int, int], tf.data.Dataset]
 """(epoch, step in it) -> batches from there on, all epochs in a row."""
+_BatchesFrom = Callable[[int], tf.data.Dataset]  # by the step over all epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,6 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         batch_size=options.batch_size,
         is_augmented=not options.ranges.is_nothing,
     )
-    print("\n".join(used.lines))
     if not options.ranges.is_nothing:
         (image, *_), *_ = batching.evaluation_batches(data.train, 1).take(1)
         preview.save(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
@@ -90,7 +90,7 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     is_on_features = name == "vgg_frozen" and options.ranges.is_nothing
     mode = record.get("input", {}).get("mode")
     if mode is None:
-        mode = _FEATURES if is_on_features else batching.choose_mode(options.input, [data.train])
+        mode = _FEATURES if is_on_features else batching.choose_mode(options.input, data.train)
     record["input"] = {"mode": mode, "batch_size": options.batch_size, "shard_count": 1}
     record["hardware"] = {"policy": used.policy, "jit_compile": used.jit_compile, "num_replicas": used.num_replicas}
     run_dir.write(options.run_dir, record)
@@ -100,19 +100,19 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     order = ShuffleOrder(data.train.num_cells, options.batch_size, options.seed)
     num_left_out = _count_left_out(order, used)
     if is_on_features:
-        training_model, validation_model, open_batches, validation = _on_features(model, data, options, order, used)
+        training_model, validated, batches_from, validation = _on_features(model, data, options, order, used)
     else:
         if name == "vgg_frozen":
             print("the frozen layers see every cell anew in each epoch, since it is augmented")
-        training_model, validation_model, open_batches, validation = _on_cells(model, data, options, order, mode, used)
+        training_model, validated, batches_from, validation = _on_cells(model, data, options, order, mode, used)
     return TrainSetup(
         options=options,
         hardware=used,
         input_mode=mode,
         model=model,
         training_model=training_model,
-        validation_model=validation_model,
-        open_batches=_weighted(open_batches, data, options, order.batch_size if num_left_out else None),
+        validation_model=keras.Model(validated.inputs, validated.outputs, name=validated.name),
+        open_batches=_open_batches(batches_from, data, options, order, only_full=bool(num_left_out)),
         validation_batches=validation,
         num_cells=order.num_cells - num_left_out,
         steps_per_epoch=order.steps_per_epoch - bool(num_left_out),
@@ -145,63 +145,51 @@ def _count_left_out(order: ShuffleOrder, used: hardware.Hardware) -> int:
 
 def _on_cells(
     model: keras.Model, data: TrainingData, options: Options, order: ShuffleOrder, mode: str, used: hardware.Hardware
-) -> tuple[keras.Model, keras.Model, OpenBatches, tf.data.Dataset]:
+) -> tuple[keras.Model, keras.Model, _BatchesFrom, tf.data.Dataset]:
     ranges = options.ranges
     with used.scope():
         training_model = model if ranges.is_nothing else augmented(model, ranges.fill)
-    batches_from = batching.open_training(data.train, order, options.epochs, mode)
+    plain_batches = batching.open_training(data.train, order, options.epochs, mode)
 
-    def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
-        step = epoch * order.steps_per_epoch + step_in_epoch
-        batches = batches_from(step)
+    def batches_from(step: int) -> tf.data.Dataset:
+        batches = plain_batches(step)
         if ranges.is_nothing:
             return batches
         return params.with_augmentation_params(batches, ranges, data.train.image_size_px, options.seed, step)
 
-    validation_model = keras.Model(model.inputs, model.outputs, name=model.name)
     validation = batching.evaluation_batches(data.validation, options.batch_size)
-    return training_model, validation_model, open_batches, validation.map(lambda image, label, *_: (image, label))
+    return training_model, model, batches_from, validation.map(lambda image, label, *_: (image, label))
 
 
 def _on_features(
     model: keras.Model, data: TrainingData, options: Options, order: ShuffleOrder, used: hardware.Hardware
-) -> tuple[keras.Model, keras.Model, OpenBatches, tf.data.Dataset]:
+) -> tuple[keras.Model, keras.Model, _BatchesFrom, tf.data.Dataset]:
     with used.scope():
-        backbone, head = features.split_backbone(model)
+        backbone, head = features.split_backbone(model, used.jit_compile)
+    cache = Path(options.run_dir) / run_dir.FEATURES
     train, validation = (
-        features.extract(
-            backbone,
-            split,
-            data.data_set.manifest,
-            Path(options.run_dir) / run_dir.FEATURES,
-            vgg_input=options.vgg_input,
-            batch_size=options.batch_size,
-            jit_compile=used.jit_compile,
-        )
+        features.extract(backbone, split, cache, vgg_input=options.vgg_input, batch_size=options.batch_size)
         for split in (data.train, data.validation)
     )
-
-    def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
-        step = epoch * order.steps_per_epoch + step_in_epoch
-        return features.training_batches(train, order, options.epochs, step)
-
-    validation_model = keras.Model(head.inputs, head.outputs, name=head.name)
-    return head, validation_model, open_batches, features.evaluation_batches(validation, options.batch_size)
+    validation_batches = features.evaluation_batches(validation, options.batch_size)
+    return head, head, lambda step: features.training_batches(train, order, options.epochs, step), validation_batches
 
 
-def _weighted(
-    open_batches: OpenBatches, data: TrainingData, options: Options, full_batch_size: int | None
+def _open_batches(
+    batches_from: _BatchesFrom, data: TrainingData, options: Options, order: ShuffleOrder, only_full: bool
 ) -> OpenBatches:
-    """The same batches, for several devices the full ones only, and with --class_weight behind each label."""
+    """Batches by epoch and step; for several devices the full ones only, and with --class_weight behind each label."""
     weights = None
     if options.class_weight != "none":
         labels = [label.numpy() for _, label, *_ in batching.evaluation_batches(data.train, 1024)]
-        weights = class_weights(options.class_weight, np.concatenate(labels))
+        weights = tf.constant(class_weights(options.class_weight, np.concatenate(labels)))
 
-    def open_weighted(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
-        batches = open_batches(epoch, step_in_epoch)
-        if full_batch_size:
-            batches = batching.without_smaller_batches(batches, full_batch_size)
-        return batching.with_class_weights(batches, weights) if weights else batches
+    def open_batches(epoch: int, step_in_epoch: int) -> tf.data.Dataset:
+        batches = batches_from(epoch * order.steps_per_epoch + step_in_epoch)
+        if only_full:
+            batches = batches.filter(lambda _, label: tf.shape(label)[0] == order.batch_size)
+        if weights is None:
+            return batches
+        return batches.map(lambda inputs, label: (inputs, label, tf.gather(weights, label)))
 
-    return open_weighted
+    return open_batches

@@ -21,7 +21,7 @@ from trainers.training_flags import Options
 
 
 def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | None:
-    """Trains a model, keeps the best epoch by validation loss, fits its thresholds, and says where everything is.
+    """Trains a model, keeps the best epoch by validation loss, fits its thresholds, and prints the next command.
 
     A run that was stopped continues at the step after its last checkpoint, with the same numbers as if it had not been.
 
@@ -46,7 +46,9 @@ def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | No
                 print(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
                 return request.status
             _finish(history, data, options, record)
-        predictions.fit_thresholds(options.run_dir, data.validation, options.batch_size)
+        else:
+            model = predictions.load_model(options.run_dir)
+            predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
     print(run_dir.next_steps(options.run_dir, options.data_dir))
     return None
 
@@ -74,7 +76,7 @@ def _fit(data: TrainingData, options: Options, record: run_dir.Run, request: Sto
 
 
 def _finish(history: list[HistoryRow], data: TrainingData, options: Options, record: run_dir.Run) -> None:
-    """Says how good the best epoch is, then makes what belongs to it."""
+    """Prints the best epoch, then writes what belongs to its model: thresholds, plots, exports."""
     directory, name = Path(options.run_dir), record["model"]
     best = min(history, key=lambda row: row["val_loss"])
 
@@ -90,13 +92,13 @@ def _finish(history: list[HistoryRow], data: TrainingData, options: Options, rec
         f"accuracy {best['val_accuracy']:.4f}",
         flush=True,
     )
-    plots.save_learning_curves(history, f"{name}, {options.config}", directory / run_dir.CURVES)
-    best_model = predictions.load_model(options.run_dir)
-    batches = batching.evaluation_batches(data.validation, options.batch_size)
+    plots.save(plots.learning_curves({"": history}, f"{name}, {options.config}"), directory / run_dir.CURVES)
+    model = predictions.load_model(options.run_dir)
+    validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
     folder = directory / run_dir.TENSORBOARD / "validation"
-    image_grid.log_misclassified(best_model, batches, folder, record["best_epoch"])
+    image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])
     if options.export:
-        for path in export_formats.export(directory, best_model, options.export):
+        for path in export_formats.export(directory, model, options.export):
             print(f"exported {path}")
     record["status"] = "finished"
     run_dir.write(options.run_dir, record)

@@ -17,7 +17,6 @@ from scipy import special, stats
 
 from trainers.evaluation.metrics import metrics
 
-NUM_RESAMPLES = 2000
 _LEVEL = 0.95
 _CELLS_PER_BLOCK = 4_000_000  # resamples are weighted in blocks, about 32 MB per temporary array
 
@@ -116,8 +115,7 @@ def resample(
     labels: np.ndarray,
     probabilities: np.ndarray,
     clusters: np.ndarray,
-    threshold: float = metrics.THRESHOLD,
-    num_resamples: int = NUM_RESAMPLES,
+    num_resamples: int,
     seed: int = 0,
     names: Iterable[str] = metrics.NAMES,
 ) -> dict[str, Resampled]:
@@ -130,14 +128,13 @@ def resample(
       labels: int [cells], 1 is parasitized.
       probabilities: float [cells] in 0…1, of being parasitized.
       clusters: [cells], the patient of each cell, or a number of its own for each cell.
-      threshold: a cell is predicted parasitized from here on.
       num_resamples: number of resamples.
       seed: of the random numbers.
       names: which of `metrics.NAMES`.
     """
     names = list(names)
     _, cluster = np.unique(clusters, return_inverse=True)
-    sums = Sums(labels, probabilities, cluster, threshold)
+    sums = Sums(labels, probabilities, cluster, metrics.THRESHOLD)
     rng = np.random.default_rng(seed)
     block = max(1, _CELLS_PER_BLOCK // len(labels))
     parts = [

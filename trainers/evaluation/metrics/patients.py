@@ -31,7 +31,7 @@ def count(labels: np.ndarray, predictions: np.ndarray, patient_ids: np.ndarray) 
     return rows
 
 
-def smear(counts: list[dict[str, Any]], prevalence: float, num_cells: int = SMEAR_CELLS) -> dict[str, Any]:
+def smear(counts: list[dict[str, Any]], prevalence: float) -> dict[str, Any]:
     """What a smear would show if its cells were like those of the split.
 
     Predictive values of one cell follow by Bayes' theorem from the sensitivity of all parasitized cells and the
@@ -41,7 +41,6 @@ def smear(counts: list[dict[str, Any]], prevalence: float, num_cells: int = SMEA
     Args:
       counts: see `count`; both classes present.
       prevalence: fraction of parasitized cells in the smear, in 0…1.
-      num_cells: cells of the smear.
 
     Returns:
       true_positives, false_positives: expected numbers of cells; positive_predictive_value and
@@ -53,22 +52,22 @@ def smear(counts: list[dict[str, Any]], prevalence: float, num_cells: int = SMEA
         sum(row[part] for row in counts) / sum(row[total] for row in counts)
         for part, total in (("true_positives", "num_parasitized"), ("false_positives", "num_uninfected"))
     )
-    true_positives = num_cells * prevalence * sensitivity
-    false_positives = num_cells * (1 - prevalence) * false_positive_rate
-    true_negatives = num_cells * (1 - prevalence) * (1 - false_positive_rate)
+    true_positives = SMEAR_CELLS * prevalence * sensitivity
+    false_positives = SMEAR_CELLS * (1 - prevalence) * false_positive_rate
+    true_negatives = SMEAR_CELLS * (1 - prevalence) * (1 - false_positive_rate)
     rates = [row["false_positives"] / row["num_uninfected"] for row in counts if not row["num_parasitized"]]
     uninfected, hidden_below = None, None
     if rates:
-        smallest, median, largest = (num_cells * float(value) for value in (min(rates), np.median(rates), max(rates)))
+        smallest, median, largest = (SMEAR_CELLS * float(value) for value in (min(rates), np.median(rates), max(rates)))
         uninfected = {"num_patients": len(rates), "min": smallest, "median": median, "max": largest}
         hidden_below = min(1.0, max(rates) / sensitivity) if sensitivity else 1.0
     return {
-        "num_cells": num_cells,
+        "num_cells": SMEAR_CELLS,
         "prevalence": prevalence,
         "true_positives": true_positives,
         "false_positives": false_positives,
         "positive_predictive_value": _ratio(true_positives, true_positives + false_positives),
-        "negative_predictive_value": _ratio(true_negatives, num_cells - true_positives - false_positives),
+        "negative_predictive_value": _ratio(true_negatives, SMEAR_CELLS - true_positives - false_positives),
         "uninfected_patients": uninfected,
         "hidden_below": hidden_below,
     }

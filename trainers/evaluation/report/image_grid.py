@@ -1,21 +1,20 @@
 """Cells to look at: the worst misclassified ones with Grad-CAM, and suspected label errors."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pipeline.cells import LABELS
-from trainers.data import DataSet
+from trainers.data import DataSet, Split
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics.metrics import THRESHOLD
-from trainers.evaluation.predictions import ModelPredictions
+from trainers.evaluation.predictions import ModelPredictions, Predictions
 from trainers.evaluation.report import gradcam, plots
 
 MAX_CELLS = 16
@@ -42,15 +41,14 @@ class GridCell(NamedTuple):
     heatmap: np.ndarray | None = None
 
 
-def worst_misclassified(labels: np.ndarray, probabilities: np.ndarray, filenames: np.ndarray) -> list[int]:
+def worst_misclassified(cells: Predictions) -> list[int]:
     """Indices of the cells that a model misclassifies most confidently, worst first, at most `MAX_CELLS`.
 
-    Args:
-      labels, probabilities, filenames: see `Predictions`; file names order cells of equal probability.
+    File names order cells of equal probability.
     """
-    wrong = np.flatnonzero((probabilities >= THRESHOLD) != (labels == 1))
-    distance = np.abs(probabilities - labels)[wrong]
-    return wrong[np.lexsort((filenames[wrong], -distance))][:MAX_CELLS].tolist()
+    wrong = np.flatnonzero((cells.probabilities >= THRESHOLD) != (cells.labels == 1))
+    distance = np.abs(cells.probabilities - cells.labels)[wrong]
+    return wrong[np.lexsort((cells.filenames[wrong], -distance))][:MAX_CELLS].tolist()
 
 
 def collect(model: ModelPredictions, indices: Sequence[int], data_set: DataSet, with_heatmaps: bool) -> list[GridCell]:
@@ -86,31 +84,24 @@ def plot(cells: Sequence[GridCell], title: str) -> Figure:
     return figure
 
 
-def log_misclassified(model: keras.Model, batches: Iterable[tuple[tf.Tensor, ...]], folder: Path, step: int) -> int:
-    """Writes the validation cells that a model misclassifies most confidently as an image summary for TensorBoard.
+def log_misclassified(cells: Predictions, split: Split, folder: Path, step: int) -> None:
+    """Writes the cells of a split that a model misclassifies most confidently as an image summary for TensorBoard.
 
     Args:
-      model: uint8 RGB images -> probability [n, 1].
-      batches: of (image, label, filename, …), see `batching.evaluation_batches`; read once.
+      cells: the predictions of the split.
+      split: where their images are.
       folder: of TensorBoard's event files; nothing is written if no cell is misclassified.
       step: such as the epoch.
-
-    Returns:
-      the number of cells in the image.
     """
-    cells: list[GridCell] = []
-    for image, label, filename, *_ in batches:
-        labels, filenames = np.asarray(label), np.array([name.decode() for name in filename.numpy()])
-        probabilities = np.asarray(model.predict_on_batch(image.numpy()), np.float64)[:, 0]
-        for i in worst_misclassified(labels, probabilities, filenames):
-            cells.append(GridCell(str(filenames[i]), LABELS[labels[i]], float(probabilities[i]), image[i].numpy()))
-        cells = sorted(cells, key=lambda cell: (-abs(cell.probability - LABELS.index(cell.label)), cell.filename))
-        del cells[MAX_CELLS:]
-    if cells:
-        png = io.BytesIO()
-        plots.save(plot(cells, TAG), png)
-        writer = tf.summary.create_file_writer(str(folder))
-        with writer.as_default(step):
-            tf.summary.image(TAG, tf.io.decode_png(png.getvalue(), channels=3)[tf.newaxis])
-        writer.close()
-    return len(cells)
+    worst = worst_misclassified(cells)
+    if not worst:
+        return
+    filenames = cells.filenames[worst].tolist()
+    labels = [LABELS[label] for label in cells.labels[worst]]
+    images = predictions.fetch_images(split, filenames)
+    png = io.BytesIO()
+    grid = list(map(GridCell, filenames, labels, cells.probabilities[worst].tolist(), images))
+    plots.save(plot(grid, TAG), png)
+    with tf.summary.create_file_writer(str(folder)).as_default(step):
+        tf.summary.image(TAG, tf.io.decode_png(png.getvalue(), channels=3)[tf.newaxis])
+        tf.summary.flush()

@@ -9,23 +9,22 @@ from trainers.evaluation.metrics import bootstrap, metrics, patients
 from trainers.evaluation.metrics.bootstrap import Resampled
 from trainers.evaluation.metrics.thresholds import DEFAULT
 from trainers.evaluation.predictions import ModelPredictions
+from trainers.evaluation_flags import Options
 
 _THRESHOLD_METRICS = ("sensitivity", "specificity", "precision")
 
 
-def resample(model: ModelPredictions, num_resamples: int, seed: int) -> dict[str, Resampled]:
+def resample(model: ModelPredictions, options: Options) -> dict[str, Resampled]:
     """All metrics of a model on resampled patients."""
     labels, probabilities, _, patient_ids = model.predictions
-    return bootstrap.resample(labels, probabilities, patient_ids, num_resamples=num_resamples, seed=seed)
+    return bootstrap.resample(labels, probabilities, patient_ids, options.num_resamples, options.bootstrap_seed)
 
 
-def build_entry(
-    model: ModelPredictions, resampled: dict[str, Resampled], num_resamples: int, seed: int, prevalence: float
-) -> dict[str, Any]:
-    """Builds one model's entry, with the metrics of `resample`; for the prevalence see `patients.smear`."""
+def build_entry(model: ModelPredictions, resampled: dict[str, Resampled], options: Options) -> dict[str, Any]:
+    """Builds one model's entry, with the metrics of `resample`."""
     labels, probabilities, _, patient_ids = model.predictions
     cells = np.arange(len(labels))
-    by_cell = bootstrap.resample(labels, probabilities, cells, num_resamples=num_resamples, seed=seed)
+    by_cell = bootstrap.resample(labels, probabilities, cells, options.num_resamples, options.bootstrap_seed)
     predictions = probabilities >= metrics.THRESHOLD
     counts = patients.count(labels, predictions, patient_ids)
     values = metrics.compute(labels, probabilities)
@@ -37,10 +36,10 @@ def build_entry(
         **{name: {"value": values[name], "ci95": _interval(item, name, labels)} for name, item in resampled.items()},
         "ci95_by_cell": {name: _interval(item, name, labels) for name, item in by_cell.items()},
         "class_weighted": metrics.class_weighted(labels, predictions),
-        "operating_points": _operating_points(model, num_resamples, seed),
+        "operating_points": _operating_points(model, options),
         "calibration": _calibration(model),
         "patients": counts,
-        "smear": patients.smear(counts, prevalence),
+        "smear": patients.smear(counts, options.prevalence),
         "folds": _folds(model),
         "leak": model.leak,
         "test_time_flips": model.test_time_flips,
@@ -51,13 +50,13 @@ def _interval(item: Resampled, name: str, labels: np.ndarray) -> bootstrap.Inter
     return bootstrap.interval(item, len(labels), lowest=-1.0 if name == "mcc" else 0.0)
 
 
-def _operating_points(model: ModelPredictions, num_resamples: int, seed: int) -> dict[str, Any]:
+def _operating_points(model: ModelPredictions, options: Options) -> dict[str, Any]:
     labels, probabilities, _, patient_ids = model.predictions
     points = {}
     for name, cell_thresholds in model.cell_thresholds.items():
         predictions = (probabilities >= cell_thresholds).astype(np.float64)
         resampled = bootstrap.resample(
-            labels, predictions, patient_ids, num_resamples=num_resamples, seed=seed, names=_THRESHOLD_METRICS
+            labels, predictions, patient_ids, options.num_resamples, options.bootstrap_seed, _THRESHOLD_METRICS
         )
         points[name] = {
             "thresholds": [fitted.thresholds[name] for fitted in model.thresholds],

@@ -229,10 +229,5 @@ def learning_curves(histories: dict[str, list[HistoryRow]], title: str = "") -> 
     return figure
 
 
-def save_learning_curves(history: list[HistoryRow], title: str, path: Path) -> None:
-    """Writes the `learning_curves` of one run of at least one epoch as PNG."""
-    save(learning_curves({"": history}, title), path)
-
-
 def _colour(number: int) -> str:
     return _COLOURS[number % len(_COLOURS)]

@@ -101,8 +101,7 @@ def write(
 def _section(folder: Path, model: ModelPredictions, entry: dict[str, Any], data_set: DataSet) -> dict[str, Any]:
     """What the report shows of one model."""
     slug = _slug(model.name)
-    labels, probabilities, filenames, _ = model.predictions
-    worst = image_grid.worst_misclassified(labels, probabilities, filenames)
+    worst = image_grid.worst_misclassified(model.predictions)
     misclassified = image_grid.collect(model, worst, data_set, with_heatmaps=True)
     if misclassified:
         title = f"{model.name}: worst misclassified cells, with Grad-CAM"
