@@ -1,19 +1,26 @@
 """Augmentation on the device: uint8 images and the numbers sampled for them in, changed uint8 images out.
 
 It belongs to the training step and is not part of the saved model. Nothing is random here:
-`trainers.augmentation.params` samples the numbers from (seed, step), so that a resumed run repeats them. Only Keras's
-public operations, for any backend.
+`trainers.augmentation.params` samples the numbers from (seed, step), so that a resumed run repeats them. The training
+step uses Keras's public operations alone, for any backend.
 """
 
-import keras
-from keras import ops
+from pathlib import Path
 
-from trainers.augmentation.ranges import FILLS
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+from matplotlib.figure import Figure
+
+from trainers.augmentation import params
+from trainers.augmentation.ranges import FILLS, Ranges
 
 _FILL_MODES = dict(zip(FILLS, ("constant", "nearest"), strict=True))
 _NUM_TRANSFORM = 8
 _NUM_STAIN = 15
 _MAX = 255.0
+_NUM_VERSIONS = 5  # in a preview
 
 
 def augmented(model: keras.Model, fill: str) -> keras.Model:
@@ -80,3 +87,25 @@ def stain(images: keras.KerasTensor, stains: keras.KerasTensor) -> keras.KerasTe
 def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
     """Rounds and clips to uint8 in 0…255, which the saved model takes."""
     return ops.cast(ops.clip(ops.round(images), 0.0, _MAX), "uint8")
+
+
+def save_preview(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
+    """Plots a cell and five augmented versions of it: do they still look like cells?
+
+    Args:
+      image: uint8 RGB [size, size, 3].
+      ranges: how far it is changed.
+      seed: seed of the run.
+      path: PNG to write.
+    """
+    step = tf.constant(0, tf.int64)
+    transforms, stains = params.sample(ranges, image.shape[0], seed, step, tf.constant(_NUM_VERSIONS))
+    images = np.repeat(image[None].astype(np.float32), _NUM_VERSIONS, axis=0)
+    changed = warp(stain(images, np.asarray(stains)), np.asarray(transforms), ranges.fill)
+    versions = [image, *np.asarray(to_uint8(changed))]
+    figure = Figure(figsize=(2 * len(versions), 2.3), layout="constrained")
+    for number, axis in enumerate(figure.subplots(1, len(versions))):
+        axis.imshow(versions[number])
+        axis.set_title(number or "as stored", fontsize=9)
+        axis.axis("off")
+    figure.savefig(path, dpi=100)

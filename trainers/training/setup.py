@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from pipeline.errors import InputError
 from trainers import run_dir
-from trainers.augmentation import params, preview
-from trainers.augmentation.apply import augmented
+from trainers.augmentation import params
+from trainers.augmentation.apply import augmented, save_preview
 from trainers.data import TrainingData
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
@@ -84,7 +84,7 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     )
     if not options.ranges.is_nothing:
         (image, *_), *_ = batching.evaluation_batches(data.train, 1).take(1)
-        preview.save(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
+        save_preview(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
     keras.utils.set_random_seed(options.seed)
     # A frozen backbone needs to see each cell only once; augmented cells are new ones in each epoch.
     is_on_features = name == "vgg_frozen" and options.ranges.is_nothing
