@@ -86,10 +86,10 @@ class FillShard(beam.DoFn):
                 self._count(filling.result())
 
     def _count(self, result: ShardResult) -> None:
-        self._records.inc(result.num_records)
-        self._bytes.inc(result.num_bytes)
+        self._records.inc(result.entry["num_records"])
+        self._bytes.inc(result.entry["num_bytes"])
         self._rejected.inc(len(result.rejected))
-        self._converted.inc(sum(result.converted.values()))
+        self._converted.inc(sum(len(facts.conversions) for facts in result.records))
 
 
 @contextmanager

@@ -194,7 +194,7 @@ def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
     done = results.done(job_dir)
     for file_name in sorted(done):
         result = results.read_result(job_dir, file_name)
-        if result is None or manifest.check_shard(shards_dir, result.entry()):
+        if result is None or manifest.check_shard(shards_dir, result.entry):
             (job_dir / layout.result_name(file_name)).unlink()  # the disk lost what was written last
             done.remove(file_name)
     missing = [file_name for file_name in job.num_cells if file_name not in done]
