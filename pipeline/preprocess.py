@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
 
         beam_pipeline.parse_options(_PIPELINE_OPTIONS.value)
     is_local = not any(option.startswith("--runner=") for option in _PIPELINE_OPTIONS.value)
-    with workers.started("pipeline.job.fill") if is_local else nullcontext():
+    with workers.started() if is_local else nullcontext():
         _preprocess(source, configs, class_folders, patient_regex)
     gc.freeze()  # what ends with the process need not be searched for garbage at its end, which takes 0.2 s
 

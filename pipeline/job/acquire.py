@@ -101,7 +101,7 @@ def publish(job: Job) -> None:
         storage.remove_folder(incomplete)
         return
     storage.remove_others(incomplete, layout.expected_files(job.num_cells))
-    replaced = layout.replaced_dir(job.directory)
+    replaced = _replaced_dir(job.directory)
     storage.remove_folder(replaced)
     if job.directory.exists():
         job.directory.rename(replaced)
@@ -109,9 +109,14 @@ def publish(job: Job) -> None:
     storage.remove_folder(replaced)
 
 
+def _replaced_dir(directory: epath.Path) -> epath.Path:
+    """Where a data set lies for the moment in which another takes its name."""
+    return directory.with_name(f"{directory.name}.replaced")
+
+
 def cleanup(directory: epath.Path) -> None:
     """Removes what a job that was killed at its very end has left next to its data set."""
-    lock, replaced = storage.lock_file(directory), layout.replaced_dir(directory)
+    lock, replaced = storage.lock_file(directory), _replaced_dir(directory)
     if not storage.is_remote(directory) and (lock.exists() or replaced.exists()):
         with suppress(InputError, OSError), storage.lock(directory):
             storage.remove_folder(replaced)

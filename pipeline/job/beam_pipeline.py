@@ -68,9 +68,7 @@ class FillShard(beam.DoFn):
         """Fills one shard, or lets a local worker process begin with it; raises ShardError if that fails."""
         with _explained_as_shard_errors(file_name):
             if workers.are_started():
-                self._filling[file_name] = workers.submit(
-                    "pipeline.job.fill:fill_shard", file_name, self._job, self._num_threads
-                )
+                self._filling[file_name] = workers.submit(file_name, self._job, self._num_threads)
             else:
                 from pipeline.job import fill  # OpenCV is only for processes that decode
 

@@ -11,11 +11,11 @@ import numpy as np
 from etils import epath
 
 from pipeline import storage
-from pipeline.cells import DATASET_NAME, LABELS
+from pipeline.cells import DATASET_NAME
 from pipeline.job.plan import Job, Settings
 from pipeline.job.results import RecordFacts, ShardResult
 from pipeline.records import layout
-from pipeline.records.manifest import FORMAT, SIZE_BIN_PX, Manifest, compute_checksum, to_bytes
+from pipeline.records.manifest import FORMAT, SIZE_BIN_PX, Manifest, compute_checksum, count_cells, to_bytes
 from pipeline.source.listing import Listing
 from pipeline.splits.configs import CONFIGS
 
@@ -87,7 +87,10 @@ def build(job: Job, results: Sequence[ShardResult]) -> Manifest:
         **job.identity,
         "package_versions": package_versions(),
         "splits": {
-            split: {**_count(records[split]), "shards": [result.entry for result in by_split[split]]}
+            split: {
+                **count_cells(Counter((facts.label, facts.patient_id) for facts in records[split])),
+                "shards": [result.entry for result in by_split[split]],
+            }
             for split in config.splits
         },
         "rejected": [item._asdict() for item in rejected],
@@ -121,17 +124,6 @@ def sign(manifest: Manifest, directory: epath.Path) -> bytes:
     files = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in layout.TFDS_FILES}
     unsigned = {**manifest, "files": files}
     return to_bytes({**unsigned, "checksum": compute_checksum(unsigned)})
-
-
-def _count(records: Sequence[RecordFacts]) -> Manifest:
-    patients = sorted({facts.patient_id for facts in records})
-    classes = Counter(facts.label for facts in records)
-    return {
-        "num_cells": len(records),
-        "num_patients": len(patients),
-        "patients": patients,
-        "classes": {name: classes[label] for label, name in enumerate(LABELS)},
-    }
 
 
 def _size_statistics(of_images: Sequence[int]) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def _check_existing(
     if not repair:
         raise InputError(f"{directory} has {describe(corrupt)}; make them again from the same source by --repair")
     shards = plan_shards(listing, settings, source)
-    folder = layout.repair_dir(directory)
+    folder = directory.with_name(f"{directory.name}.repair")
     with _explained_os_errors(str(directory)), storage.lock(directory):
         shard_job = _shard_job(listing, settings, source, folder, folder)
         num_filled = make_again(directory, existing, corrupt, shards, shard_job)
@@ -204,7 +204,7 @@ def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
             if workers.are_started():  # they begin while this process imports Beam, which takes a second
                 num_threads = max(1, workers.num_processors() // len(missing))
                 for file_name in missing:
-                    workers.begin("pipeline.job.fill:fill_shard", file_name, job.shard_job, num_threads)
+                    workers.begin(file_name, job.shard_job, num_threads)
 
             from pipeline.job import beam_pipeline
 

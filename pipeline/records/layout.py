@@ -22,19 +22,14 @@ DATASET_INFO = "dataset_info.json"
 TFDS_FILES = (DATASET_INFO, "features.json", "label.labels.txt")
 
 
-def check_config(config: str) -> None:
-    """Raises InputError for a config that does not exist."""
-    if config not in CONFIGS:
-        raise InputError(f"--config={config} is unknown; expected {', '.join(CONFIGS)}")
-
-
 def dataset_dir(data_dir: str, config: str) -> epath.Path:
     """The version folder of a config below `--data_dir`, whether it exists or not.
 
     Raises:
       InputError: for an unknown config, or a `data_dir` that is itself a version folder.
     """
-    check_config(config)
+    if config not in CONFIGS:
+        raise InputError(f"--config={config} is unknown; expected {', '.join(CONFIGS)}")
     root = open_place(data_dir, "--data_dir")
     absolute = root.resolve() if not is_remote(data_dir) else root
     names = (absolute.name, absolute.parent.name)  # of a version folder within a config's, or of that one
@@ -58,16 +53,6 @@ def has_dataset(target: epath.Path) -> bool:
 def incomplete_dir(target: epath.Path) -> epath.Path:
     """The sibling of a version folder that a job works in: TFDS takes any existing version folder for complete."""
     return target.parent / f"{target.name}.incomplete"
-
-
-def replaced_dir(target: epath.Path) -> epath.Path:
-    """Where a data set lies for the moment in which another takes its name."""
-    return target.parent / f"{target.name}.replaced"
-
-
-def repair_dir(target: epath.Path) -> epath.Path:
-    """Where shards are made again, before they replace corrupt ones."""
-    return target.parent / f"{target.name}.repair"
 
 
 def shards_dir(target: epath.Path) -> epath.Path:

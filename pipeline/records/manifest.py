@@ -25,12 +25,13 @@ it, last of all files; here it is read.
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from pipeline.cells import DATASET_NAME
+from pipeline.cells import DATASET_NAME, LABELS
 from pipeline.errors import InputError
 from pipeline.records import layout
 from pipeline.splits.configs import CONFIGS
@@ -102,6 +103,15 @@ def to_bytes(manifest: Manifest) -> bytes:
 def shards(manifest: Manifest) -> Iterator[dict[str, Any]]:
     """The entries of all shards, split by split."""
     return (shard for split in manifest["splits"].values() for shard in split["shards"])
+
+
+def count_cells(counts: Counter[tuple[int, str]]) -> Manifest:
+    """A split's entry but for its shards, from the number of cells of each (label, patient)."""
+    patients = sorted({patient for _, patient in counts})
+    classes = {
+        name: sum(n for (of_label, _), n in counts.items() if of_label == label) for label, name in enumerate(LABELS)
+    }
+    return {"num_cells": counts.total(), "num_patients": len(patients), "patients": patients, "classes": classes}
 
 
 def corrupt_shard(file: str, problem: str) -> InputError:
