@@ -113,10 +113,10 @@ def _check_shard(directory: epath.Path, shard: dict[str, Any], raw_size_px: int 
                 cell = example.parse(record)
                 if raw_size_px and len(cell.image) != 3 * raw_size_px**2:
                     raise ValueError(f"record {len(rows)} is not {raw_size_px} pixels wide")
-                encoded = example.encode(*cell)
-                if encoded.record != record:
+                encoded, image_start = example.encode(*cell)
+                if encoded != record:
                     raise ValueError(f"record {len(rows)} is not serialised as pipeline.preprocess does")
-                image_offset = offset + tfrecord.HEADER_BYTES + encoded.image_offset
+                image_offset = offset + tfrecord.HEADER_BYTES + image_start
                 rows.append((offset, image_offset, len(cell.image), cell.label))
                 content.counts[cell.label, cell.patient_id] += 1
         if len(rows) != shard["num_records"]:

@@ -51,10 +51,6 @@ class FillShard(beam.DoFn):
 
     def __init__(self, job: ShardJob, num_threads: int | None) -> None:
         self._job, self._num_threads = job, num_threads
-        self._records = Metrics.counter("malaria", "records_written")
-        self._bytes = Metrics.counter("malaria", "bytes_written")
-        self._rejected = Metrics.counter("malaria", "cells_rejected")
-        self._converted = Metrics.counter("malaria", "cells_converted")
 
     def setup(self) -> None:
         """Sets what a command sets in its own process: another engine's workers are no commands."""
@@ -84,10 +80,14 @@ class FillShard(beam.DoFn):
                 self._count(filling.result())
 
     def _count(self, result: ShardResult) -> None:
-        self._records.inc(result.entry["num_records"])
-        self._bytes.inc(result.entry["num_bytes"])
-        self._rejected.inc(len(result.rejected))
-        self._converted.inc(sum(len(facts.conversions) for facts in result.records))
+        counts = {
+            "records_written": len(result.records),
+            "bytes_written": result.entry["num_bytes"],
+            "cells_rejected": len(result.rejected),
+            "cells_converted": sum(len(facts.conversions) for facts in result.records),
+        }
+        for name, count in counts.items():
+            Metrics.counter("malaria", name).inc(count)
 
 
 @contextmanager

@@ -52,18 +52,17 @@ def differences(existing: Manifest, wanted: Manifest) -> list[str]:
     """How an existing data set differs from the wanted one: `image_size_px is 64, wanted 125`; empty if it does not."""
     texts = []
     if existing["source"]["fingerprint"] != wanted["source"]["fingerprint"]:
-        old, new = (
+        was, is_wanted = (
             f"{source['name']} with {source['num_cells']} cells (fingerprint {source['fingerprint'][:12]})"
             for source in (existing["source"], wanted["source"])
         )
-        texts.append(f"its source is {old}, wanted {new}")
-    for key in ("format", "version"):
-        if existing[key] != wanted[key]:
-            texts.append(f"its {key} is {existing[key]}, wanted {wanted[key]}")
-    for name in sorted(existing["settings"].keys() | wanted["settings"].keys()):
-        old, new = existing["settings"].get(name), wanted["settings"].get(name)
-        if old != new:
-            texts.append(f"its {name} is {old}, wanted {new}")
+        texts.append(f"its source is {was}, wanted {is_wanted}")
+    old, new = (
+        {**made["settings"], "format": made["format"], "version": made["version"]} for made in (existing, wanted)
+    )
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            texts.append(f"its {name} is {old.get(name)}, wanted {new.get(name)}")
     return texts
 
 

@@ -73,10 +73,8 @@ def make_again(
 
 
 def _check_equal(folder: epath.Path, existing: manifest.Manifest, names: Mapping[str, str]) -> None:
-    digests = dict(existing["files"])
-    for shard in manifest.shards(existing):
-        digests |= {shard["file"]: shard["sha256"], shard["index_file"]: shard["index_sha256"]}
-    if different := [name for name in names if manifest.check_file(folder / name, digests[name])]:
+    remade_faults = find_corrupt(folder, existing, with_digests=True)
+    if different := [name for name in names if name in remade_faults]:
         versions = ", ".join(
             f"{package} {existing['package_versions'].get(package)} made it and {version} is installed"
             for package, version in package_versions().items()

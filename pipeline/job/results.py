@@ -109,20 +109,17 @@ def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float)
 def watch(job_dir: epath.Path, num_cells: Mapping[str, int]) -> Iterator[None]:
     """Shows how many cells are in filled shards while the block runs."""
     finished = threading.Event()
-    seen = done(job_dir)
     interval = _SECONDS_BETWEEN_REMOTE_LOOKS if is_remote(job_dir) else _SECONDS_BETWEEN_LOOKS
-    num_done = sum(num_cells[name] for name in seen)
-    with progress_bar(sum(num_cells.values()), "filling shards", "cells", initial=num_done) as bar:
 
-        def look() -> None:
-            for name in done(job_dir) - seen:
-                seen.add(name)
-                bar.update(num_cells[name])
+    def num_done() -> int:
+        return sum(num_cells[name] for name in done(job_dir))
+
+    with progress_bar(sum(num_cells.values()), "filling shards", "cells", initial=num_done()) as bar:
 
         def keep_looking() -> None:
             while not finished.wait(interval):
                 with suppress(OSError):  # the job itself will meet it too, and say so
-                    look()
+                    bar.update(num_done() - bar.n)
 
         watcher = threading.Thread(target=keep_looking, daemon=True)
         watcher.start()
@@ -131,4 +128,4 @@ def watch(job_dir: epath.Path, num_cells: Mapping[str, int]) -> Iterator[None]:
         finally:
             finished.set()
             watcher.join()
-            look()
+            bar.update(num_done() - bar.n)

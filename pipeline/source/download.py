@@ -89,8 +89,7 @@ def _download(archive: Archive, partial: Path) -> None:
             f"the download of {archive.url} broke off at {size:,} of {archive.num_bytes:,} bytes ({reason}); the same "
             "command continues it"
         )
-    if not _is_complete(partial, archive):
-        digest = _sha256(partial)
+    if (size, digest := _sha256(partial)) != (archive.num_bytes, archive.sha256):
         partial.unlink()
         raise InputError(
             f"{archive.url} gave {size:,} bytes with sha256 {digest}, expected {archive.num_bytes:,} with "
