@@ -60,11 +60,7 @@ class Exploration(NamedTuple):
 
 
 def explore(directory: epath.Path, contents: manifest.Manifest) -> Exploration:
-    """Reads what there is to plot from a data set's version folder and manifest.
-
-    Raises:
-      InputError: if a shard cannot be read.
-    """
+    """Reads what to plot from a data set's version folder and manifest; raises InputError if a shard is corrupt."""
     splits = contents["splits"]
     training_split = "train" if "train" in splits else next(iter(splits))
     cells = list(_read_cells(directory, contents, training_split))

@@ -42,14 +42,7 @@ class _ShardContent(NamedTuple):
 
 
 def verify(directory: epath.Path) -> list[Problem]:
-    """Checks one data set.
-
-    Args:
-      directory: its version folder.
-
-    Returns:
-      everything that is wrong, in a fixed order; empty for a complete data set.
-    """
+    """Everything that is wrong with the data set in a version folder, in a fixed order; empty for a complete one."""
     try:
         content = (directory / layout.MANIFEST).read_bytes()
         parsed = json.loads(content)

@@ -37,11 +37,7 @@ def check_outside_source(source: str, root: str, class_folders: Sequence[str], d
 
 
 def find_existing(directory: epath.Path, identity: manifest.Manifest, overwrite: bool) -> manifest.Manifest | None:
-    """The manifest of the data set that exists, None if there is none or it is to be replaced.
-
-    Raises:
-      InputError: if another data set is there.
-    """
+    """The manifest of the data set that exists, None without one or with `overwrite`; InputError if it is another."""
     if overwrite or not layout.has_dataset(directory):
         return None
     existing = manifest.read(directory)
@@ -54,11 +50,7 @@ def find_existing(directory: epath.Path, identity: manifest.Manifest, overwrite:
 
 
 def acquire(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manifest, overwrite: bool) -> None:
-    """Makes the incomplete folder this job's own, or finds that it is.
-
-    Raises:
-      InputError: if another job's work is in it.
-    """
+    """Makes the incomplete folder this job's own; raises InputError if another job's work is in it."""
     incomplete = layout.incomplete_dir(directory)
     if incomplete.exists():
         different = _unfinished_differences(incomplete, identity)

@@ -103,10 +103,9 @@ def _explained_as_shard_errors(file_name: str) -> Iterator[None]:
 def fill_shards(
     file_names: Sequence[str], job: ShardJob, num_threads: int | None, pipeline_options: Sequence[str]
 ) -> None:
-    """Fills one or more shards, each by `fill.fill_shard`, in a Beam pipeline.
+    """Fills shards, each by `fill.fill_shard`, in a Beam pipeline.
 
-    Raises:
-      InputError: if a shard cannot be filled or the runner fails; shards that were filled stay.
+    Raises InputError if a shard cannot be filled or the runner fails; shards that were filled stay.
     """
     logger = logging.getLogger("apache_beam.runners.common")
     logger.addFilter(_is_unexpected)
@@ -135,11 +134,7 @@ def fill_shards(
 
 
 def parse_options(pipeline_options: Sequence[str]) -> PipelineOptions:
-    """Reads Beam's options, with the project's defaults.
-
-    Raises:
-      InputError: if Beam does not understand one.
-    """
+    """Reads Beam's options, with the project's defaults; raises InputError if Beam does not understand one."""
     given = f"--pipeline_options={','.join(pipeline_options)}"
     if stray := [option for option in pipeline_options if not option.startswith("--")]:
         raise InputError(f"{given}: {stray[0]!r} is no option; expected --<name>=<value>")

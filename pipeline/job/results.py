@@ -67,7 +67,7 @@ def done(job_dir: epath.Path) -> set[str]:
 
 
 def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
-    """A filled shard's numbers; None if their file is missing or damaged."""
+    """A filled shard's result; None if its file is missing or damaged."""
     try:
         return ShardResult.from_json((job_dir / layout.result_name(file_name)).read_text())
     except (FileNotFoundError, ValueError, TypeError, KeyError):
@@ -75,11 +75,7 @@ def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
 
 
 def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[ShardResult]:
-    """The numbers of all shards, in the order of the plan.
-
-    Raises:
-      InputError: if some are missing or damaged.
-    """
+    """The results of all shards, in the order of the plan; raises InputError if some are missing or damaged."""
     results = {name: read_result(job_dir, name) for name in num_cells}
     if missing := sorted(name for name, result in results.items() if result is None):
         raise InputError(

@@ -95,11 +95,7 @@ class ParsedExample(NamedTuple):
 
 
 def parse(record: bytes) -> ParsedExample:
-    """Parses a serialised record.
-
-    Raises:
-      ValueError: if it is no record of a cell.
-    """
+    """Parses a serialised record; raises ValueError if it is no record of a cell."""
     try:
         feature = _Example.FromString(record).features.feature
         return ParsedExample(
@@ -113,13 +109,9 @@ def parse(record: bytes) -> ParsedExample:
 
 
 def parse_behind_image(tail: bytes) -> tuple[int, str]:
-    """Label and patient from the bytes of a record behind its image, where features are sorted by name.
-
-    Raises:
-      ValueError: if it is no record of a cell.
-    """
+    """Label and patient from the bytes of a record behind its image; raises ValueError if they are none of a cell."""
     try:
-        feature = _Features.FromString(tail).feature  # complete entries of the map
+        feature = _Features.FromString(tail).feature  # complete entries of the map, which is sorted by name
         return feature[LABEL].int64_list.value[0], feature[PATIENT_ID].bytes_list.value[0].decode()
     except (DecodeError, IndexError) as error:
         raise ValueError(f"is no record of a cell: {error}") from error

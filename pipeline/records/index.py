@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -14,18 +14,6 @@ from pipeline.records.manifest import corrupt_shard
 
 INDEX_COLUMNS = ("record_offset", "image_offset", "image_num_bytes", "label")
 """Columns of a shard's index, int64 [records, 4]: byte offsets in the shard's file, to be read by a memory map."""
-
-
-class LabelsAndPatients(NamedTuple):
-    """Labels and patients of records.
-
-    Attributes:
-      labels: int64 [records].
-      patient_ids: str [records], "" where unknown.
-    """
-
-    labels: np.ndarray
-    patient_ids: np.ndarray
 
 
 def index_array(rows: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
@@ -59,8 +47,11 @@ def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray
     return index
 
 
-def labels_and_patients(shard: str, skip: int, take: int) -> LabelsAndPatients:
+def labels_and_patients(shard: str, skip: int, take: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels and patients of `take` records of a shard from record `skip` on; about a hundred bytes per cell are read.
+
+    Returns:
+      int64 [records], the labels, and str [records], the patients, "" where unknown.
 
     Raises:
       InputError: if the shard or its index cannot be read.
@@ -79,4 +70,4 @@ def labels_and_patients(shard: str, skip: int, take: int) -> LabelsAndPatients:
                 patient_ids.append(patient_id)
     except (OSError, ValueError) as error:
         raise corrupt_shard(shard, f"it or its index cannot be read ({error})") from error
-    return LabelsAndPatients(np.array(labels, np.int64), np.array(patient_ids, np.str_))
+    return np.array(labels, np.int64), np.array(patient_ids, np.str_)

@@ -25,22 +25,20 @@ TFDS_FILES = (DATASET_INFO, "features.json", "label.labels.txt")
 def dataset_dir(data_dir: str, config: str) -> epath.Path:
     """The version folder of a config below `--data_dir`, whether it exists or not.
 
-    Raises:
-      InputError: for an unknown config, or a `data_dir` that is itself a version folder.
+    Raises InputError for an unknown config, or a `data_dir` that is itself a data set's folder.
     """
     if config not in CONFIGS:
         raise InputError(f"--config={config} is unknown; expected {', '.join(CONFIGS)}")
     root = open_place(data_dir, "--data_dir")
-    absolute = root.resolve() if not is_remote(data_dir) else root
-    names = (absolute.name, absolute.parent.name)  # of a version folder within a config's, or of that one
-    depth = next((i for i, name in enumerate(names) if name in CONFIGS), None)
-    is_inside = depth is not None and absolute.parents[depth].name == DATASET_NAME
-    top = absolute.parents[depth + 1] if depth is not None and is_inside else None
-    if top or (root / DATASET_INFO).exists():
-        what = "the folder of one config" if depth == 0 else "a data set's own version folder"
+    absolute = root if is_remote(data_dir) else root.resolve()
+    of_config = next(
+        (at for at in (absolute, absolute.parent) if at.name in CONFIGS and at.parent.name == DATASET_NAME), None
+    )
+    if of_config or (root / DATASET_INFO).exists():
+        what = "the folder of one config" if absolute == of_config else "a data set's own version folder"
         raise InputError(
             f"--data_dir={data_dir} is {what}; expected the folder that holds "
-            f"{DATASET_NAME}/<config>/<version>; give {top or 'its root'}"
+            f"{DATASET_NAME}/<config>/<version>; give {of_config.parent.parent if of_config else 'its root'}"
         )
     return root / DATASET_NAME / config / VERSION
 

@@ -43,11 +43,7 @@ Manifest = dict[str, Any]
 
 
 def read(directory: epath.Path) -> Manifest:
-    """Reads a data set's manifest.
-
-    Raises:
-      InputError: if it is missing, corrupt, or another config's.
-    """
+    """Reads a data set's manifest; raises InputError if it is missing, corrupt, or another config's."""
     path = directory / layout.MANIFEST
     try:
         content = path.read_bytes()
@@ -69,11 +65,7 @@ def read(directory: epath.Path) -> Manifest:
 
 
 def read_dataset(data_dir: str, config: str) -> tuple[epath.Path, Manifest]:
-    """Finds a prepared data set: its folder and its manifest.
-
-    Raises:
-      InputError: if there is none; the message gives the command that makes it.
-    """
+    """A prepared data set's folder and manifest; if there is none, InputError with the command that makes it."""
     directory = layout.dataset_dir(data_dir, config)
     if not layout.has_dataset(directory):
         raise InputError(
@@ -115,12 +107,7 @@ def count_cells(counts: Counter[tuple[int, str]]) -> Manifest:
 
 
 def corrupt_shard(file: str, problem: str) -> InputError:
-    """The error for a shard that does not hold what it should, with the remedy.
-
-    Args:
-      file: the shard.
-      problem: what is wrong with it, such as `record 3 is corrupt`.
-    """
+    """The error for a shard with a problem, such as `record 3 is corrupt`, with the remedy."""
     return InputError(
         f"{file}: {problem}; python -m pipeline.verify names everything that is corrupt, and python -m "
         "pipeline.preprocess with --repair makes the shard again from the same source"

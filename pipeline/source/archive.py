@@ -202,11 +202,7 @@ class ZipSource(Source):
 
 
 def open_source(path: str) -> Source:
-    """Opens a folder or zip archive.
-
-    Raises:
-      InputError: if there is no such folder or file.
-    """
+    """Opens a folder or zip archive; raises InputError if there is none."""
     location = open_place(path, "--source")
     try:
         if location.is_dir():

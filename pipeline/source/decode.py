@@ -84,14 +84,9 @@ def decode(encoded: bytes, filename: str) -> DecodedImage:
 
 
 def resize(pixels: np.ndarray, image_size_px: int) -> np.ndarray:
-    """Resizes to a square as the original does: `cv2.resize` with `INTER_CUBIC`, aspect ratio not kept.
+    """Resizes uint8 [height, width, 3] pixels to a square of this side, as the original does.
 
-    Args:
-      pixels: uint8 [height, width, 3].
-      image_size_px: side of the result in pixels.
-
-    Returns:
-      uint8 [image_size_px, image_size_px, 3], same channel order.
+    That is `cv2.resize` with `INTER_CUBIC`; the aspect ratio is not kept.
     """
     return cv2.resize(pixels, (image_size_px, image_size_px), interpolation=cv2.INTER_CUBIC)
 
