@@ -116,12 +116,11 @@ def run(
 
     Args:
       job: what `plan` yields.
-      max_rejected_fraction: the job fails if more of the listed images than this cannot be used.
+      max_rejected_fraction: the largest fraction of the listed images that may be rejected.
       pipeline_options: Beam's options, such as `["--runner=DirectRunner"]`.
 
     Raises:
-      InputError: if filling fails or too many images are rejected. Filled shards stay in the incomplete folder, and
-        the next call continues with them.
+      InputError: if filling fails or too many images are rejected; the next call continues with the filled shards.
     """
     if isinstance(job, JobResult):
         return job

@@ -22,17 +22,10 @@ def index_array(rows: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
 
 
 def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray:
-    """Reads a shard's index.
+    """Reads a shard's index: int64 [records, 4], see `INDEX_COLUMNS`.
 
-    Args:
-      shard: the shard's file.
-      entry: the shard in the manifest; with it, the size of the shard and the digest of the index are compared.
-
-    Returns:
-      int64 [records, 4], see `INDEX_COLUMNS`.
-
-    Raises:
-      InputError: if there is no index, or it or the shard is not what the manifest says.
+    With `entry`, the shard in the manifest, the size of the shard and the digest of the index are compared. Raises
+    InputError if there is no index, or it or the shard is not what the manifest says.
     """
     try:
         content = epath.Path(layout.index_name(shard)).read_bytes()

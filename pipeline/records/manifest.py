@@ -117,10 +117,7 @@ def corrupt_shard(file: str, problem: str) -> InputError:
 def check_file(path: epath.Path, sha256: str | None, num_bytes: int | None = None) -> str | None:
     """What is wrong with a file that the manifest vouches for; None if nothing is.
 
-    Args:
-      path: the file; it is read to its end if its digest is to be compared.
-      sha256: its digest, None to compare its size only.
-      num_bytes: its size, None if the manifest does not tell it.
+    `sha256` is None to compare its size only, `num_bytes` is None if the manifest does not tell it.
     """
     try:
         with path.open("rb") as file:

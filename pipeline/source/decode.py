@@ -54,11 +54,7 @@ class DecodedImage(NamedTuple):
 
 
 def decode(encoded: bytes, filename: str) -> DecodedImage:
-    """Decodes an image file to 8-bit RGB.
-
-    Args:
-      encoded: the file's bytes.
-      filename: its name, to notice a suffix that does not fit.
+    """Decodes an image file's bytes to 8-bit RGB; by its name it notices a suffix that does not fit.
 
     Raises:
       UnreadableImage: if OpenCV cannot decode it (truncated, damaged, not an image), if it has more than

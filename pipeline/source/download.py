@@ -41,17 +41,10 @@ NIH_ARCHIVE = Archive(
 
 
 def fetch_archive(directory: str, archive: Archive = NIH_ARCHIVE) -> Path:
-    """Downloads an archive, unless the cache has it.
+    """The path of an archive in a cache, downloaded if it is not there, its size and sha256 checked.
 
-    Args:
-      directory: the cache; created if missing. A broken download stays there as `<name>.partial`.
-      archive: what to download.
-
-    Returns:
-      path of the complete archive, its size and sha256 checked.
-
-    Raises:
-      InputError: if the server cannot be reached, the download breaks off, or the file is not the archive.
+    A broken download stays there as `<name>.partial`. Raises InputError if the server cannot be reached, the download
+    breaks off, or the file is not the archive.
     """
     path = Path(directory).expanduser() / archive.name
     partial = path.with_name(f"{path.name}.partial")

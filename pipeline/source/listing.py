@@ -48,10 +48,9 @@ def list_cells(
     """Lists the cells of a source.
 
     Args:
-      source: an opened source.
-      source_name: what to call it in errors.
+      source, source_name: an opened source, and what to call it in errors.
       class_folders: folder of each label, in label order; they may lie deeper, the topmost pair counts.
-      patient_regex: finds the patient in the base name, see `cells.parse_patient`.
+      patient_regex: see `cells.parse_patient`.
 
     Raises:
       InputError: if the source cannot be listed, has no class folders, or a class has no image.
