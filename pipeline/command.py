@@ -25,6 +25,11 @@ def set_environment() -> None:
     os.environ.setdefault("EPATH_USE_TF", "false")
 
 
+def num_processors() -> int:
+    """Number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run(
     main: Callable[[Sequence[str]], int | None],
     *,

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 from pipeline.cells import Cell, Rejected
+from pipeline.command import num_processors
 from pipeline.job.plan import Shard, ShardJob
 from pipeline.job.results import RecordFacts, ShardResult
-from pipeline.job.workers import num_processors
 from pipeline.records import example, layout, tfrecord
 from pipeline.records.index import index_array
 from pipeline.source import decode

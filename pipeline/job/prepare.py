@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from pipeline import storage
+from pipeline.command import num_processors
 from pipeline.errors import InputError
 from pipeline.job import acquire, build_manifest, results, workers
 from pipeline.job.plan import Job, Settings, Shard, ShardJob, plan_shards
@@ -197,7 +198,7 @@ def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
         with results.watch(job_dir, job.num_cells):
             num_threads = None
             if workers.are_started():  # they begin while this process imports Beam, which takes a second
-                num_threads = max(1, workers.num_processors() // len(missing))
+                num_threads = max(1, num_processors() // len(missing))
                 for file_name in missing:
                     workers.begin(file_name, job.shard_job, num_threads)
 

@@ -15,17 +15,13 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 
+from pipeline.command import num_processors
 from pipeline.job.plan import ShardJob
 from pipeline.job.results import ShardResult
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _pool: ProcessPoolExecutor | None = None
 _begun: dict[tuple[str, ShardJob], Future[ShardResult]] = {}
-
-
-def num_processors() -> int:
-    """Number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def are_started() -> bool:
