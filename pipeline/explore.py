@@ -116,20 +116,24 @@ def plot(exploration: Exploration) -> "Figure":
     charts, cells = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.25, 1)).flat
     axes = charts.subplots(3, 2)
     _plot_classes(axes[0, 0], contents["splits"])
-    for axis, (side, statistics) in zip(axes[1], contents["image_size"][split].items(), strict=True):
-        histogram = statistics["histogram"]
+    for axis, side in zip(axes[1], ("height", "width"), strict=True):
+        title = f"Image {side} ({split}), before resizing"
+        # Early manifests have no histogram.
+        histogram = contents.get("image_size", {}).get(split, {}).get(side, {}).get("histogram")
+        if not histogram:
+            _plot_text(axis, title, "not in this data set;\nmake it again")
+            continue
         axis.bar(
             list(map(int, histogram)), histogram.values(), manifest.SIZE_BIN_PX, align="edge", color=_LABEL_COLOURS[0]
         )
-        axis.set(title=f"Image {side} ({split}), before resizing", xlabel="pixels", ylabel="images")
+        axis.set(title=title, xlabel="pixels", ylabel="images")
     _plot_colours(axes[2, 1], exploration)
     if any(exploration.patients.values()):
         _plot_patients(axes[0, 1], exploration.patients)
         _plot_cells_per_patient(axes[2, 0], exploration.patients)
     else:
         for axis, title in ((axes[0, 1], "Patients by split"), (axes[2, 0], "Cells of each patient")):
-            axis.set(title=title, xticks=[], yticks=[])
-            axis.text(0.5, 0.5, "no patient is known", ha="center", va="center", transform=axis.transAxes)
+            _plot_text(axis, title, "no patient is known")
     cells.suptitle(f"{len(exploration.samples)} cells of {split}, as they are stored", fontsize=11)
     grid = cells.subplots(_GRID, _GRID)
     for axis in grid.flat:
@@ -138,6 +142,11 @@ def plot(exploration: Exploration) -> "Figure":
         axis.imshow(cell.image)
         axis.set_title(f"{LABELS[cell.label]}, {cell.patient_id or 'patient unknown'}", fontsize=8)
     return figure
+
+
+def _plot_text(axis: "Axes", title: str, text: str) -> None:
+    axis.set(title=title, xticks=[], yticks=[])
+    axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes)
 
 
 def _plot_stacked(axis: "Axes", x: Sequence[Any], heights: dict[str, Any], width: float | None = None) -> None:

@@ -56,9 +56,11 @@ def test_what_is_unknown_is_said(source, tmp_path):
     prepare(source, tmp_path, config="by_cell", image_size_px=16)
     exploration = explored(tmp_path, "by_cell")
     assert exploration.patients == {"train": {}, "validation": {}, "test": {}}
+    del exploration.contents["image_size"]  # as in early manifests
     figure = explore.plot(exploration)
     texts = {axis.get_title(): [text.get_text() for text in axis.texts] for axis in figure.axes}
     assert texts["Patients by split"] == texts["Cells of each patient"] == ["no patient is known"]
+    assert texts["Image height (train), before resizing"] == ["not in this data set;\nmake it again"]
 
 
 def test_the_command(data_dir, tmp_path):
