@@ -111,7 +111,7 @@ def _write(model: "keras.Model", folder: Path, to: _Format) -> Path:
         finally:
             _remove(partial)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error}; mend that and export again") from error
+        raise InputError(f"{path} cannot be written: {error}; fix that and export again") from error
     return path
 
 

@@ -139,7 +139,7 @@ def differences(run: Run, wanted: Run) -> list[str]:
 def next_steps(run_dir: str, data_dir: str) -> str:
     """Where everything is, and what to do next."""
     return (
-        f"all of it is in {run_dir}; next: python -m trainers.evaluate --data_dir={data_dir} --run_dirs={run_dir} "
+        f"everything is in {run_dir}; next: python -m trainers.evaluate --data_dir={data_dir} --run_dirs={run_dir} "
         "--output_dir=report"
     )
 

@@ -111,7 +111,7 @@ def _define_data() -> None:
     _define("config", next(iter(CONFIGS)), list(CONFIGS), "Config of the data set: how its splits are made.")
     uses = ("to train on", "that choose the best epoch and the thresholds", "to keep for trainers.evaluate")
     for (name, default), use in zip(_SPLITS, uses, strict=True):
-        meaning = f"TFDS split expression of the cells {use}; {default} if not given, required for the config folds."
+        meaning = f"TFDS split expression of the cells {use}. Default: {default}; --config=folds has no default."
         flags.DEFINE_string(name, None, meaning)
     meaning = (
         "How cells are read. resident: all of them in memory; mapped: from memory maps of local shards; streaming: "
@@ -127,7 +127,7 @@ def _define_recipe(optimizer: str, learning_rate: float, schedule: str, is_vgg: 
     _define("learning_rate", learning_rate, (1e-12, None), "Peak learning rate.")
     _define("weight_decay", 0.0, (0.0, None), "Decoupled weight decay; 0 for none.")
     meaning = (
-        "Learning rate schedule. plateau: halve it when the validation loss has not improved for 2 epochs; cosine: "
+        "Learning rate schedule. constant: keep it; plateau: halve it when the validation loss has not improved for 2 epochs; cosine: "
         "decay it to 0 over all epochs."
     )
     _define("schedule", schedule, ("constant", "plateau", "cosine"), meaning)

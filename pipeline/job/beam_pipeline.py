@@ -33,7 +33,7 @@ _DASK = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"  # the only n
 
 
 # Runners hand on a worker's error as their own, with its text in theirs; Beam has no other way to tell what it was.
-_START, _END = "ShardError: ", "; mend that, then the same command continues"
+_START, _END = "ShardError: ", "; fix that, then the same command continues"
 
 
 class ShardError(Exception):

@@ -166,7 +166,7 @@ def _explained_os_errors(place: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write to {place}: {error}; mend that, then the same command continues") from error
+        raise InputError(f"cannot write to {place}: {error}; fix that, then the same command continues") from error
 
 
 def _write_plan(shards: Sequence[Shard], job_dir: epath.Path) -> dict[str, int]:

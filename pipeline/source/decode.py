@@ -110,7 +110,7 @@ def _plain_png_size(encoded: bytes) -> tuple[int, int] | None:
 
 @functools.cache
 def _silence_libraries() -> None:
-    """Once per process: the reason why an image is rejected reports a bad file, so logs of it would say it twice."""
+    """Silences the libraries' own logs, once per process: the reason for a rejection says it already."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     warnings.filterwarnings("ignore", module="PIL")
 

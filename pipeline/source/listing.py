@@ -92,9 +92,7 @@ def list_cells(
     try:
         fingerprint = _fingerprint(ordered, root, source)
     except OSError as error:
-        raise InputError(
-            f"{source_name} cannot be read: {error}; mend that, then the same command continues"
-        ) from error
+        raise InputError(f"{source_name} cannot be read: {error}; fix that, then the same command continues") from error
     return Listing(root, ordered, rejected, dict(sorted(skipped.items())), _same_names(ordered), fingerprint)
 
 

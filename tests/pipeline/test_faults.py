@@ -126,7 +126,7 @@ def test_a_worker_that_was_killed_is_one_line_and_the_same_call_continues(synthe
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1, error
     assert "Traceback" not in error
-    assert "a worker process was killed, perhaps for memory; mend that, then the same command continues" in error
+    assert "a worker process was killed, perhaps for memory; fix that, then the same command continues" in error
     assert finish(synthetic_zip, tmp_path / "data", 1) == finish(synthetic_zip, tmp_path / "undisturbed", 1)
 
 

@@ -223,7 +223,7 @@ def fail_at(number, monkeypatch):
 def test_a_job_that_breaks_off_continues(source, tmp_path, monkeypatch):
     undisturbed = prepare(source, tmp_path / "undisturbed", **SHARDS)
     shards = fail_at(3, monkeypatch)
-    with pytest.raises(InputError, match=r"could not be filled: \[Errno 28\] No space left on device; mend that"):
+    with pytest.raises(InputError, match=r"could not be filled: \[Errno 28\] No space left on device; fix that"):
         prepare(source, tmp_path / "data", **SHARDS)
     target = layout.dataset_dir(str(tmp_path / "data"), "by_patient")
     assert not target.exists()

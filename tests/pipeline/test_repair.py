@@ -113,7 +113,7 @@ def test_a_repair_that_cannot_read_the_source_leaves_the_data_set_as_it_was(dire
     before = data_set_digests(tmp_path / "data")
     cells = listing_of(zip_folder(tmp_path / "cell_images", tmp_path / "cell_images.zip"))
     source, settings = str(tmp_path / "cell_images"), plan.Settings(**SETTINGS)
-    with pytest.raises(InputError, match="gone; mend that, then the same command continues"):
+    with pytest.raises(InputError, match="gone; fix that, then the same command continues"):
         job.prepare(cells, settings, source=source, data_dir=str(tmp_path / "data"), repair=True)
     assert data_set_digests(tmp_path / "data") == before
     assert manifest.read(directory)

@@ -1,5 +1,7 @@
 """Which cell comes when: (seed, step) → indices into the split. No state, so any step can be the first, on any host.
 
+Resident and mapped input and frozen features use this order; streaming shuffles in a buffer of its own.
+
 The order of an epoch is a stateless permutation (`tf.random.experimental.index_shuffle`, a Feistel-like cipher of the
 position; the operation is marked experimental, so a test pins a golden order). It is a global shuffle without a buffer.
 """

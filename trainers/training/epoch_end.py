@@ -45,7 +45,7 @@ class ValidateAndSaveBest(keras.callbacks.Callback):
 class ResumablePlateau(keras.callbacks.ReduceLROnPlateau):
     """ReduceLROnPlateau that knows the epochs of earlier processes: Keras saves none of its state.
 
-    The learning rate is that before the first epoch.
+    `learning_rate` is the rate that the first epoch starts with.
     """
 
     def __init__(self, history: Sequence[HistoryRow], learning_rate: float, **plateau: float | str) -> None:

@@ -103,7 +103,7 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         training_model, validated, batches_from, validation = _on_features(model, data, options, order, used)
     else:
         if name == "vgg_frozen":
-            print("the frozen layers see every cell anew in each epoch, since it is augmented")
+            print("augmentation is on, so features are not cached: the frozen layers compute every cell in each epoch")
         training_model, validated, batches_from, validation = _on_cells(model, data, options, order, mode, used)
     return TrainSetup(
         options=options,

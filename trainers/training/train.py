@@ -60,7 +60,7 @@ def _explained_errors(data: TrainingData, options: Options) -> Iterator[None]:
             yield
     except OSError as error:
         raise InputError(
-            f"{options.run_dir} cannot be written ({error}); mend that, then the same command continues"
+            f"{options.run_dir} cannot be written ({error}); fix that, then the same command continues"
         ) from error
 
 
