@@ -127,8 +127,8 @@ def _define_recipe(optimizer: str, learning_rate: float, schedule: str, is_vgg: 
     _define("learning_rate", learning_rate, (1e-12, None), "Peak learning rate.")
     _define("weight_decay", 0.0, (0.0, None), "Decoupled weight decay; 0 for none.")
     meaning = (
-        "Learning rate schedule. constant: keep it; plateau: halve it when the validation loss has not improved for 2 epochs; cosine: "
-        "decay it to 0 over all epochs."
+        "Learning rate schedule. constant: keep it; plateau: halve it when the validation loss has not improved for 2 "
+        "epochs; cosine: decay it to 0 over all epochs."
     )
     _define("schedule", schedule, ("constant", "plateau", "cosine"), meaning)
     meaning = "Epochs over which the learning rate first rises from 0; only with --schedule=cosine."
