@@ -38,8 +38,7 @@ def run(
 
     Args:
       main: receives the arguments that are not flags, without the program's name.
-      keep_unknown_flags: whether flags that this command does not define are passed to `main` like arguments, for a
-        command that hands them on; otherwise they are an error.
+      keep_unknown_flags: whether `main` receives flags that this command does not define; else they are an error.
       flag_groups: heading -> names of the flags that `--help` lists under it, in this order; the command's other flags
         follow under "other".
     """

@@ -25,11 +25,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 def open_place(path: str, flag: str) -> epath.Path:
-    """A path as given by a flag, `~` expanded.
-
-    Raises:
-      InputError: if it is empty, or names a kind of store that is not known.
-    """
+    """A path as given by a flag, `~` expanded; raises InputError if it is empty or of an unknown kind of store."""
     if not path:
         raise InputError(f"{flag} is empty; expected a path")
     try:
@@ -123,24 +119,21 @@ def lock_file(target: epath.Path) -> epath.Path:
 def lock(target: epath.Path) -> Iterator[None]:
     """Holds a target folder's lock, a file next to it; the kernel frees it when the process is killed.
 
-    Raises:
-      InputError: if another process holds it.
+    Raises InputError if another process holds it.
     """
     if is_remote(target):
         yield
         return
     path = lock_file(target)
     make_folder(path.parent)
-    file_lock = filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK)
     try:
-        file_lock.acquire()
+        with filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)  # while it is locked: whoever waits for it notices and tries again
     except filelock.Timeout as error:
         raise InputError(
             f"another job is at work on {target} (it holds {path}); wait until it has ended, then the same "
             "command finds or continues its work"
         ) from error
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while it is locked: whoever waits for it notices and tries again
-        file_lock.release()

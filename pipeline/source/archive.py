@@ -11,10 +11,11 @@ import struct
 import threading
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 
 from etils import epath
 
@@ -41,7 +42,7 @@ class File(NamedTuple):
     fault: str | None = None  # why it must not be read
 
 
-class Source(ABC):
+class Source(AbstractContextManager["Source"]):
     """A folder or archive of cell crops; a context manager that closes it."""
 
     @abstractmethod
@@ -52,19 +53,8 @@ class Source(ABC):
     def read(self, path: str, zip_entry: ZipEntry | None) -> bytes:
         """A file's bytes; raises UnreadableImage if they are damaged or too many, OSError if the source fails."""
 
-    def checksum(self, path: str, zip_entry: ZipEntry | None) -> int:
-        """CRC-32 of a file's bytes; from the archive's directory where there is one. Raises as `read` does."""
-        return zip_entry.crc if zip_entry else zlib.crc32(self.read(path, zip_entry))
-
-    def close(self) -> None:
-        """Closes what `read` has opened."""
-        return
-
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self.close()
+        """Closes what `read` has opened."""
 
 
 def is_hidden(path: str) -> bool:
@@ -206,17 +196,13 @@ class ZipSource(Source):
             raise UnreadableImage("damaged in the archive: its CRC-32 does not fit")
         return content
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
 
 
 def open_source(path: str) -> Source:
-    """Opens a folder or zip archive.
-
-    Raises:
-      InputError: if there is no such folder or file.
-    """
+    """Opens a folder or zip archive; raises InputError if there is none."""
     location = open_place(path, "--source")
     try:
         if location.is_dir():
