@@ -22,6 +22,7 @@ from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.records import example, image, index, manifest, tfrecord
 from pipeline.splits.configs import CONFIGS
+from pipeline.terminal import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -204,7 +205,7 @@ def main(arguments: Sequence[str]) -> None:
             figure.savefig(file, dpi=110, format=output.suffix[1:])
     except OSError as error:
         raise InputError(f"--output={output} cannot be written: {error.strerror}; give another path") from error
-    print(output)
+    say(output)
 
 
 if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names

@@ -13,7 +13,6 @@ import functools
 import gc
 import math
 import re
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -30,6 +29,7 @@ from pipeline.records.image import MAX_SIZE_PX
 from pipeline.source import listing
 from pipeline.source.archive import open_source
 from pipeline.splits.configs import CONFIGS
+from pipeline.terminal import say
 
 _DEFAULTS = plan.Settings()
 
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _preprocess(source: str, of_configs: Sequence[plan.Settings], patient_regex: re.Pattern[str]) -> None:
     started = time.perf_counter()
-    print(f"listing {source}", file=sys.stderr)
+    say(f"listing {source}", to_stderr=True)
     with open_source(source) as opened:
         cells = listing.list_cells(opened, f"--source={source}", of_configs[0].class_folders, patient_regex)
     listed = time.perf_counter()
@@ -124,15 +124,15 @@ def _preprocess(source: str, of_configs: Sequence[plan.Settings], patient_regex:
     with ExitStack() as stack:
         jobs = [stack.enter_context(plan_job(cells, settings)) for settings in of_configs]
         del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
-        print(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - listed:.2f} s", flush=True)
+        say(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - listed:.2f} s")
         for job in jobs:
             result = prepare.run(
                 job, max_rejected_fraction=_MAX_REJECTED_FRACTION.value, pipeline_options=_PIPELINE_OPTIONS.value
             )
-            print(_summary(result))
+            say(*_summary(result))
 
 
-def _summary(result: prepare.JobResult) -> str:
+def _summary(result: prepare.JobResult) -> list[str]:
     manifest = result.manifest
     duplicates = manifest["duplicates"]
     lines = [f"{manifest['dataset']}/{manifest['config']}/{manifest['version']} from {manifest['source']['name']}"]
@@ -161,7 +161,7 @@ def _summary(result: prepare.JobResult) -> str:
     else:
         lines.append(f"  {shards}, already there")
     lines.append(f"  {result.directory}")
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

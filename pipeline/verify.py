@@ -7,7 +7,6 @@ swapped and foreign files, and a manifest that disagrees with the records.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from pipeline.records import example, layout, manifest, tfrecord
 from pipeline.records.index import index_array, read_index
 from pipeline.splits.configs import CONFIGS
 from pipeline.storage import list_names
+from pipeline.terminal import say
 
 _THREADS = 4  # on an object store several files arrive at a time; locally hashing keeps two cores busy
 
@@ -158,16 +158,16 @@ def main(arguments: Sequence[str]) -> int:
     for config, target in present.items():
         problems = verify(target)
         for problem in problems:
-            print(f"{target / problem.file}: {problem.what}")
+            say(f"{target / problem.file}: {problem.what}")
         if problems:
             status = 1
-            print(
+            say(
                 f"error: {config} has {len(problems)} problems; make corrupt files again with python -m "
                 f"pipeline.preprocess --repair --config={config}, or everything with --overwrite",
-                file=sys.stderr,
+                to_stderr=True,
             )
         else:
-            print(f"{target}: complete")
+            say(f"{target}: complete")
     return status
 
 

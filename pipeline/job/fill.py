@@ -22,7 +22,7 @@ from pipeline.job.workers import num_processors
 from pipeline.records import example, layout, tfrecord
 from pipeline.records.index import index_array
 from pipeline.source import decode
-from pipeline.source.archive import MAX_ENCODED_BYTES, Source, UnreadableImage, open_source
+from pipeline.source.archive import Source, UnreadableImage, open_source
 from pipeline.storage import open_atomic, write_atomic
 
 _CELLS_PER_TASK = 16
@@ -107,9 +107,7 @@ def _make_records(
 
 def _make_record(cell: Cell, source: Source, job: ShardJob) -> _Record | Rejected:
     try:
-        if cell.num_bytes > MAX_ENCODED_BYTES:
-            raise UnreadableImage(f"{cell.num_bytes} bytes; expected at most {MAX_ENCODED_BYTES}")
-        encoded = source.read(job.root + cell.filename, cell.zip_entry)
+        encoded = source.read(job.root, cell)
         decoded = decode.decode(encoded, cell.filename)
     except UnreadableImage as error:
         return Rejected(cell.filename, str(error))

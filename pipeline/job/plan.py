@@ -67,7 +67,7 @@ class Shard(NamedTuple):
     def from_json(cls, text: str) -> "Shard":
         """Reads what `to_json` wrote."""
         split, file_name, cells = json.loads(text)
-        read = (Cell._make((*fields, ZipEntry(*entry) if entry else None)) for *fields, entry in cells)
+        read = (Cell._make((*fields, ZipEntry(*entry) if entry else None, time)) for *fields, entry, time in cells)
         return cls(split, file_name, tuple(read))
 
 
