@@ -103,9 +103,11 @@ def test_what_is_no_file_or_too_large_is_rejected_before_a_byte_is_read(source, 
 
 def test_too_few_cells_are_told_with_the_files_that_were_rejected(tmp_path):
     archive = tmp_path / "twice.zip"
-    with zipfile.ZipFile(archive, "w") as out, pytest.warns(UserWarning, match="Duplicate name"):
-        for name in ("Uninfected/C2_a.png", "Parasitized/C1_a.png", "Parasitized/C1_a.png"):
-            out.writestr(name, png())
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("Uninfected/C2_a.png", png())
+        out.writestr("Parasitized/C1_a.png", png())
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            out.writestr("Parasitized/C1_a.png", png())
     expected = r"twice\.zip, 1 files rejected, such as Parasitized/C1_a\.png \(the archive has this name .*: {}"
     with pytest.raises(InputError, match=expected.format("got 2 cells, too few")):
         prepare(archive, tmp_path / "data", config="by_cell")
