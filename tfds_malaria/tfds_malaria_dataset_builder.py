@@ -110,7 +110,7 @@ def _check(directory: epath.Path) -> manifest.Manifest:
     contents = manifest.open_dataset(directory)
     try:
         tfds_metadata.check(directory, contents)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{directory} cannot be read: {error}; make the data set again with --overwrite") from error
     return contents
 

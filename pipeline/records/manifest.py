@@ -64,16 +64,13 @@ def read(directory: epath.Path) -> Manifest:
             f"{directory} has no {layout.MANIFEST}, so it is not a complete data set; remove it and run "
             "python -m pipeline.preprocess again"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}); make the data set again with --overwrite") from error
 
 
 def parse(content: bytes) -> Manifest:
-    """The JSON of a manifest's file; raises ValueError if it is not that of a manifest."""
-    try:
-        manifest = json.loads(content)
-    except RecursionError as error:
-        raise ValueError("its JSON is nested too deeply") from error
+    """The JSON of a manifest's file; raises ValueError or RecursionError if it is no manifest's."""
+    manifest = json.loads(content)
     if not isinstance(manifest, dict) or manifest.get("dataset") != DATASET_NAME:
         raise ValueError(f"it is not a manifest of {DATASET_NAME}")
     return manifest
