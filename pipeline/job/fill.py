@@ -38,10 +38,8 @@ class _Record(NamedTuple):
 def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardResult:
     """Fills one shard: reads, decodes and resizes its cells, writes records, index and result.
 
-    Cells are decoded by `num_threads` threads, by default one per CPU.
-
-    Raises:
-      OSError: if the plan or the source cannot be read, or the shard cannot be written; no final name appears then.
+    Cells are decoded by `num_threads` threads, by default one per CPU. Raises OSError if the plan or the source cannot
+    be read, or the shard cannot be written; no final name appears then.
     """
     cv2.setNumThreads(1)  # cells are decoded in parallel; OpenCV's own threads would only get in the way
     plan = job.job_dir / layout.plan_name(file_name)

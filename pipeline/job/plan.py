@@ -80,8 +80,7 @@ class ShardJob:
       root: path of the class folders' folder within the source, "" or ending with `/`.
       job_dir: folder of the plan's parts and of the results.
       shards_dir: folder of the shards.
-      image_size_px: side of the stored image.
-      image_encoding: "raw" or "png".
+      image_size_px, image_encoding: see `Settings`.
     """
 
     source: str

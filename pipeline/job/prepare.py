@@ -119,8 +119,7 @@ def run(
       max_rejected_fraction: the largest fraction of the listed images that may be rejected.
       pipeline_options: Beam's options, such as `["--runner=DirectRunner"]`.
 
-    Raises:
-      InputError: if filling fails or too many images are rejected; the next call continues with the filled shards.
+    Raises InputError if filling fails or too many images are rejected; the next call continues with the filled shards.
     """
     if isinstance(job, JobResult):
         return job

@@ -36,23 +36,18 @@ def make_again(
             fill.fill_shard(shard.file_name, job)
         if existing["files"].keys() & corrupt.keys():
             tfds_metadata.write(folder, existing)
-        _check_equal(folder, existing, corrupt)
+        if different := [name for name in manifest.find_corrupt(folder, existing, with_shards=True) if name in corrupt]:
+            versions = ", ".join(
+                f"{package} {existing['package_versions'].get(package)} made it and {version} is installed"
+                for package, version in package_versions().items()
+                if existing["package_versions"].get(package) != version
+            )
+            raise InputError(
+                f"{different[0]}, made again, is not what the manifest vouches for, so the data set is left as it was "
+                f"({versions or 'the source has changed, or this CPU resizes differently'}); replace it by --overwrite"
+            )
         for name in corrupt:
             (folder / name).replace(directory / name)
     finally:
         storage.remove_folder(folder)
     return sum(len(shard.cells) for shard in affected)
-
-
-def _check_equal(folder: epath.Path, existing: manifest.Manifest, names: Mapping[str, str]) -> None:
-    remade_faults = manifest.find_corrupt(folder, existing, with_shards=True)
-    if different := [name for name in names if name in remade_faults]:
-        versions = ", ".join(
-            f"{package} {existing['package_versions'].get(package)} made it and {version} is installed"
-            for package, version in package_versions().items()
-            if existing["package_versions"].get(package) != version
-        )
-        raise InputError(
-            f"{different[0]}, made again, is not what the manifest vouches for, so the data set is left as it was "
-            f"({versions or 'the source has changed, or this CPU resizes differently'}); replace it by --overwrite"
-        )
