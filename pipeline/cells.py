@@ -45,6 +45,7 @@ class Cell(NamedTuple):
       patient_id: the patient, "" if the name tells none.
       num_bytes: size of the image file.
       zip_entry: where the archive holds the file; None in a folder.
+      modified_ns: when the file, or the archive, was last changed, in ns since 1970; None in an object store.
     """
 
     filename: str
@@ -52,6 +53,7 @@ class Cell(NamedTuple):
     patient_id: str
     num_bytes: int
     zip_entry: ZipEntry | None = None
+    modified_ns: int | None = None
 
 
 class Rejected(NamedTuple):
@@ -83,11 +85,8 @@ def parse_patient(base_name: str, patient_regex: re.Pattern[str]) -> str:
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:
     """Reads `--class_folders`: one folder per label in label order, or pairs such as `parasitized=infected`.
 
-    Returns:
-      one folder name per label, in label order.
-
-    Raises:
-      InputError: for another number of folders, the same folder twice, or an unknown label.
+    Returns one folder name per label, in label order. Raises InputError for another number of folders, the same folder
+    twice, or an unknown label.
     """
     expected = f"one folder per label in the order {','.join(LABELS)}, or {','.join(f'{x}=<folder>' for x in LABELS)}"
     folders = tuple(values)

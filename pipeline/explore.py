@@ -22,6 +22,7 @@ from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.records import example, image, index, manifest, tfrecord
 from pipeline.splits.configs import CONFIGS
+from pipeline.terminal import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -206,14 +207,18 @@ def main(arguments: Sequence[str]) -> None:
     output = Path(values.output)
     if output.suffix not in _SUFFIXES:
         raise InputError(f"--output={output} is not an image; expected a name that ends in {', '.join(_SUFFIXES)}")
-    figure = plot(explore(*manifest.read_dataset(values.data_dir, values.config)))
+    exploration = explore(*manifest.read_dataset(values.data_dir, values.config))
+    from matplotlib import rc_context  # takes a second, which mistakes need not wait for
+
+    with rc_context({"text.parse_math": False}):  # names are text, also those with a `$`
+        figure = plot(exploration)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with storage.open_atomic(output) as file:
             figure.savefig(file, dpi=110, format=output.suffix[1:])
     except OSError as error:
         raise InputError(f"--output={output} cannot be written: {error.strerror}; give another path") from error
-    print(output)
+    say(output)
 
 
 if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names

@@ -13,7 +13,6 @@ import functools
 import gc
 import math
 import re
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -30,6 +29,7 @@ from pipeline.records.image import MAX_SIZE_PX
 from pipeline.source import listing
 from pipeline.source.archive import open_source
 from pipeline.splits.configs import CONFIGS
+from pipeline.terminal import say
 
 _DEFAULTS = plan.Settings()
 
@@ -113,28 +113,27 @@ def main(arguments: Sequence[str]) -> None:
 
 def _preprocess(source: str, of_configs: Sequence[plan.Settings], patient_regex: re.Pattern[str]) -> None:
     started = time.perf_counter()
-    print(f"listing {source}", file=sys.stderr)
+    say(f"listing {source}", to_stderr=True)
     with open_source(source) as opened:
         cells = listing.list_cells(opened, f"--source={source}", of_configs[0].class_folders, patient_regex)
     listed = time.perf_counter()
-
     plan_job = functools.partial(
         prepare.plan, source=source, data_dir=_DATA_DIR.value, overwrite=_OVERWRITE.value, repair=_REPAIR.value
     )
     with ExitStack() as stack:
         jobs = [stack.enter_context(plan_job(cells, settings)) for settings in of_configs]
         del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
-        print(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - listed:.2f} s", flush=True)
+        say(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - listed:.2f} s")
         for job in jobs:
             result = prepare.run(
                 job, max_rejected_fraction=_MAX_REJECTED_FRACTION.value, pipeline_options=_PIPELINE_OPTIONS.value
             )
-            print(_summary(result))
+            say(*_summary(result))
 
 
-def _summary(result: prepare.JobResult) -> str:
+def _summary(result: prepare.JobResult) -> list[str]:
     manifest = result.manifest
-    duplicates = manifest["duplicates"]
+    duplicates = manifest.get("duplicates", {"num_cells": 0})
     lines = [f"{manifest['dataset']}/{manifest['config']}/{manifest['version']} from {manifest['source']['name']}"]
     for name, split in manifest["splits"].items():
         classes = ", ".join(f"{count:,} {label}" for label, count in split["classes"].items())
@@ -144,7 +143,7 @@ def _summary(result: prepare.JobResult) -> str:
     num_bytes = sum(shard["num_bytes"] for split in manifest["splits"].values() for shard in split["shards"])
     num_shards = sum(len(split["shards"]) for split in manifest["splits"].values())
     skipped = ", ".join(f"{count} {reason}" for reason, count in manifest["source"]["skipped"].items()) or "none"
-    converted = ", ".join(f"{count} {kind}" for kind, count in manifest["converted"].items()) or "none"
+    converted = ", ".join(f"{count} {kind}" for kind, count in manifest.get("converted", {}).items()) or "none"
     lines.append(f"  files skipped: {skipped}; images rejected: {len(manifest['rejected'])}, converted: {converted}")
     if duplicates["num_cells"]:
         lines.append(
@@ -161,7 +160,7 @@ def _summary(result: prepare.JobResult) -> str:
     else:
         lines.append(f"  {shards}, already there")
     lines.append(f"  {result.directory}")
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

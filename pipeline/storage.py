@@ -5,7 +5,10 @@ appears only once it is complete, renaming it would copy it, and there is no loc
 keep two jobs from harming each other.
 """
 
+import errno
+import io
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -24,6 +27,13 @@ _PARTIAL = ".partial"
 _BUFFER_BYTES = 1 << 20
 
 
+class NotRegular(OSError):
+    """Something that is no regular file was to be read."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.EINVAL, "not a regular file", path)
+
+
 def open_place(path: str, flag: str) -> epath.Path:
     """A path as given by a flag, `~` expanded; raises InputError if it is empty or of an unknown kind of store."""
     if not path:
@@ -39,6 +49,40 @@ def open_place(path: str, flag: str) -> epath.Path:
 def is_remote(path: str | epath.PathLike) -> bool:
     """Whether a path lies in an object store, such as `gs://…` or `s3://…`."""
     return "://" in os.fspath(path)
+
+
+def open_regular(path: str) -> io.FileIO:
+    """Opens a local file for reading, unbuffered and without waiting for anybody who writes to it.
+
+    Raises NotRegular for a FIFO, device or socket, and OSError if it cannot be opened.
+    """
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    try:
+        file = io.FileIO(path, opener=lambda name, mode: os.open(name, mode | flags))
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise NotRegular(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NotRegular(path)
+    return file
+
+
+def open_file(path: epath.Path) -> io.BufferedReader:
+    """Opens a file for reading; a local one as `open_regular` does."""
+    if is_remote(path):
+        return cast(io.BufferedReader, path.open("rb"))
+    return io.BufferedReader(open_regular(os.fspath(path)))
+
+
+def read_file(path: epath.Path, max_bytes: int = 1 << 26) -> bytes:
+    """Reads a file; raises ValueError if it is larger than anything expected under its name, OSError if it fails."""
+    with open_file(path) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes} bytes")
+    return content
 
 
 @contextmanager

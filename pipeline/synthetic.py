@@ -22,6 +22,7 @@ from pipeline.cells import DEFAULT_CLASS_FOLDERS
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
+from pipeline.terminal import say
 
 _SLIDE_NAMES = ("C{}P{}thinF", "C{}P{}ThinF", "C{}NThinF", "C{}ThinF", "C{}_thinF", "C{}P{}ReThinF")
 _SLIDE_RGB = (236, 208, 180), (210, 215, 206), (202, 208, 203), (240, 205, 182), (234, 212, 188), (214, 208, 206)
@@ -205,10 +206,8 @@ def cells(num_patients: int, cells_per_patient: int, seed: int) -> Iterator[tupl
 def write(output: Path, num_patients: int, cells_per_patient: int, seed: int) -> int:
     """Writes `cells(...)` into a new folder, or a new zip if the name ends in `.zip`; returns their number.
 
-    Equal arguments give equal bytes. The output appears under its name once it is complete.
-
-    Raises:
-      InputError: the output exists or cannot be written.
+    Equal arguments give equal bytes. The output appears under its name once it is complete. Raises InputError if it
+    exists or cannot be written.
     """
     if output.exists():
         raise InputError(f"--output={output} exists; expected a new path: remove it or name another")
@@ -239,7 +238,7 @@ def main(arguments: Sequence[str]) -> None:
     reject_arguments(arguments)
     values = flags.FLAGS
     count = write(Path(values.output), values.num_patients, values.cells_per_patient, values.seed)
-    print(f"wrote {count} cells of {values.num_patients} patients to {values.output}")
+    say(f"wrote {count} cells of {values.num_patients} patients to {values.output}")
 
 
 if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names

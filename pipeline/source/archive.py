@@ -19,9 +19,9 @@ from typing import BinaryIO, NamedTuple
 
 from etils import epath
 
-from pipeline.cells import ZipEntry
+from pipeline.cells import Cell, ZipEntry
 from pipeline.errors import InputError
-from pipeline.storage import is_remote, open_place
+from pipeline.storage import NotRegular, is_remote, open_file, open_place, open_regular
 
 MAX_ENCODED_BYTES = 1 << 26
 """Larger image files are rejected: no cell crop comes near this, and a zip bomb must not fill the memory."""
@@ -40,6 +40,7 @@ class File(NamedTuple):
     num_bytes: int
     zip_entry: ZipEntry | None = None  # None in a folder
     fault: str | None = None  # why it must not be read
+    modified_ns: int | None = None  # see `Cell`
 
 
 class Source(AbstractContextManager["Source"]):
@@ -50,11 +51,37 @@ class Source(AbstractContextManager["Source"]):
         """All files, and the paths of all folders except hidden ones, in any order."""
 
     @abstractmethod
-    def read(self, path: str, zip_entry: ZipEntry | None) -> bytes:
-        """A file's bytes; raises UnreadableImage if they are damaged or too many, OSError if the source fails."""
+    def read(self, root: str, cell: Cell) -> bytes:
+        """The bytes of a cell's file below the class folders' folder.
+
+        Raises UnreadableImage if they are damaged, too many or have changed since they were listed, and OSError if the
+        source fails or the archive has changed.
+        """
 
     def __exit__(self, *_: object) -> None:
         """Closes what `read` has opened."""
+
+
+def read_image_file(path: str, listed: Cell | None = None) -> bytes:
+    """Reads a local image file, which is not opened for long nor read in vain.
+
+    Raises UnreadableImage if it is no regular file, has more than `MAX_ENCODED_BYTES`, or is not as it was `listed`;
+    OSError if it cannot be read.
+    """
+    try:
+        # `open` and not a path's method: joining paths as objects takes as long as reading the file.
+        with open_regular(path) as file:
+            status = os.fstat(file.fileno())
+            if listed and (status.st_size, status.st_mtime_ns) != (listed.num_bytes, listed.modified_ns):
+                raise UnreadableImage("has changed since it was listed")
+            if status.st_size > MAX_ENCODED_BYTES:
+                raise UnreadableImage(f"{status.st_size} bytes; expected at most {MAX_ENCODED_BYTES}")
+            content = file.read(MAX_ENCODED_BYTES + 1)
+    except NotRegular as error:
+        raise UnreadableImage("not a regular file") from error
+    if len(content) != status.st_size:
+        raise UnreadableImage("changed while it was read")
+    return content
 
 
 def is_hidden(path: str) -> bool:
@@ -78,27 +105,26 @@ class FolderSource(Source):
         while pending:
             prefix = pending.pop()
             entries = self._scan(prefix) if self._local_prefix else self._scan_remote(prefix)
-            for name, is_folder, num_bytes, fault in entries:
+            for name, is_folder, num_bytes, modified_ns, fault in entries:
                 path = prefix + name
                 if is_folder and not is_hidden(name):
                     folders.add(path)
                     pending.append(path + "/")
                 else:
-                    files.append(File(path, num_bytes, None, None if is_hidden(name) else fault))
+                    files.append(File(path, num_bytes, None, None if is_hidden(name) else fault, modified_ns))
         return files, folders
 
-    def _scan(self, prefix: str) -> Iterator[tuple[str, bool, int, str | None]]:
+    def _scan(self, prefix: str) -> Iterator[tuple[str, bool, int, int | None, str | None]]:
         with os.scandir(self._folder / prefix) as entries:
             for entry in entries:
-                if entry.is_symlink():
-                    fault = self._link_fault(entry)
-                    yield entry.name, False, 0 if fault else entry.stat().st_size, fault
+                if entry.is_symlink() and (fault := self._link_fault(entry)):
+                    yield entry.name, False, 0, None, fault
                 elif entry.is_dir():
-                    yield entry.name, True, 0, None
+                    yield entry.name, True, 0, None, None
                 else:
                     status = entry.stat()
-                    is_regular = stat.S_ISREG(status.st_mode)
-                    yield entry.name, False, status.st_size, None if is_regular else "not a regular file"
+                    fault = None if stat.S_ISREG(status.st_mode) else "not a regular file"
+                    yield entry.name, False, status.st_size, status.st_mtime_ns, fault
 
     def _link_fault(self, entry: os.DirEntry[str]) -> str | None:
         top = os.path.realpath(self._folder)
@@ -108,18 +134,19 @@ class FolderSource(Source):
             return "broken symbolic link"
         return "symbolic link to a folder" if entry.is_dir() else None
 
-    def _scan_remote(self, prefix: str) -> Iterator[tuple[str, bool, int, str | None]]:
+    def _scan_remote(self, prefix: str) -> Iterator[tuple[str, bool, int, int | None, str | None]]:
         for path in (self._folder / prefix).iterdir():
             is_folder = path.is_dir()
-            yield path.name, is_folder, 0 if is_folder else path.stat().length, None
+            yield path.name, is_folder, 0 if is_folder else path.stat().length, None, None
 
-    def read(self, path: str, zip_entry: ZipEntry | None = None) -> bytes:
-        del zip_entry  # only archives have one
-        if self._local_prefix is None:
-            return (self._folder / path).read_bytes()
-        # Joining paths as objects takes as long as reading the file.
-        with open(self._local_prefix + path, "rb", buffering=0) as file:  # noqa: PTH123 - see above
-            return file.read()
+    def read(self, root: str, cell: Cell) -> bytes:
+        if self._local_prefix:
+            return read_image_file(self._local_prefix + root + cell.filename, cell)
+        with (self._folder / root / cell.filename).open("rb") as file:
+            content = file.read(cell.num_bytes + 1)
+        if len(content) != cell.num_bytes:
+            raise UnreadableImage("has changed since it was listed")
+        return content
 
 
 def _normal_path(name: str) -> str | None:
@@ -140,7 +167,8 @@ class ZipSource(Source):
 
     def walk(self) -> tuple[list[File], set[str]]:
         try:
-            with self._path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            with open_file(self._path) as file, zipfile.ZipFile(file) as archive:
+                modified_ns = self._modified_ns(file)
                 entries = archive.infolist()
         except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
             raise InputError(
@@ -165,17 +193,23 @@ class ZipSource(Source):
                     folder = folder.rpartition("/")[0]
             if path and not path.endswith("/"):
                 zip_entry = ZipEntry(entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC)
-                files.append(File(path, entry.file_size, zip_entry, fault))
+                files.append(File(path, entry.file_size, zip_entry, fault, modified_ns))
         return files, folders
 
-    def read(self, path: str, zip_entry: ZipEntry | None) -> bytes:
+    def _modified_ns(self, file: BinaryIO) -> int | None:
+        return None if is_remote(self._path) else os.fstat(file.fileno()).st_mtime_ns
+
+    def read(self, root: str, cell: Cell) -> bytes:
+        zip_entry = cell.zip_entry
         if zip_entry is None:
-            raise ValueError(f"{path} has no zip_entry; expected the one that `walk` gave")
+            raise ValueError(f"{root}{cell.filename} has no zip_entry; expected the one that `walk` gave")
         if zip_entry.compressed_size > MAX_ENCODED_BYTES:
             raise UnreadableImage(f"more than {MAX_ENCODED_BYTES} compressed bytes")
         with self._lock:
             if self._file is None:
-                self._file = self._path.open("rb")
+                self._file = open_file(self._path)
+            if self._modified_ns(self._file) != cell.modified_ns:  # its size may fit, and then the CRC-32s decide
+                raise OSError(f"{self._path} has changed since it was listed")
             self._file.seek(zip_entry.offset)
             header = self._file.read(_ZIP_LOCAL_HEADER.size)
             if len(header) < _ZIP_LOCAL_HEADER.size:
