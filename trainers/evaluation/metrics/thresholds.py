@@ -5,8 +5,9 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from scipy import optimize, special
@@ -31,7 +32,7 @@ TITLES = {
 NAMES = tuple(TITLES)
 
 _MINIMUM_RATE = 0.95
-_LOG_TEMPERATURES = (np.log(0.05), np.log(20.0))
+_TEMPERATURES = (0.05, 20.0)
 _ENTRIES = ("without_test_time_flips", "with_test_time_flips")
 
 
@@ -104,7 +105,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         return metrics.log_loss(labels, apply_temperature(probabilities, np.exp(log_temperature)))
 
-    best = optimize.minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-6})
+    best = optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(best.x))
 
 
@@ -124,7 +125,7 @@ def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
     """Reads what was fitted for the model that lies in a run's folder; None without a file for this very model.
 
     Raises:
-      InputError: if the file cannot be read.
+      InputError: if the file cannot be read, or holds what `write` never writes.
     """
     path = Path(run_folder) / FILE
     try:
@@ -133,9 +134,31 @@ def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
         content = json.loads(path.read_text())
         if content["model_sha256"] != _model_digest(run_folder):
             return None
-        return Thresholds(**content[_ENTRIES[test_time_flips]])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        fitted = Thresholds(**content[_ENTRIES[test_time_flips]])
+        _check(fitted)
+        return fitted
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}); remove it and {_training_command(run_folder)}") from error
+
+
+def _check(fitted: Thresholds) -> None:
+    """Raises ValueError for other types, names or ranges than `fit` gives: NaN would call every cell uninfected."""
+    is_text = all(isinstance(text, str) for text in (fitted.split, fitted.not_fitted))
+    if not is_text or not all(_is_number(size, 0, math.inf) for size in (fitted.num_cells, fitted.num_patients)):
+        raise ValueError("its split, sizes or not_fitted have another type")
+    expected = {DEFAULT} if fitted.not_fitted else set(NAMES)
+    if fitted.thresholds.keys() != expected:
+        raise ValueError(f"it has the thresholds {sorted(fitted.thresholds)}, expected {sorted(expected)}")
+    for name, threshold in fitted.thresholds.items():
+        if not _is_number(threshold, 0, 1):
+            raise ValueError(f"its threshold {name} is {threshold!r}, expected a number in 0…1")
+    if not _is_number(fitted.temperature, *_TEMPERATURES):
+        low, high = _TEMPERATURES
+        raise ValueError(f"its temperature is {fitted.temperature!r}, expected a number in {low}…{high}")
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return type(value) in (int, float) and low <= cast(float, value) <= high  # bool is an int, too; NaN is in no range
 
 
 def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
