@@ -6,6 +6,7 @@
 import hashlib
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -195,7 +196,8 @@ def missing(run_folder: str) -> str:
 def _training_command(run_folder: str) -> str:
     return (
         "run its training command again, which fits them on validation (a finished run is not trained again): "
-        f"python -m trainers.{run_dir.read(run_folder)['model']} --run_dir={run_folder} with the flags of its training"
+        f"python -m trainers.{run_dir.read(run_folder)['model']} --run_dir={shlex.quote(run_folder)} with the flags of "
+        "its training"
     )
 
 
