@@ -74,6 +74,11 @@ def test_no_name_becomes_markup(hostile):
     assert f" {NAMES[0]}" in parser.texts, "in a legend"
 
 
+def test_files_of_two_models_have_different_names():
+    assert writer._slug("vgg_ft-2.1") == "vgg_ft-2.1"
+    assert len({writer._slug(name) for name in ("a b", "a_b", "a\udcff", "a?", "x" * 250, "x" * 251)}) == 6
+
+
 def test_model_cards_escape_markdown(hostile):
     (card,) = (path.read_text() for path in hostile.report.glob("model_card_*.md") if "cmd" in path.name)
     name = r"=cmd\|' onload=\`z\` font: 1px \$\\x1b\[31m\\udcff\\n\# \&amp; \[a\](b) \|\#1b1f24"

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,11 +152,7 @@ def _section(
 
 
 def _label_issues(
-    folder: Path,
-    model: ModelPredictions,
-    issues: Sequence[LabelIssue],
-    data_set: DataSet,
-    failures: dict[str, str],
+    folder: Path, model: ModelPredictions, issues: Sequence[LabelIssue], data_set: DataSet, failures: dict[str, str]
 ) -> list[image_grid.GridCell]:
     index = {name: i for i, name in enumerate(model.predictions.filenames.tolist())}
     worst = issues[: image_grid.MAX_CELLS]
@@ -179,7 +176,9 @@ def _save_plot(folder: Path, failures: dict[str, str], name: str, draw: Callable
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name)
+    """The beginning of a model's file names; a changed name has its checksum, since two must not become one."""
+    slug = re.sub(r"[^\w.-]", "_", name)[:100]
+    return slug if slug == name else f"{slug}_{zlib.crc32(name.encode(errors='surrogatepass')):08x}"
 
 
 def render(template: str, **contents: Any) -> str:
