@@ -29,7 +29,7 @@ def lay_out(source: str, folder: Path, num_cells: int) -> int:
         for cell in listing.cells:
             path = folder / cell.filename
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(opened.read(listing.root + cell.filename, cell.zip_entry))
+            path.write_bytes(opened.read(listing.root, cell))
             for copy in range(1, copies):
                 patient = f"{cell.patient_id}{copy:03d}"
                 os.link(path, path.with_name(path.name.replace(cell.patient_id, patient, 1)))

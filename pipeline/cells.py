@@ -45,6 +45,7 @@ class Cell(NamedTuple):
       patient_id: the patient, "" if the name tells none.
       num_bytes: size of the image file.
       zip_entry: where the archive holds the file; None in a folder.
+      modified_ns: when the file, or the archive, was last changed, in ns since 1970; None in an object store.
     """
 
     filename: str
@@ -52,6 +53,7 @@ class Cell(NamedTuple):
     patient_id: str
     num_bytes: int
     zip_entry: ZipEntry | None = None
+    modified_ns: int | None = None
 
 
 class Rejected(NamedTuple):

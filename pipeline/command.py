@@ -12,6 +12,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from pipeline.errors import InputError
+from pipeline.terminal import say
 
 _STORES = ("s3fs", "gcsfs", "adlfs", "botocore", "aiobotocore", "aiohttp", "google")
 _HELP = {"--help", "-help", "-h", "-?"}
@@ -38,8 +39,7 @@ def run(
 
     Args:
       main: receives the arguments that are not flags, without the program's name.
-      keep_unknown_flags: whether flags that this command does not define are passed to `main` like arguments, for a
-        command that hands them on; otherwise they are an error.
+      keep_unknown_flags: whether `main` receives flags that this command does not define; else they are an error.
       flag_groups: heading -> names of the flags that `--help` lists under it, in this order; the command's other flags
         follow under "other".
     """
@@ -62,16 +62,20 @@ def _status(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str
     try:
         return main(arguments)
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say_error(str(error))
     except Exception as error:
         if not _is_of_a_store(error):
             raise
-        print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        _say_error(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(130)  # at once: Beam's and TensorFlow's threads may still run and would receive Ctrl-C again
     return 1
+
+
+def _say_error(message: str) -> None:
+    say(f"error: {' '.join(message.split())}", to_stderr=True)
 
 
 def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mapping[str, Sequence[str]]) -> list[str]:
@@ -89,7 +93,7 @@ def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mappin
         faults = [
             re.sub(r"^flag --(\w+)=None: Flag --\1 must have a value.*", r"--\1 is missing", line) for line in lines
         ]
-        print(f"error: {'; '.join(faults).removeprefix('ERROR:: ')}; see --help", file=sys.stderr)
+        _say_error(f"{'; '.join(faults).removeprefix('ERROR:: ')}; see --help")
         sys.exit(1)
 
 

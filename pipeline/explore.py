@@ -22,6 +22,7 @@ from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.records import example, image, index, manifest, tfrecord
 from pipeline.splits.configs import CONFIGS
+from pipeline.terminal import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,50 +43,30 @@ class CellImage(NamedTuple):
 
 
 class Exploration(NamedTuple):
-    """The numbers and cells to plot.
+    """What to plot.
 
     Attributes:
-      name: of the data set.
-      classes: split -> int [labels], number of cells.
+      contents: the data set's manifest.
+      training_split: the one that sizes, colours and sample cells are of.
       patients: split -> patient -> int64 [labels], number of cells; without the cells of unknown patients.
-      training_split: the one that sizes, colours and samples are of.
-      sizes: "height" or "width" -> lower end of each bin -> number of images; empty in data sets of older versions.
       colours: (patient, label) -> float64 [3], mean RGB in 0…255 of the cells' own pixels, background left out.
       samples: sixteen cells or fewer.
     """
 
-    name: str
-    classes: dict[str, list[int]]
-    patients: dict[str, dict[str, np.ndarray]]
+    contents: manifest.Manifest
     training_split: str
-    sizes: dict[str, dict[int, int]]
+    patients: dict[str, dict[str, np.ndarray]]
     colours: dict[tuple[str, int], np.ndarray]
     samples: list[CellImage]
 
 
 def explore(directory: epath.Path, contents: manifest.Manifest) -> Exploration:
-    """Reads what there is to plot from a data set's version folder and manifest.
-
-    Raises:
-      InputError: if a shard cannot be read.
-    """
+    """Reads what to plot from a data set's version folder and manifest; raises InputError if a shard is corrupt."""
     splits = contents["splits"]
     training_split = "train" if "train" in splits else next(iter(splits))
     cells = list(_read_cells(directory, contents, training_split))
-    sizes = {
-        side: {int(start): number for start, number in statistics["histogram"].items()}
-        for side, statistics in contents["image_size"][training_split].items()
-        if "histogram" in statistics
-    }
-    return Exploration(
-        f"{contents['dataset']}/{contents['config']}/{contents['version']}, {contents['source']['name']}",
-        {name: [split["classes"][label] for label in LABELS] for name, split in splits.items()},
-        {name: _count_patients(directory, split["shards"]) for name, split in splits.items()},
-        training_split,
-        sizes,
-        mean_colours(cells),
-        cells[: _GRID**2],
-    )
+    patients = {name: _count_patients(directory, split["shards"]) for name, split in splits.items()}
+    return Exploration(contents, training_split, patients, mean_colours(cells), cells[: _GRID**2])
 
 
 def _count_patients(directory: epath.Path, shards: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -130,16 +111,27 @@ def plot(exploration: Exploration) -> "Figure":
     from matplotlib.figure import Figure  # takes a second, which mistakes need not wait for
 
     figure = Figure(figsize=(16, 9), layout="constrained")
-    figure.suptitle(exploration.name)
+    contents, split = exploration.contents, exploration.training_split
+    name = "/".join(contents[key] for key in ("dataset", "config", "version"))
+    figure.suptitle(f"{name}, {contents['source']['name']}")
     charts, cells = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.25, 1)).flat
     axes = charts.subplots(3, 2)
-    _plot_classes(axes[0, 0], exploration)
-    _plot_patients(axes[0, 1], exploration)
-    for axis, side in zip(axes[1], ("height", "width"), strict=True):
-        _plot_sizes(axis, exploration, side)
-    _plot_cells_per_patient(axes[2, 0], exploration)
+    _plot_classes(axes[0, 0], contents["splits"])
+    for axis, (side, statistics) in zip(axes[1], contents["image_size"][split].items(), strict=True):
+        histogram = statistics["histogram"]
+        axis.bar(
+            list(map(int, histogram)), histogram.values(), manifest.SIZE_BIN_PX, align="edge", color=_LABEL_COLOURS[0]
+        )
+        axis.set(title=f"Image {side} ({split}), before resizing", xlabel="pixels", ylabel="images")
     _plot_colours(axes[2, 1], exploration)
-    cells.suptitle(f"{len(exploration.samples)} cells of {exploration.training_split}, as they are stored", fontsize=11)
+    if any(exploration.patients.values()):
+        _plot_patients(axes[0, 1], exploration.patients)
+        _plot_cells_per_patient(axes[2, 0], exploration.patients)
+    else:
+        for axis, title in ((axes[0, 1], "Patients by split"), (axes[2, 0], "Cells of each patient")):
+            axis.set(title=title, xticks=[], yticks=[])
+            axis.text(0.5, 0.5, "no patient is known", ha="center", va="center", transform=axis.transAxes)
+    cells.suptitle(f"{len(exploration.samples)} cells of {split}, as they are stored", fontsize=11)
     grid = cells.subplots(_GRID, _GRID)
     for axis in grid.flat:
         axis.axis("off")
@@ -160,50 +152,25 @@ def _plot_stacked(axis: "Axes", x: Sequence[Any], heights: dict[str, Any], width
     axis.legend(fontsize=8)
 
 
-def _plot_classes(axis: "Axes", exploration: Exploration) -> None:
-    per_split = exploration.classes.values()
-    counts = {name: [classes[label] for classes in per_split] for label, name in enumerate(LABELS)}
-    _plot_stacked(axis, list(exploration.classes), counts)
+def _plot_classes(axis: "Axes", splits: dict[str, Any]) -> None:
+    counts = {label: [split["classes"][label] for split in splits.values()] for label in LABELS}
+    _plot_stacked(axis, list(splits), counts)
     axis.set(title="Cells by split", ylabel="cells")
 
 
-def _plot_patients(axis: "Axes", exploration: Exploration) -> None:
-    per_split = exploration.patients.values()
-    if not any(per_split):
-        _plot_text(axis, "Patients by split", "no patient is known")
-        return
-    infected = [sum(bool(counts[1]) for counts in patients.values()) for patients in per_split]
-    uninfected = [len(patients) - number for patients, number in zip(per_split, infected, strict=True)]
-    counts = {"no parasitized cell": uninfected, "some parasitized cells": infected}
-    _plot_stacked(axis, list(exploration.patients), counts)
-    num_shared = sum(map(len, per_split)) - len(set().union(*per_split))
+def _plot_patients(axis: "Axes", by_split: dict[str, dict[str, np.ndarray]]) -> None:
+    infected = [sum(bool(counts[1]) for counts in patients.values()) for patients in by_split.values()]
+    uninfected = [len(patients) - number for patients, number in zip(by_split.values(), infected, strict=True)]
+    _plot_stacked(axis, list(by_split), {"no parasitized cell": uninfected, "some parasitized cells": infected})
+    num_shared = sum(map(len, by_split.values())) - len(set().union(*by_split.values()))
     axis.set(title=f"Patients by split ({num_shared or 'none'} in more than one)", ylabel="patients")
 
 
-def _plot_text(axis: "Axes", title: str, text: str) -> None:
-    axis.set(title=title, xticks=[], yticks=[])
-    axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes)
-
-
-def _plot_sizes(axis: "Axes", exploration: Exploration, side: str) -> None:
-    title = f"Image {side} ({exploration.training_split}), before resizing"
-    if not exploration.sizes:
-        _plot_text(axis, title, "not in this data set;\nmake it again")
-        return
-    histogram = exploration.sizes[side]
-    starts, numbers = zip(*histogram.items(), strict=True)
-    axis.bar(starts, numbers, width=manifest.SIZE_BIN_PX, align="edge", color=_LABEL_COLOURS[0])
-    axis.set(title=title, xlabel="pixels", ylabel="images")
-
-
-def _plot_cells_per_patient(axis: "Axes", exploration: Exploration) -> None:
+def _plot_cells_per_patient(axis: "Axes", by_split: dict[str, dict[str, np.ndarray]]) -> None:
     by_patient: dict[str, np.ndarray] = {}
-    for split in exploration.patients.values():
-        for patient, numbers in split.items():
+    for patients in by_split.values():
+        for patient, numbers in patients.items():
             by_patient[patient] = by_patient.get(patient, 0) + numbers
-    if not by_patient:
-        _plot_text(axis, "Cells of each patient", "no patient is known")
-        return
     counts = np.array(list(by_patient.values()))
     counts = counts[np.argsort(-counts.sum(axis=1), kind="stable")]
     _plot_stacked(axis, range(len(counts)), dict(zip(LABELS, counts.T, strict=True)), width=1)
@@ -238,7 +205,7 @@ def main(arguments: Sequence[str]) -> None:
             figure.savefig(file, dpi=110, format=output.suffix[1:])
     except OSError as error:
         raise InputError(f"--output={output} cannot be written: {error.strerror}; give another path") from error
-    print(output)
+    say(output)
 
 
 if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names

@@ -8,11 +8,11 @@ manifest (in object stores by file sizes alone); --repair makes corrupt files ag
 take well under a minute and 1.3 GB of disk per config.
 """
 
+import dataclasses
 import functools
 import gc
 import math
 import re
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -29,6 +29,7 @@ from pipeline.records.image import MAX_SIZE_PX
 from pipeline.source import listing
 from pipeline.source.archive import open_source
 from pipeline.splits.configs import CONFIGS
+from pipeline.terminal import say
 
 _DEFAULTS = plan.Settings()
 
@@ -86,8 +87,15 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"--config is empty; expected one or more of {', '.join(CONFIGS)}")
     if _OVERWRITE.value and _REPAIR.value:
         raise InputError("got --overwrite and --repair; expected one: --overwrite makes all files again")
-    class_folders = parse_class_folders(_CLASS_FOLDERS.value)
-    patient_regex = compile_patient_regex(_PATIENT_REGEX.value)
+    settings = plan.Settings(
+        image_size_px=_IMAGE_SIZE_PX.value,
+        image_encoding=_IMAGE_ENCODING.value,
+        split_seed=_SPLIT_SEED.value,
+        cells_per_shard=_CELLS_PER_SHARD.value,
+        class_folders=parse_class_folders(_CLASS_FOLDERS.value),
+        patient_regex=_PATIENT_REGEX.value,
+    )
+    patient_regex = compile_patient_regex(settings.patient_regex)
     source = _SOURCE.value
     if source == "nih":
         from pipeline.source import download
@@ -98,47 +106,33 @@ def main(arguments: Sequence[str]) -> None:
 
         beam_pipeline.parse_options(_PIPELINE_OPTIONS.value)
     is_local = not any(option.startswith("--runner=") for option in _PIPELINE_OPTIONS.value)
-    with workers.started("pipeline.job.fill") if is_local else nullcontext():
-        _preprocess(source, configs, class_folders, patient_regex)
+    with workers.started() if is_local else nullcontext():
+        _preprocess(source, [dataclasses.replace(settings, config=config) for config in configs], patient_regex)
     gc.freeze()  # what ends with the process need not be searched for garbage at its end, which takes 0.2 s
 
 
-def _preprocess(
-    source: str, configs: Sequence[str], class_folders: tuple[str, ...], patient_regex: re.Pattern[str]
-) -> None:
+def _preprocess(source: str, of_configs: Sequence[plan.Settings], patient_regex: re.Pattern[str]) -> None:
     started = time.perf_counter()
-    print(f"listing {source}", file=sys.stderr)
+    say(f"listing {source}", to_stderr=True)
     with open_source(source) as opened:
-        cells = listing.list_cells(opened, f"--source={source}", class_folders, patient_regex)
+        cells = listing.list_cells(opened, f"--source={source}", of_configs[0].class_folders, patient_regex)
     listed = time.perf_counter()
 
     plan_job = functools.partial(
         prepare.plan, source=source, data_dir=_DATA_DIR.value, overwrite=_OVERWRITE.value, repair=_REPAIR.value
     )
     with ExitStack() as stack:
-        jobs = [stack.enter_context(plan_job(cells, _settings(config, class_folders))) for config in configs]
+        jobs = [stack.enter_context(plan_job(cells, settings)) for settings in of_configs]
         del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
-        print(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - listed:.2f} s", flush=True)
+        say(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - listed:.2f} s")
         for job in jobs:
             result = prepare.run(
                 job, max_rejected_fraction=_MAX_REJECTED_FRACTION.value, pipeline_options=_PIPELINE_OPTIONS.value
             )
-            print(_summary(result))
+            say(*_summary(result))
 
 
-def _settings(config: str, class_folders: tuple[str, ...]) -> plan.Settings:
-    return plan.Settings(
-        config=config,
-        image_size_px=_IMAGE_SIZE_PX.value,
-        image_encoding=_IMAGE_ENCODING.value,
-        split_seed=_SPLIT_SEED.value,
-        cells_per_shard=_CELLS_PER_SHARD.value,
-        class_folders=class_folders,
-        patient_regex=_PATIENT_REGEX.value,
-    )
-
-
-def _summary(result: prepare.JobResult) -> str:
+def _summary(result: prepare.JobResult) -> list[str]:
     manifest = result.manifest
     duplicates = manifest["duplicates"]
     lines = [f"{manifest['dataset']}/{manifest['config']}/{manifest['version']} from {manifest['source']['name']}"]
@@ -167,7 +161,7 @@ def _summary(result: prepare.JobResult) -> str:
     else:
         lines.append(f"  {shards}, already there")
     lines.append(f"  {result.directory}")
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

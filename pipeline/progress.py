@@ -21,17 +21,9 @@ class _Lines(tqdm):
 
 
 def progress_bar(total: int | None, description: str, unit: str, **tqdm_arguments: Any) -> tqdm:
-    """A progress bar on standard error with rate and remaining time.
+    """A tqdm on standard error, with rate and remaining time; `unit` is what it counts, such as "cells".
 
-    Args:
-      total: number of units to come, None if unknown.
-      description: stands before the bar.
-      unit: what is counted, such as "cells".
-      **tqdm_arguments: passed on to tqdm.
-
-    Returns:
-      a tqdm to `update` and to close (it is a context manager). Where standard error is not a terminal it prints a
-      line every ten seconds and one at the end.
+    Where standard error is not a terminal it prints a line every ten seconds and one at the end.
     """
     tqdm_arguments |= {"total": total, "desc": description, "unit": f" {unit}", "smoothing": 0.1}
     if sys.stderr.isatty():

@@ -5,7 +5,10 @@ appears only once it is complete, renaming it would copy it, and there is no loc
 keep two jobs from harming each other.
 """
 
+import errno
+import io
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -24,12 +27,15 @@ _PARTIAL = ".partial"
 _BUFFER_BYTES = 1 << 20
 
 
-def open_place(path: str, flag: str) -> epath.Path:
-    """A path as given by a flag, `~` expanded.
+class NotRegular(OSError):
+    """Something that is no regular file was to be read."""
 
-    Raises:
-      InputError: if it is empty, or names a kind of store that is not known.
-    """
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.EINVAL, "not a regular file", path)
+
+
+def open_place(path: str, flag: str) -> epath.Path:
+    """A path as given by a flag, `~` expanded; raises InputError if it is empty or of an unknown kind of store."""
     if not path:
         raise InputError(f"{flag} is empty; expected a path")
     try:
@@ -43,6 +49,24 @@ def open_place(path: str, flag: str) -> epath.Path:
 def is_remote(path: str | epath.PathLike) -> bool:
     """Whether a path lies in an object store, such as `gs://…` or `s3://…`."""
     return "://" in os.fspath(path)
+
+
+def open_regular(path: str) -> io.FileIO:
+    """Opens a local file for reading, unbuffered and without waiting for anybody who writes to it.
+
+    Raises NotRegular for a FIFO, device or socket, and OSError if it cannot be opened.
+    """
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    try:
+        file = io.FileIO(path, opener=lambda name, mode: os.open(name, mode | flags))
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise NotRegular(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NotRegular(path)
+    return file
 
 
 @contextmanager
@@ -123,24 +147,21 @@ def lock_file(target: epath.Path) -> epath.Path:
 def lock(target: epath.Path) -> Iterator[None]:
     """Holds a target folder's lock, a file next to it; the kernel frees it when the process is killed.
 
-    Raises:
-      InputError: if another process holds it.
+    Raises InputError if another process holds it.
     """
     if is_remote(target):
         yield
         return
     path = lock_file(target)
     make_folder(path.parent)
-    file_lock = filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK)
     try:
-        file_lock.acquire()
+        with filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)  # while it is locked: whoever waits for it notices and tries again
     except filelock.Timeout as error:
         raise InputError(
             f"another job is at work on {target} (it holds {path}); wait until it has ended, then the same "
             "command finds or continues its work"
         ) from error
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while it is locked: whoever waits for it notices and tries again
-        file_lock.release()

@@ -22,6 +22,7 @@ from pipeline.cells import DEFAULT_CLASS_FOLDERS
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
+from pipeline.terminal import say
 
 _SLIDE_NAMES = ("C{}P{}thinF", "C{}P{}ThinF", "C{}NThinF", "C{}ThinF", "C{}_thinF", "C{}P{}ReThinF")
 _SLIDE_RGB = (236, 208, 180), (210, 215, 206), (202, 208, 203), (240, 205, 182), (234, 212, 188), (214, 208, 206)
@@ -239,7 +240,7 @@ def main(arguments: Sequence[str]) -> None:
     reject_arguments(arguments)
     values = flags.FLAGS
     count = write(Path(values.output), values.num_patients, values.cells_per_patient, values.seed)
-    print(f"wrote {count} cells of {values.num_patients} patients to {values.output}")
+    say(f"wrote {count} cells of {values.num_patients} patients to {values.output}")
 
 
 if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names

@@ -7,8 +7,7 @@ swapped and foreign files, and a manifest that disagrees with the records.
 """
 
 import json
-import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from pipeline.cells import DATASET_NAME, LABELS
+from pipeline.cells import DATASET_NAME
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
@@ -25,6 +24,7 @@ from pipeline.records import example, layout, manifest, tfrecord
 from pipeline.records.index import index_array, read_index
 from pipeline.splits.configs import CONFIGS
 from pipeline.storage import list_names
+from pipeline.terminal import say
 
 _THREADS = 4  # on an object store several files arrive at a time; locally hashing keeps two cores busy
 
@@ -38,19 +38,11 @@ class Problem(NamedTuple):
 
 class _ShardContent(NamedTuple):
     problems: list[Problem]
-    classes: Counter[int]
-    patients: set[str]
+    counts: Counter[tuple[int, str]]  # (label, patient) -> number of cells
 
 
 def verify(directory: epath.Path) -> list[Problem]:
-    """Checks one data set.
-
-    Args:
-      directory: its version folder.
-
-    Returns:
-      everything that is wrong, in a fixed order; empty for a complete data set.
-    """
+    """Everything that is wrong with the data set in a version folder, in a fixed order; empty for a complete one."""
     try:
         content = (directory / layout.MANIFEST).read_bytes()
         parsed = json.loads(content)
@@ -80,18 +72,17 @@ def _check(directory: epath.Path, parsed: manifest.Manifest) -> Iterator[Problem
     for name, digest in parsed["files"].items():
         if (directory / name).exists() and (fault := manifest.check_file(directory / name, digest)):
             yield Problem(name, fault)
-    image_form = (parsed["settings"]["image_size_px"], parsed["settings"]["image_encoding"])
-    contents = defaultdict(list)
+    settings = parsed["settings"]
+    raw_size_px = settings["image_size_px"] if settings["image_encoding"] == "raw" else None
+    by_split: dict[str, list[_ShardContent]] = {split: [] for split in parsed["splits"]}
     num_bytes = sum(shard["num_bytes"] for _, shard in shards)
     with ThreadPoolExecutor(_THREADS) as pool, progress_bar(num_bytes, "checking", "B", unit_scale=True) as bar:
-        checked = pool.map(lambda shard: _check_shard(directory, shard, image_form), [shard for _, shard in shards])
+        checked = pool.map(lambda shard: _check_shard(directory, shard[1], raw_size_px), shards)
         for (split, shard), content in zip(shards, checked, strict=True):
-            contents[split].append(content)
+            by_split[split].append(content)
             bar.update(shard["num_bytes"])
-    for split in parsed["splits"]:
-        for content in contents[split]:
             yield from content.problems
-    yield from _check_counts(parsed, contents)
+    yield from _check_counts(parsed, by_split)
 
 
 def _check_names(directory: epath.Path, shard_files: list[str]) -> Iterator[Problem]:
@@ -103,25 +94,24 @@ def _check_names(directory: epath.Path, shard_files: list[str]) -> Iterator[Prob
         yield Problem(layout.MANIFEST, "names a shard more than once")
 
 
-def _check_shard(directory: epath.Path, shard: dict[str, Any], image_form: tuple[int, str]) -> _ShardContent:
+def _check_shard(directory: epath.Path, shard: dict[str, Any], raw_size_px: int | None) -> _ShardContent:
     """Compares digests, then reads the records: they may disagree with the index and with the manifest's numbers."""
     name, index_name = shard["file"], shard["index_file"]
     faults = manifest.check_shard(directory, shard)
-    content = _ShardContent([Problem(*fault) for fault in faults.items()], Counter(), set())
+    content = _ShardContent([Problem(*fault) for fault in faults.items()], Counter())
     rows: list[tuple[int, int, int, int]] = []
     try:
         with (directory / name).open("rb") as file:
             for offset, record in tfrecord.read_records(file):
                 cell = example.parse(record)
-                if image_form[1] == "raw" and len(cell.image) != 3 * image_form[0] ** 2:
-                    raise ValueError(f"record {len(rows)} is not {image_form[0]} pixels wide")
-                encoded = example.encode(*cell)
-                if encoded.record != record:
+                if raw_size_px and len(cell.image) != 3 * raw_size_px**2:
+                    raise ValueError(f"record {len(rows)} is not {raw_size_px} pixels wide")
+                encoded, image_start = example.encode(*cell)
+                if encoded != record:
                     raise ValueError(f"record {len(rows)} is not serialised as pipeline.preprocess does")
-                image_offset = offset + tfrecord.HEADER_BYTES + encoded.image_offset
+                image_offset = offset + tfrecord.HEADER_BYTES + image_start
                 rows.append((offset, image_offset, len(cell.image), cell.label))
-                content.classes[cell.label] += 1
-                content.patients.add(cell.patient_id)
+                content.counts[cell.label, cell.patient_id] += 1
         if len(rows) != shard["num_records"]:
             raise ValueError(f"has {len(rows)} records, the manifest says {shard['num_records']}")
         if index_name not in faults and not np.array_equal(read_index(str(directory / name)), index_array(rows)):
@@ -145,18 +135,11 @@ def _check_counts(parsed: manifest.Manifest, by_split: dict[str, list[_ShardCont
         contents = by_split[split]
         if any(shard.problems for shard in contents):
             continue
-        classes = sum((shard.classes for shard in contents), Counter())
-        patients = sorted(set().union(*(shard.patients for shard in contents)))
-        counted = {
-            "num_cells": classes.total(),
-            "classes": {label_name: classes[label] for label, label_name in enumerate(LABELS)},
-            "patients": patients,
-            "num_patients": len(patients),
-        }
+        counted = manifest.count_cells(sum((shard.counts for shard in contents), Counter()))
         for key, value in counted.items():
             if entry[key] != value:
                 yield Problem(layout.MANIFEST, f"split {split}: {key} is {entry[key]}, its records say {value}")
-        for patient in patients if config.needs_patients else ():
+        for patient in counted["patients"] if config.needs_patients else ():
             if patient in split_of:
                 yield Problem(layout.MANIFEST, f"patient {patient} is in the splits {split_of[patient]} and {split}")
             split_of[patient] = split
@@ -175,16 +158,16 @@ def main(arguments: Sequence[str]) -> int:
     for config, target in present.items():
         problems = verify(target)
         for problem in problems:
-            print(f"{target / problem.file}: {problem.what}")
+            say(f"{target / problem.file}: {problem.what}")
         if problems:
             status = 1
-            print(
+            say(
                 f"error: {config} has {len(problems)} problems; make corrupt files again with python -m "
                 f"pipeline.preprocess --repair --config={config}, or everything with --overwrite",
-                file=sys.stderr,
+                to_stderr=True,
             )
         else:
-            print(f"{target}: complete")
+            say(f"{target}: complete")
     return status
 
 

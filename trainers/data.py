@@ -233,5 +233,5 @@ def patients_of(split: Split, contents: manifest.Manifest) -> list[str]:
             patients |= set(entry["patients"])
             parts = [part for part in parts if Path(part[0]).name not in num_records]
     for part in parts:
-        patients |= set(index.labels_and_patients(*part).patient_ids.tolist())
+        patients |= set(index.labels_and_patients(*part)[1].tolist())
     return sorted(patients)

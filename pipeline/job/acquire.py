@@ -37,11 +37,7 @@ def check_outside_source(source: str, root: str, class_folders: Sequence[str], d
 
 
 def find_existing(directory: epath.Path, identity: manifest.Manifest, overwrite: bool) -> manifest.Manifest | None:
-    """The manifest of the data set that exists, None if there is none or it is to be replaced.
-
-    Raises:
-      InputError: if another data set is there.
-    """
+    """The manifest of the data set that exists, None without one or with `overwrite`; InputError if it is another."""
     if overwrite or not layout.has_dataset(directory):
         return None
     existing = manifest.read(directory)
@@ -54,11 +50,7 @@ def find_existing(directory: epath.Path, identity: manifest.Manifest, overwrite:
 
 
 def acquire(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manifest, overwrite: bool) -> None:
-    """Makes the incomplete folder this job's own, or finds that it is.
-
-    Raises:
-      InputError: if another job's work is in it.
-    """
+    """Makes the incomplete folder this job's own; raises InputError if another job's work is in it."""
     incomplete = layout.incomplete_dir(directory)
     if incomplete.exists():
         different = _unfinished_differences(incomplete, identity)
@@ -101,7 +93,7 @@ def publish(job: Job) -> None:
         storage.remove_folder(incomplete)
         return
     storage.remove_others(incomplete, layout.expected_files(job.num_cells))
-    replaced = layout.replaced_dir(job.directory)
+    replaced = _replaced_dir(job.directory)
     storage.remove_folder(replaced)
     if job.directory.exists():
         job.directory.rename(replaced)
@@ -109,9 +101,14 @@ def publish(job: Job) -> None:
     storage.remove_folder(replaced)
 
 
+def _replaced_dir(directory: epath.Path) -> epath.Path:
+    """Where a data set lies for the moment in which another takes its name."""
+    return directory.with_name(f"{directory.name}.replaced")
+
+
 def cleanup(directory: epath.Path) -> None:
     """Removes what a job that was killed at its very end has left next to its data set."""
-    lock, replaced = storage.lock_file(directory), layout.replaced_dir(directory)
+    lock, replaced = storage.lock_file(directory), _replaced_dir(directory)
     if not storage.is_remote(directory) and (lock.exists() or replaced.exists()):
         with suppress(InputError, OSError), storage.lock(directory):
             storage.remove_folder(replaced)

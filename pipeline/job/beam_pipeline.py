@@ -51,10 +51,6 @@ class FillShard(beam.DoFn):
 
     def __init__(self, job: ShardJob, num_threads: int | None) -> None:
         self._job, self._num_threads = job, num_threads
-        self._records = Metrics.counter("malaria", "records_written")
-        self._bytes = Metrics.counter("malaria", "bytes_written")
-        self._rejected = Metrics.counter("malaria", "cells_rejected")
-        self._converted = Metrics.counter("malaria", "cells_converted")
 
     def setup(self) -> None:
         """Sets what a command sets in its own process: another engine's workers are no commands."""
@@ -68,9 +64,7 @@ class FillShard(beam.DoFn):
         """Fills one shard, or lets a local worker process begin with it; raises ShardError if that fails."""
         with _explained_as_shard_errors(file_name):
             if workers.are_started():
-                self._filling[file_name] = workers.submit(
-                    "pipeline.job.fill:fill_shard", file_name, self._job, self._num_threads
-                )
+                self._filling[file_name] = workers.submit(file_name, self._job, self._num_threads)
             else:
                 from pipeline.job import fill  # OpenCV is only for processes that decode
 
@@ -86,10 +80,14 @@ class FillShard(beam.DoFn):
                 self._count(filling.result())
 
     def _count(self, result: ShardResult) -> None:
-        self._records.inc(result.num_records)
-        self._bytes.inc(result.num_bytes)
-        self._rejected.inc(len(result.rejected))
-        self._converted.inc(sum(result.converted.values()))
+        counts = {
+            "records_written": len(result.records),
+            "bytes_written": result.entry["num_bytes"],
+            "cells_rejected": len(result.rejected),
+            "cells_converted": sum(len(facts.conversions) for facts in result.records),
+        }
+        for name, count in counts.items():
+            Metrics.counter("malaria", name).inc(count)
 
 
 @contextmanager
@@ -105,10 +103,9 @@ def _explained_as_shard_errors(file_name: str) -> Iterator[None]:
 def fill_shards(
     file_names: Sequence[str], job: ShardJob, num_threads: int | None, pipeline_options: Sequence[str]
 ) -> None:
-    """Fills one or more shards, each by `fill.fill_shard`, in a Beam pipeline.
+    """Fills shards, each by `fill.fill_shard`, in a Beam pipeline.
 
-    Raises:
-      InputError: if a shard cannot be filled or the runner fails; shards that were filled stay.
+    Raises InputError if a shard cannot be filled or the runner fails; shards that were filled stay.
     """
     logger = logging.getLogger("apache_beam.runners.common")
     logger.addFilter(_is_unexpected)
@@ -137,11 +134,7 @@ def fill_shards(
 
 
 def parse_options(pipeline_options: Sequence[str]) -> PipelineOptions:
-    """Reads Beam's options, with the project's defaults.
-
-    Raises:
-      InputError: if Beam does not understand one.
-    """
+    """Reads Beam's options, with the project's defaults; raises InputError if Beam does not understand one."""
     given = f"--pipeline_options={','.join(pipeline_options)}"
     if stray := [option for option in pipeline_options if not option.startswith("--")]:
         raise InputError(f"{given}: {stray[0]!r} is no option; expected --<name>=<value>")

@@ -6,7 +6,8 @@ shards it still has to fill. The bytes depend on the shard's cells alone.
 
 import hashlib
 import io
-from collections import Counter, deque
+import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -14,33 +15,27 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from pipeline.cells import LABELS, Cell, Rejected
+from pipeline.cells import Cell, Rejected
 from pipeline.job.plan import Shard, ShardJob
-from pipeline.job.results import ShardResult
+from pipeline.job.results import RecordFacts, ShardResult
 from pipeline.job.workers import num_processors
 from pipeline.records import example, layout, tfrecord
 from pipeline.records.index import index_array
 from pipeline.source import decode
-from pipeline.source.archive import MAX_ENCODED_BYTES, Source, UnreadableImage, open_source
+from pipeline.source.archive import Source, UnreadableImage, open_source
 from pipeline.storage import open_atomic, write_atomic
 
-_CONTENT_DIGITS = 16
 _CELLS_PER_TASK = 16
 _PIXEL_BYTES_PER_TASK = 1 << 20
 
 
 class _Record(NamedTuple):
-    """A cell's framed record, or the reason why it has none."""
+    """A cell's framed record, and where in it the image lies."""
 
-    cell: Cell
-    parts: tuple[bytes, ...] = ()
-    image_offset: int = 0
-    image_num_bytes: int = 0
-    height: int = 0
-    width: int = 0
-    conversions: tuple[str, ...] = ()
-    content: str = ""
-    reason: str | None = None
+    parts: tuple[bytes, ...]
+    image_offset: int
+    image_num_bytes: int
+    facts: RecordFacts
 
 
 def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardResult:
@@ -54,52 +49,48 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
     cv2.setNumThreads(1)  # cells are decoded in parallel; OpenCV's own threads would only get in the way
     plan = job.job_dir / layout.plan_name(file_name)
     shard = Shard.from_json(plan.read_text())
-    result = ShardResult(shard.split, file_name)
+    rejected: list[Rejected] = []
+    facts: list[RecordFacts] = []
     rows: list[tuple[int, int, int, int]] = []
-    contents: list[str] = []
-    heights: Counter[int] = Counter()
-    widths: Counter[int] = Counter()
-    converted: Counter[str] = Counter()
-    digest = hashlib.sha256()
+    digest, num_bytes = hashlib.sha256(), 0
     with open_source(job.source) as source, open_atomic(job.shards_dir / file_name) as file:
         for record in _make_records(shard.cells, source, job, num_threads or num_processors()):
-            cell = record.cell
-            if record.reason is not None:
-                result.rejected.append(Rejected(cell.filename, record.reason))
+            if isinstance(record, Rejected):
+                rejected.append(record)
                 continue
-            rows.append((result.num_bytes, result.num_bytes + record.image_offset, record.image_num_bytes, cell.label))
+            facts.append(record.facts)
+            rows.append((num_bytes, num_bytes + record.image_offset, record.image_num_bytes, record.facts.label))
             for part in record.parts:
                 file.write(part)
                 digest.update(part)
-                result.num_bytes += len(part)
-            result.patients.setdefault(cell.patient_id, [0] * len(LABELS))[cell.label] += 1
-            heights[record.height] += 1
-            widths[record.width] += 1
-            converted.update(record.conversions)
-            contents.append(record.content)
+                num_bytes += len(part)
         if not plan.exists():
             # The job was given up and another may have begun: its shards must not be mixed with this one.
             raise FileNotFoundError(f"{plan} is gone, so this shard belongs to a job that no longer exists")
-    result.num_records = len(rows)
-    result.sha256 = digest.hexdigest()
-    result.heights, result.widths, result.converted = dict(heights), dict(widths), dict(converted)
-    result.contents = "".join(contents)
-    result.labels = "".join(str(label) for *_, label in rows)
-
     buffer = io.BytesIO()
     np.save(buffer, index_array(rows))
-    result.index_sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
+    entry = {
+        "file": file_name,
+        "num_records": len(rows),
+        "num_bytes": num_bytes,
+        "sha256": digest.hexdigest(),
+        "index_file": layout.index_name(file_name),
+        "index_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+    }
+    result = ShardResult(shard.split, entry, rejected, facts)
     write_atomic(job.shards_dir / layout.index_name(file_name), buffer.getvalue())
-    write_atomic(job.job_dir / layout.result_name(file_name), result.to_json().encode())
+    write_atomic(job.job_dir / layout.result_name(file_name), json.dumps(result).encode())
     return result
 
 
-def _make_records(cells: Sequence[Cell], source: Source, job: ShardJob, num_threads: int) -> Iterator[_Record]:
+def _make_records(
+    cells: Sequence[Cell], source: Source, job: ShardJob, num_threads: int
+) -> Iterator[_Record | Rejected]:
     """Makes records in several threads, yields them in order, and holds only a few at a time."""
     cells_per_task = max(1, min(_CELLS_PER_TASK, _PIXEL_BYTES_PER_TASK // (3 * job.image_size_px**2)))
-    pending: deque[Future[list[_Record]]] = deque()
+    pending: deque[Future[list[_Record | Rejected]]] = deque()
 
-    def make(task: Sequence[Cell]) -> list[_Record]:
+    def make(task: Sequence[Cell]) -> list[_Record | Rejected]:
         return [_make_record(cell, source, job) for cell in task]
 
     if num_threads == 1:
@@ -114,19 +105,17 @@ def _make_records(cells: Sequence[Cell], source: Source, job: ShardJob, num_thre
             yield from pending.popleft().result()
 
 
-def _make_record(cell: Cell, source: Source, job: ShardJob) -> _Record:
+def _make_record(cell: Cell, source: Source, job: ShardJob) -> _Record | Rejected:
     try:
-        if cell.num_bytes > MAX_ENCODED_BYTES:
-            raise UnreadableImage(f"{cell.num_bytes} bytes; expected at most {MAX_ENCODED_BYTES}")
-        encoded = source.read(job.root + cell.filename, cell.zip_entry)
+        encoded = source.read(job.root, cell)
         decoded = decode.decode(encoded, cell.filename)
     except UnreadableImage as error:
-        return _Record(cell, reason=str(error))
+        return Rejected(cell.filename, str(error))
     height, width, _ = decoded.pixels.shape
     pixels = decode.resize(decoded.pixels, job.image_size_px)
     stored = pixels.tobytes() if job.image_encoding == "raw" else decode.encode_png(pixels)
     record, offset = example.encode(stored, cell.label, cell.filename, cell.patient_id)
     header, footer = tfrecord.frame(record)
-    content = hashlib.sha256(encoded).hexdigest()[:_CONTENT_DIGITS]
-    parts, offset = (header, record, footer), len(header) + offset
-    return _Record(cell, parts, offset, len(stored), height, width, decoded.conversions, content)
+    content = int.from_bytes(hashlib.sha256(encoded).digest()[:8], "little")
+    facts = RecordFacts(cell.filename, cell.label, cell.patient_id, height, width, content, decoded.conversions)
+    return _Record((header, record, footer), len(header) + offset, len(stored), facts)

@@ -6,7 +6,7 @@ so that a worker reads only its own cells.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -67,7 +67,7 @@ class Shard(NamedTuple):
     def from_json(cls, text: str) -> "Shard":
         """Reads what `to_json` wrote."""
         split, file_name, cells = json.loads(text)
-        read = (Cell._make((*fields, ZipEntry(*entry) if entry else None)) for *fields, entry in cells)
+        read = (Cell._make((*fields, ZipEntry(*entry) if entry else None, time)) for *fields, entry, time in cells)
         return cls(split, file_name, tuple(read))
 
 
@@ -117,10 +117,8 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[
     """Plans all shards of a data set.
 
     Within a split the cells are in seeded hash order, so that `train[:10%]` and every shard are a random sample.
-    `source_name` stands for the source in errors.
-
-    Raises:
-      InputError: if names tell no patient where the config needs one, or there are too few patients.
+    `source_name` stands for the source in errors: InputError if names tell no patient where the config needs one, or
+    there are too few patients.
     """
     config = CONFIGS[settings.config]
     if config.needs_patients:
@@ -130,16 +128,11 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[
     for split in config.splits:
         cells = [cell for cell, assigned in zip(listing.cells, splits, strict=True) if assigned == split]
         cells.sort(key=lambda cell: seeded_hash(settings.split_seed, cell.filename))
-        parts = list(_even_parts(cells, settings.cells_per_shard))
-        for number, part in enumerate(parts):
-            shards.append(Shard(split, shard_name(split, number, len(parts)), tuple(part)))
+        num_parts = -(-len(cells) // settings.cells_per_shard)
+        for number in range(num_parts):
+            part = cells[number * len(cells) // num_parts : (number + 1) * len(cells) // num_parts]
+            shards.append(Shard(split, shard_name(split, number, num_parts), tuple(part)))
     return shards
-
-
-def _even_parts(cells: Sequence[Cell], at_most: int) -> Iterable[Sequence[Cell]]:
-    num_parts = -(-len(cells) // at_most)
-    for part in range(num_parts):
-        yield cells[part * len(cells) // num_parts : (part + 1) * len(cells) // num_parts]
 
 
 def _check_patients(cells: Sequence[Cell], settings: Settings, source_name: str) -> None:

@@ -7,6 +7,7 @@ the manifest, written last, completes it. In both, `<version>.incomplete/<job>` 
 while the job runs; its name is a hash of source and settings.
 """
 
+import dataclasses
 import json
 import os
 import time
@@ -63,10 +64,8 @@ def plan(
     """Plans one data set, writes the plan, and holds the data set's lock while the block runs.
 
     Args:
-      listing: the source's cells; not needed any more once the block is entered.
-      settings: what to make.
-      source: path of the source, as workers reach it.
-      data_dir: root of all data sets.
+      listing, settings: the source's cells, not needed any more once the block is entered, and what to make.
+      source, data_dir: path of the source, as workers reach it, and root of all data sets.
       overwrite: replaces a data set of another source or other settings, and makes an equal one again.
       repair: makes corrupt files of an existing data set again, byte-identical.
 
@@ -79,12 +78,19 @@ def plan(
     """
     directory = layout.dataset_dir(data_dir, settings.config)
     acquire.check_outside_source(source, listing.root, settings.class_folders, directory)
-    source_name = _printable_name(source)
+    place = storage.open_place(source, "--source")
+    source_name = (place if storage.is_remote(place) else place.resolve()).name
+    source_name = source_name.encode(errors="backslashreplace").decode()
     identity = build_manifest.identity(listing, settings, source_name)
+
+    job_dir, shards_dir = layout.incomplete_dir(directory) / acquire.job_name(identity), layout.shards_dir(directory)
+    shard_job = ShardJob(
+        os.fspath(place), listing.root, job_dir, shards_dir, settings.image_size_px, settings.image_encoding
+    )
 
     if existing := acquire.find_existing(directory, identity, overwrite):
         acquire.cleanup(directory)
-        yield _check_existing(directory, existing, listing, settings, source, repair)
+        yield _check_existing(directory, existing, listing, settings, shard_job, repair)
         return
     planned: Job | JobResult
     shards = plan_shards(listing, settings, source_name)  # an error here must leave nothing behind
@@ -96,10 +102,8 @@ def plan(
             if existing:
                 planned = JobResult(directory, existing, 0, 0.0)
             else:
-                job_dir = layout.incomplete_dir(directory) / acquire.job_name(identity)
                 acquire.acquire(directory, job_dir, identity, overwrite)
                 num_cells = _write_plan(shards, job_dir)
-                shard_job = _shard_job(listing, settings, source, job_dir, layout.shards_dir(directory))
                 planned = Job(directory, identity, shard_job, num_cells, listing.rejected, listing.same_names)
         del listing, shards  # this frame lives as long as the block, which must not hold every cell
         yield planned
@@ -112,12 +116,11 @@ def run(
 
     Args:
       job: what `plan` yields.
-      max_rejected_fraction: the job fails if more of the listed images than this cannot be used.
+      max_rejected_fraction: the largest fraction of the listed images that may be rejected.
       pipeline_options: Beam's options, such as `["--runner=DirectRunner"]`.
 
     Raises:
-      InputError: if filling fails or too many images are rejected. Filled shards stay in the incomplete folder, and
-        the next call continues with them.
+      InputError: if filling fails or too many images are rejected; the next call continues with the filled shards.
     """
     if isinstance(job, JobResult):
         return job
@@ -135,7 +138,12 @@ def run(
 
 
 def _check_existing(
-    directory: epath.Path, existing: manifest.Manifest, listing: Listing, settings: Settings, source: str, repair: bool
+    directory: epath.Path,
+    existing: manifest.Manifest,
+    listing: Listing,
+    settings: Settings,
+    job: ShardJob,
+    repair: bool,
 ) -> JobResult:
     started = time.perf_counter()
     # In an object store digests would cost a download of everything, so without --repair sizes have to do.
@@ -144,19 +152,12 @@ def _check_existing(
         return JobResult(directory, existing, 0, 0.0)
     if not repair:
         raise InputError(f"{directory} has {describe(corrupt)}; make them again from the same source by --repair")
-    shards = plan_shards(listing, settings, source)
-    folder = layout.repair_dir(directory)
+    shards = plan_shards(listing, settings, existing["source"]["name"])
+    folder = directory.with_name(f"{directory.name}.repair")
     with _explained_os_errors(str(directory)), storage.lock(directory):
-        shard_job = _shard_job(listing, settings, source, folder, folder)
-        num_filled = make_again(directory, existing, corrupt, shards, shard_job)
+        job = dataclasses.replace(job, job_dir=folder, shards_dir=folder)
+        num_filled = make_again(directory, existing, corrupt, shards, job)
     return JobResult(directory, existing, num_filled, time.perf_counter() - started, tuple(corrupt))
-
-
-def _shard_job(
-    listing: Listing, settings: Settings, source: str, job_dir: epath.Path, shards_dir: epath.Path
-) -> ShardJob:
-    path = os.fspath(storage.open_place(source, "--source"))
-    return ShardJob(path, listing.root, job_dir, shards_dir, settings.image_size_px, settings.image_encoding)
 
 
 @contextmanager
@@ -171,12 +172,6 @@ def _write_plan(shards: Sequence[Shard], job_dir: epath.Path) -> dict[str, int]:
     for shard in shards:
         storage.write_atomic(job_dir / layout.plan_name(shard.file_name), shard.to_json().encode())
     return {shard.file_name: len(shard.cells) for shard in shards}
-
-
-def _printable_name(source: str) -> str:
-    place = storage.open_place(source, "--source")
-    name = place.name if storage.is_remote(place) else place.resolve().name
-    return name.encode(errors="backslashreplace").decode()
 
 
 def _is_complete(job: Job) -> bool:
@@ -194,7 +189,7 @@ def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
     done = results.done(job_dir)
     for file_name in sorted(done):
         result = results.read_result(job_dir, file_name)
-        if result is None or manifest.check_shard(shards_dir, result.entry()):
+        if result is None or manifest.check_shard(shards_dir, result.entry):
             (job_dir / layout.result_name(file_name)).unlink()  # the disk lost what was written last
             done.remove(file_name)
     missing = [file_name for file_name in job.num_cells if file_name not in done]
@@ -204,7 +199,7 @@ def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
             if workers.are_started():  # they begin while this process imports Beam, which takes a second
                 num_threads = max(1, workers.num_processors() // len(missing))
                 for file_name in missing:
-                    workers.begin("pipeline.job.fill:fill_shard", file_name, job.shard_job, num_threads)
+                    workers.begin(file_name, job.shard_job, num_threads)
 
             from pipeline.job import beam_pipeline
 

@@ -14,11 +14,9 @@ _MAX_NAMED = 5
 
 
 def find_corrupt(directory: epath.Path, existing: manifest.Manifest, with_digests: bool) -> dict[str, str]:
-    """Compares every file of a data set with its manifest, of shards only the size unless `with_digests`.
+    """Name -> fault of each missing or changed file of a data set.
 
-    Returns:
-      name -> fault of each missing or changed file: of shards, of their indexes, and of TFDS's own files. With digests
-      that takes about a second per GB.
+    Of shards only the size is compared, unless `with_digests`, which takes about a second per GB.
     """
     faults: dict[str, str] = {}
     for shard in manifest.shards(existing):
@@ -45,11 +43,8 @@ def make_again(
 ) -> int:
     """Makes corrupt files again, in a folder of their own (that of `job`), and moves them to the data set.
 
-    Returns:
-      the number of cells that were read again.
-
-    Raises:
-      InputError: if one of them is not byte-identical to what the manifest vouches for; then none is moved.
+    Returns the number of cells that were read. Raises InputError if a file is not byte-identical to what the manifest
+    vouches for; then none is moved.
     """
     from pipeline.job import fill  # OpenCV and TFDS take a second to import, which other jobs need not wait for
     from pipeline.records import tfds_metadata
@@ -73,10 +68,8 @@ def make_again(
 
 
 def _check_equal(folder: epath.Path, existing: manifest.Manifest, names: Mapping[str, str]) -> None:
-    digests = dict(existing["files"])
-    for shard in manifest.shards(existing):
-        digests |= {shard["file"]: shard["sha256"], shard["index_file"]: shard["index_sha256"]}
-    if different := [name for name in names if manifest.check_file(folder / name, digests[name])]:
+    remade_faults = find_corrupt(folder, existing, with_digests=True)
+    if different := [name for name in names if name in remade_faults]:
         versions = ", ".join(
             f"{package} {existing['package_versions'].get(package)} made it and {version} is installed"
             for package, version in package_versions().items()

@@ -1,11 +1,10 @@
 """What workers leave in the job's folder: one result per filled shard. Progress is read from there on every runner."""
 
-import dataclasses
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -20,58 +19,45 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_REMOTE_LOOKS = 5.0
 
 
-@dataclasses.dataclass
-class ShardResult:
-    """The numbers of a filled shard, stored in the job's folder until the manifest is written.
+class RecordFacts(NamedTuple):
+    """What the manifest's statistics need of a stored cell.
 
     Attributes:
-      split, file_name, num_records, num_bytes, sha256: of the TFRecord file.
-      index_sha256: of the index file.
-      patients: patient -> number of cells of each label.
+      filename, label, patient_id: see `cells.Cell`.
+      height, width: of the source's image, in pixels.
+      content: hash of the image file, to find duplicates by.
+      conversions: see `source.decode.DecodedImage`.
+    """
+
+    filename: str
+    label: int
+    patient_id: str
+    height: int
+    width: int
+    content: int
+    conversions: tuple[str, ...]
+
+
+class ShardResult(NamedTuple):
+    """What is known of a filled shard, stored in the job's folder until the manifest is written.
+
+    Attributes:
+      split: name of the split.
+      entry: the shard in the manifest.
       rejected: cells that are not in it, and why.
-      converted: kind of conversion -> number of cells.
-      heights, widths: size in pixels -> number of cells, of the source's images.
-      contents: hash of each record's image file, 16 hexadecimal digits each, to find duplicates by.
-      labels: label of each record, one digit each.
+      records: in their order.
     """
 
     split: str
-    file_name: str
-    num_records: int = 0
-    num_bytes: int = 0
-    sha256: str = ""
-    index_sha256: str = ""
-    patients: dict[str, list[int]] = dataclasses.field(default_factory=dict)
-    rejected: list[Rejected] = dataclasses.field(default_factory=list)
-    converted: dict[str, int] = dataclasses.field(default_factory=dict)
-    heights: dict[int, int] = dataclasses.field(default_factory=dict)
-    widths: dict[int, int] = dataclasses.field(default_factory=dict)
-    contents: str = ""
-    labels: str = ""
-
-    def to_json(self) -> str:
-        """One JSON object."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+    entry: dict[str, Any]
+    rejected: list[Rejected]
+    records: list[RecordFacts]
 
     @classmethod
     def from_json(cls, text: str) -> "ShardResult":
-        """Reads what `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        fields["rejected"] = [Rejected(*item) for item in fields["rejected"]]
-        for name in ("heights", "widths"):
-            fields[name] = {int(size): count for size, count in fields[name].items()}
-        return cls(**fields)
-
-    def entry(self) -> dict[str, Any]:
-        """The shard in the manifest."""
-        return {
-            "file": self.file_name,
-            "num_records": self.num_records,
-            "num_bytes": self.num_bytes,
-            "sha256": self.sha256,
-            "index_file": layout.index_name(self.file_name),
-            "index_sha256": self.index_sha256,
-        }
+        """Reads a result that was written as JSON."""
+        split, entry, rejected, records = json.loads(text)
+        return cls(split, entry, [Rejected(*item) for item in rejected], [RecordFacts(*facts) for facts in records])
 
 
 def done(job_dir: epath.Path) -> set[str]:
@@ -81,7 +67,7 @@ def done(job_dir: epath.Path) -> set[str]:
 
 
 def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
-    """A filled shard's numbers; None if their file is missing or damaged."""
+    """A filled shard's result; None if its file is missing or damaged."""
     try:
         return ShardResult.from_json((job_dir / layout.result_name(file_name)).read_text())
     except (FileNotFoundError, ValueError, TypeError, KeyError):
@@ -89,11 +75,7 @@ def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
 
 
 def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[ShardResult]:
-    """The numbers of all shards, in the order of the plan.
-
-    Raises:
-      InputError: if some are missing or damaged.
-    """
+    """The results of all shards, in the order of the plan; raises InputError if some are missing or damaged."""
     results = {name: read_result(job_dir, name) for name in num_cells}
     if missing := sorted(name for name, result in results.items() if result is None):
         raise InputError(
@@ -115,7 +97,7 @@ def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float)
             "or remove them and give --overwrite"
         )
     for split in sorted({result.split for result in filled}):
-        if not any(result.num_records for result in filled if result.split == split):
+        if not any(result.records for result in filled if result.split == split):
             raise InputError(f"every image of split {split} was rejected; mend the source")
 
 
@@ -123,20 +105,17 @@ def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float)
 def watch(job_dir: epath.Path, num_cells: Mapping[str, int]) -> Iterator[None]:
     """Shows how many cells are in filled shards while the block runs."""
     finished = threading.Event()
-    seen = done(job_dir)
     interval = _SECONDS_BETWEEN_REMOTE_LOOKS if is_remote(job_dir) else _SECONDS_BETWEEN_LOOKS
-    num_done = sum(num_cells[name] for name in seen)
-    with progress_bar(sum(num_cells.values()), "filling shards", "cells", initial=num_done) as bar:
 
-        def look() -> None:
-            for name in done(job_dir) - seen:
-                seen.add(name)
-                bar.update(num_cells[name])
+    def num_done() -> int:
+        return sum(num_cells[name] for name in done(job_dir))
+
+    with progress_bar(sum(num_cells.values()), "filling shards", "cells", initial=num_done()) as bar:
 
         def keep_looking() -> None:
             while not finished.wait(interval):
                 with suppress(OSError):  # the job itself will meet it too, and say so
-                    look()
+                    bar.update(num_done() - bar.n)
 
         watcher = threading.Thread(target=keep_looking, daemon=True)
         watcher.start()
@@ -145,4 +124,4 @@ def watch(job_dir: epath.Path, num_cells: Mapping[str, int]) -> Iterator[None]:
         finally:
             finished.set()
             watcher.join()
-            look()
+            bar.update(num_done() - bar.n)

@@ -7,7 +7,6 @@ Beam's own multi-processing mode takes many seconds to start.
 import importlib
 import multiprocessing
 import os
-import pkgutil
 import signal
 import sys
 import threading
@@ -15,11 +14,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any
+
+from pipeline.job.plan import ShardJob
+from pipeline.job.results import ShardResult
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _pool: ProcessPoolExecutor | None = None
-_begun: dict[tuple[object, ...], Future[Any]] = {}
+_begun: dict[tuple[str, ShardJob], Future[ShardResult]] = {}
 
 
 def num_processors() -> int:
@@ -32,42 +33,35 @@ def are_started() -> bool:
     return _pool is not None
 
 
-def begin(function: str, *arguments: object) -> None:
-    """Queues a call for the worker processes, ahead of `submit`.
-
-    Args:
-      function: `<module>:<name>`, so that only workers need to import it.
-      *arguments: of the call; hashable.
-    """
+def begin(file_name: str, job: ShardJob, num_threads: int | None) -> None:
+    """Queues a shard for the worker processes, ahead of `submit`."""
     with suppress(BrokenExecutor):  # `submit` raises it again
-        _begun[function, *arguments] = _running_pool().submit(_call, function, arguments)
+        _begun[file_name, job] = _queue(file_name, job, num_threads)
 
 
-def submit(function: str, *arguments: object) -> Future[Any]:
-    """A call in a worker process: the one that was begun, if it was; raises BrokenExecutor if a worker was killed."""
-    begun = _begun.pop((function, *arguments), None)
-    return begun or _running_pool().submit(_call, function, arguments)
+def submit(file_name: str, job: ShardJob, num_threads: int | None) -> Future[ShardResult]:
+    """A shard that a worker process fills; raises BrokenExecutor if a worker was killed."""
+    return _begun.pop((file_name, job), None) or _queue(file_name, job, num_threads)
 
 
-def _running_pool() -> ProcessPoolExecutor:
+def _queue(file_name: str, job: ShardJob, num_threads: int | None) -> Future[ShardResult]:
     if _pool is None:
         raise RuntimeError("there are no worker processes; they run within `started`")
-    return _pool
+    return _pool.submit(_fill, file_name, job, num_threads)
 
 
-def _call(function: str, arguments: tuple[object, ...]) -> object:
-    return pkgutil.resolve_name(function)(*arguments)
+def _fill(file_name: str, job: ShardJob, num_threads: int | None) -> ShardResult:
+    from pipeline.job import fill  # OpenCV is only for processes that decode
+
+    return fill.fill_shard(file_name, job, num_threads)
 
 
 @contextmanager
-def started(module: str) -> Iterator[None]:
+def started() -> Iterator[None]:
     """Runs worker processes, one per CPU, while the block runs; they end with it, whatever ends it.
 
     Ctrl-C ends the process at once, with status 130: a job may be killed at any moment, and KeyboardInterrupt gets lost
     within an import or one of Beam's callbacks.
-
-    Args:
-      module: what workers import at once.
     """
     global _pool
     count = num_processors()
@@ -76,7 +70,7 @@ def started(module: str) -> Iterator[None]:
     with _silent_resource_tracker():
         _pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _initialize, (os.getpid(),))
         for _ in range(count):
-            _pool.submit(_import, module)
+            _pool.submit(int)  # a process starts with the first call that it may take
     signal.signal(signal.SIGINT, _leave)
     try:
         yield
@@ -95,16 +89,13 @@ def started(module: str) -> Iterator[None]:
 @contextmanager
 def _silent_resource_tracker() -> Iterator[None]:
     """Python's resource tracker, which starts here, must not warn that it frees semaphores after Ctrl-C."""
-    before = os.environ.get("PYTHONWARNINGS")
+    before = os.environ.get("PYTHONWARNINGS", "")
     ignored = "ignore::UserWarning:multiprocessing.resource_tracker"
     os.environ["PYTHONWARNINGS"] = f"{before},{ignored}" if before else ignored
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = before
+        os.environ["PYTHONWARNINGS"] = before
 
 
 def _leave(*_: object) -> None:
@@ -117,6 +108,7 @@ def _leave(*_: object) -> None:
 def _initialize(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and kills its workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    importlib.import_module("pipeline.job.fill")  # a second in which the main process lists and plans
 
 
 def _end_with(parent: int) -> None:
@@ -124,8 +116,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     os._exit(1)
-
-
-def _import(module: str) -> None:
-    importlib.import_module(module)
-    time.sleep(0.05)  # so that every worker takes one of these calls

@@ -55,14 +55,7 @@ _Example, _Features = (
 )
 
 
-class EncodedExample(NamedTuple):
-    """A serialised record, and the byte offset of the image in it."""
-
-    record: bytes
-    image_offset: int
-
-
-def encode(image: bytes, label: int, filename: str, patient_id: str) -> EncodedExample:
+def encode(image: bytes, label: int, filename: str, patient_id: str) -> tuple[bytes, int]:
     """Serialises one cell as a `tf.train.Example`, deterministically: features by name.
 
     Args:
@@ -70,6 +63,9 @@ def encode(image: bytes, label: int, filename: str, patient_id: str) -> EncodedE
       label: index into `cells.LABELS`.
       filename: path from the class folder on.
       patient_id: the patient, "" if unknown.
+
+    Returns:
+      the record, and the byte offset of the image in it.
     """
     example = _Example()
     feature = example.features.feature
@@ -78,7 +74,7 @@ def encode(image: bytes, label: int, filename: str, patient_id: str) -> EncodedE
     feature[FILENAME].bytes_list.value.append(filename.encode())
     feature[PATIENT_ID].bytes_list.value.append(patient_id.encode())
     record = example.SerializeToString(deterministic=True)
-    return EncodedExample(record, len(record) - _num_bytes_behind_image(label, patient_id) - len(image))
+    return record, len(record) - _num_bytes_behind_image(label, patient_id) - len(image)
 
 
 @functools.lru_cache
@@ -99,11 +95,7 @@ class ParsedExample(NamedTuple):
 
 
 def parse(record: bytes) -> ParsedExample:
-    """Parses a serialised record.
-
-    Raises:
-      ValueError: if it is no record of a cell.
-    """
+    """Parses a serialised record; raises ValueError if it is no record of a cell."""
     try:
         feature = _Example.FromString(record).features.feature
         return ParsedExample(
@@ -117,13 +109,9 @@ def parse(record: bytes) -> ParsedExample:
 
 
 def parse_behind_image(tail: bytes) -> tuple[int, str]:
-    """Label and patient from the bytes of a record behind its image, where features are sorted by name.
-
-    Raises:
-      ValueError: if it is no record of a cell.
-    """
+    """Label and patient from the bytes of a record behind its image; raises ValueError if they are none of a cell."""
     try:
-        feature = _Features.FromString(tail).feature  # complete entries of the map
+        feature = _Features.FromString(tail).feature  # complete entries of the map, which is sorted by name
         return feature[LABEL].int64_list.value[0], feature[PATIENT_ID].bytes_list.value[0].decode()
     except (DecodeError, IndexError) as error:
         raise ValueError(f"is no record of a cell: {error}") from error

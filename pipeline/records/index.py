@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -16,35 +16,16 @@ INDEX_COLUMNS = ("record_offset", "image_offset", "image_num_bytes", "label")
 """Columns of a shard's index, int64 [records, 4]: byte offsets in the shard's file, to be read by a memory map."""
 
 
-class LabelsAndPatients(NamedTuple):
-    """Labels and patients of records.
-
-    Attributes:
-      labels: int64 [records].
-      patient_ids: str [records], "" where unknown.
-    """
-
-    labels: np.ndarray
-    patient_ids: np.ndarray
-
-
 def index_array(rows: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
     """A shard's index: int64 [records, 4], see `INDEX_COLUMNS`."""
     return np.array(rows, np.int64).reshape(-1, len(INDEX_COLUMNS))
 
 
 def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray:
-    """Reads a shard's index.
+    """Reads a shard's index: int64 [records, 4], see `INDEX_COLUMNS`.
 
-    Args:
-      shard: the shard's file.
-      entry: the shard in the manifest; with it, the size of the shard and the digest of the index are compared.
-
-    Returns:
-      int64 [records, 4], see `INDEX_COLUMNS`.
-
-    Raises:
-      InputError: if there is no index, or it or the shard is not what the manifest says.
+    With `entry`, the shard in the manifest, the size of the shard and the digest of the index are compared. Raises
+    InputError if there is no index, or it or the shard is not what the manifest says.
     """
     try:
         content = epath.Path(layout.index_name(shard)).read_bytes()
@@ -59,8 +40,11 @@ def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray
     return index
 
 
-def labels_and_patients(shard: str, skip: int, take: int) -> LabelsAndPatients:
+def labels_and_patients(shard: str, skip: int, take: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels and patients of `take` records of a shard from record `skip` on; about a hundred bytes per cell are read.
+
+    Returns:
+      int64 [records], the labels, and str [records], the patients, "" where unknown.
 
     Raises:
       InputError: if the shard or its index cannot be read.
@@ -79,4 +63,4 @@ def labels_and_patients(shard: str, skip: int, take: int) -> LabelsAndPatients:
                 patient_ids.append(patient_id)
     except (OSError, ValueError) as error:
         raise corrupt_shard(shard, f"it or its index cannot be read ({error})") from error
-    return LabelsAndPatients(np.array(labels, np.int64), np.array(patient_ids, np.str_))
+    return np.array(labels, np.int64), np.array(patient_ids, np.str_)

@@ -22,30 +22,23 @@ DATASET_INFO = "dataset_info.json"
 TFDS_FILES = (DATASET_INFO, "features.json", "label.labels.txt")
 
 
-def check_config(config: str) -> None:
-    """Raises InputError for a config that does not exist."""
-    if config not in CONFIGS:
-        raise InputError(f"--config={config} is unknown; expected {', '.join(CONFIGS)}")
-
-
 def dataset_dir(data_dir: str, config: str) -> epath.Path:
     """The version folder of a config below `--data_dir`, whether it exists or not.
 
-    Raises:
-      InputError: for an unknown config, or a `data_dir` that is itself a version folder.
+    Raises InputError for an unknown config, or a `data_dir` that is itself a data set's folder.
     """
-    check_config(config)
+    if config not in CONFIGS:
+        raise InputError(f"--config={config} is unknown; expected {', '.join(CONFIGS)}")
     root = open_place(data_dir, "--data_dir")
-    absolute = root.resolve() if not is_remote(data_dir) else root
-    names = (absolute.name, absolute.parent.name)  # of a version folder within a config's, or of that one
-    depth = next((i for i, name in enumerate(names) if name in CONFIGS), None)
-    is_inside = depth is not None and absolute.parents[depth].name == DATASET_NAME
-    top = absolute.parents[depth + 1] if depth is not None and is_inside else None
-    if top or (root / DATASET_INFO).exists():
-        what = "the folder of one config" if depth == 0 else "a data set's own version folder"
+    absolute = root if is_remote(data_dir) else root.resolve()
+    of_config = next(
+        (at for at in (absolute, absolute.parent) if at.name in CONFIGS and at.parent.name == DATASET_NAME), None
+    )
+    if of_config or (root / DATASET_INFO).exists():
+        what = "the folder of one config" if absolute == of_config else "a data set's own version folder"
         raise InputError(
             f"--data_dir={data_dir} is {what}; expected the folder that holds "
-            f"{DATASET_NAME}/<config>/<version>; give {top or 'its root'}"
+            f"{DATASET_NAME}/<config>/<version>; give {of_config.parent.parent if of_config else 'its root'}"
         )
     return root / DATASET_NAME / config / VERSION
 
@@ -58,16 +51,6 @@ def has_dataset(target: epath.Path) -> bool:
 def incomplete_dir(target: epath.Path) -> epath.Path:
     """The sibling of a version folder that a job works in: TFDS takes any existing version folder for complete."""
     return target.parent / f"{target.name}.incomplete"
-
-
-def replaced_dir(target: epath.Path) -> epath.Path:
-    """Where a data set lies for the moment in which another takes its name."""
-    return target.parent / f"{target.name}.replaced"
-
-
-def repair_dir(target: epath.Path) -> epath.Path:
-    """Where shards are made again, before they replace corrupt ones."""
-    return target.parent / f"{target.name}.repair"
 
 
 def shards_dir(target: epath.Path) -> epath.Path:

@@ -25,12 +25,13 @@ it, last of all files; here it is read.
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from pipeline.cells import DATASET_NAME
+from pipeline.cells import DATASET_NAME, LABELS
 from pipeline.errors import InputError
 from pipeline.records import layout
 from pipeline.splits.configs import CONFIGS
@@ -42,11 +43,7 @@ Manifest = dict[str, Any]
 
 
 def read(directory: epath.Path) -> Manifest:
-    """Reads a data set's manifest.
-
-    Raises:
-      InputError: if it is missing, corrupt, or another config's.
-    """
+    """Reads a data set's manifest; raises InputError if it is missing, corrupt, or another config's."""
     path = directory / layout.MANIFEST
     try:
         content = path.read_bytes()
@@ -68,11 +65,7 @@ def read(directory: epath.Path) -> Manifest:
 
 
 def read_dataset(data_dir: str, config: str) -> tuple[epath.Path, Manifest]:
-    """Finds a prepared data set: its folder and its manifest.
-
-    Raises:
-      InputError: if there is none; the message gives the command that makes it.
-    """
+    """A prepared data set's folder and manifest; if there is none, InputError with the command that makes it."""
     directory = layout.dataset_dir(data_dir, config)
     if not layout.has_dataset(directory):
         raise InputError(
@@ -104,13 +97,17 @@ def shards(manifest: Manifest) -> Iterator[dict[str, Any]]:
     return (shard for split in manifest["splits"].values() for shard in split["shards"])
 
 
-def corrupt_shard(file: str, problem: str) -> InputError:
-    """The error for a shard that does not hold what it should, with the remedy.
+def count_cells(counts: Counter[tuple[int, str]]) -> Manifest:
+    """A split's entry but for its shards, from the number of cells of each (label, patient)."""
+    patients = sorted({patient for _, patient in counts})
+    classes = {
+        name: sum(n for (of_label, _), n in counts.items() if of_label == label) for label, name in enumerate(LABELS)
+    }
+    return {"num_cells": counts.total(), "num_patients": len(patients), "patients": patients, "classes": classes}
 
-    Args:
-      file: the shard.
-      problem: what is wrong with it, such as `record 3 is corrupt`.
-    """
+
+def corrupt_shard(file: str, problem: str) -> InputError:
+    """The error for a shard with a problem, such as `record 3 is corrupt`, with the remedy."""
     return InputError(
         f"{file}: {problem}; python -m pipeline.verify names everything that is corrupt, and python -m "
         "pipeline.preprocess with --repair makes the shard again from the same source"
@@ -120,10 +117,7 @@ def corrupt_shard(file: str, problem: str) -> InputError:
 def check_file(path: epath.Path, sha256: str | None, num_bytes: int | None = None) -> str | None:
     """What is wrong with a file that the manifest vouches for; None if nothing is.
 
-    Args:
-      path: the file; it is read to its end if its digest is to be compared.
-      sha256: its digest, None to compare its size only.
-      num_bytes: its size, None if the manifest does not tell it.
+    `sha256` is None to compare its size only, `num_bytes` is None if the manifest does not tell it.
     """
     try:
         with path.open("rb") as file:

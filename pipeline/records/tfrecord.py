@@ -34,10 +34,9 @@ def frame(record: bytes) -> tuple[bytes, bytes]:
 
 
 def read_at(buffer: Any, start: int) -> bytes:
-    """The record whose header begins at a byte of a mapped file (mmap or uint8 [n]: a slice of it), checksums checked.
+    """The record whose header begins at a byte of a mapped file (mmap or uint8 [n]: a slice of it).
 
-    Raises:
-      CorruptRecord: if it is cut off or does not fit its checksums.
+    Raises CorruptRecord if it is cut off or does not fit its checksums.
     """
     name, first = f"record at byte {start}", start + HEADER_BYTES
     end = first + _length(buffer[start:first], name)
@@ -45,10 +44,9 @@ def read_at(buffer: Any, start: int) -> bytes:
 
 
 def read_records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yields (offset of the record's header, record) of a TFRecord file, checksums checked.
+    """Yields (offset of the record's header, record) of a TFRecord file.
 
-    Raises:
-      CorruptRecord: at the first record that is cut off or does not fit its checksums.
+    Raises CorruptRecord at the first record that is cut off or does not fit its checksums.
     """
     offset = 0
     for number in itertools.count():

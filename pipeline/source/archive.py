@@ -4,6 +4,7 @@ Nothing is unpacked to disk. A zip's directory is read once, by the process that
 its own entry (`ZipEntry`), so workers open the archive and seek.
 """
 
+import io
 import os
 import re
 import stat
@@ -11,16 +12,17 @@ import struct
 import threading
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 
 from etils import epath
 
-from pipeline.cells import ZipEntry
+from pipeline.cells import Cell, ZipEntry
 from pipeline.errors import InputError
-from pipeline.storage import is_remote, open_place
+from pipeline.storage import NotRegular, is_remote, open_place, open_regular
 
 MAX_ENCODED_BYTES = 1 << 26
 """Larger image files are rejected: no cell crop comes near this, and a zip bomb must not fill the memory."""
@@ -39,9 +41,10 @@ class File(NamedTuple):
     num_bytes: int
     zip_entry: ZipEntry | None = None  # None in a folder
     fault: str | None = None  # why it must not be read
+    modified_ns: int | None = None  # see `Cell`
 
 
-class Source(ABC):
+class Source(AbstractContextManager["Source"]):
     """A folder or archive of cell crops; a context manager that closes it."""
 
     @abstractmethod
@@ -49,22 +52,37 @@ class Source(ABC):
         """All files, and the paths of all folders except hidden ones, in any order."""
 
     @abstractmethod
-    def read(self, path: str, zip_entry: ZipEntry | None) -> bytes:
-        """A file's bytes; raises UnreadableImage if they are damaged or too many, OSError if the source fails."""
+    def read(self, root: str, cell: Cell) -> bytes:
+        """The bytes of a cell's file below the class folders' folder.
 
-    def checksum(self, path: str, zip_entry: ZipEntry | None) -> int:
-        """CRC-32 of a file's bytes; from the archive's directory where there is one. Raises as `read` does."""
-        return zip_entry.crc if zip_entry else zlib.crc32(self.read(path, zip_entry))
-
-    def close(self) -> None:
-        """Closes what `read` has opened."""
-        return
-
-    def __enter__(self) -> Self:
-        return self
+        Raises UnreadableImage if they are damaged, too many or have changed since they were listed, and OSError if the
+        source fails or the archive has changed.
+        """
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        """Closes what `read` has opened."""
+
+
+def read_image_file(path: str, listed: Cell | None = None) -> bytes:
+    """Reads a local image file, which is not opened for long nor read in vain.
+
+    Raises UnreadableImage if it is no regular file, has more than `MAX_ENCODED_BYTES`, or is not as it was `listed`;
+    OSError if it cannot be read.
+    """
+    try:
+        # `open` and not a path's method: joining paths as objects takes as long as reading the file.
+        with open_regular(path) as file:
+            status = os.fstat(file.fileno())
+            if listed and (status.st_size, status.st_mtime_ns) != (listed.num_bytes, listed.modified_ns):
+                raise UnreadableImage("has changed since it was listed")
+            if status.st_size > MAX_ENCODED_BYTES:
+                raise UnreadableImage(f"{status.st_size} bytes; expected at most {MAX_ENCODED_BYTES}")
+            content = file.read(MAX_ENCODED_BYTES + 1)
+    except NotRegular as error:
+        raise UnreadableImage("not a regular file") from error
+    if len(content) != status.st_size:
+        raise UnreadableImage("changed while it was read")
+    return content
 
 
 def is_hidden(path: str) -> bool:
@@ -88,27 +106,26 @@ class FolderSource(Source):
         while pending:
             prefix = pending.pop()
             entries = self._scan(prefix) if self._local_prefix else self._scan_remote(prefix)
-            for name, is_folder, num_bytes, fault in entries:
+            for name, is_folder, num_bytes, modified_ns, fault in entries:
                 path = prefix + name
                 if is_folder and not is_hidden(name):
                     folders.add(path)
                     pending.append(path + "/")
                 else:
-                    files.append(File(path, num_bytes, None, None if is_hidden(name) else fault))
+                    files.append(File(path, num_bytes, None, None if is_hidden(name) else fault, modified_ns))
         return files, folders
 
-    def _scan(self, prefix: str) -> Iterator[tuple[str, bool, int, str | None]]:
+    def _scan(self, prefix: str) -> Iterator[tuple[str, bool, int, int | None, str | None]]:
         with os.scandir(self._folder / prefix) as entries:
             for entry in entries:
-                if entry.is_symlink():
-                    fault = self._link_fault(entry)
-                    yield entry.name, False, 0 if fault else entry.stat().st_size, fault
+                if entry.is_symlink() and (fault := self._link_fault(entry)):
+                    yield entry.name, False, 0, None, fault
                 elif entry.is_dir():
-                    yield entry.name, True, 0, None
+                    yield entry.name, True, 0, None, None
                 else:
                     status = entry.stat()
-                    is_regular = stat.S_ISREG(status.st_mode)
-                    yield entry.name, False, status.st_size, None if is_regular else "not a regular file"
+                    fault = None if stat.S_ISREG(status.st_mode) else "not a regular file"
+                    yield entry.name, False, status.st_size, status.st_mtime_ns, fault
 
     def _link_fault(self, entry: os.DirEntry[str]) -> str | None:
         top = os.path.realpath(self._folder)
@@ -118,18 +135,19 @@ class FolderSource(Source):
             return "broken symbolic link"
         return "symbolic link to a folder" if entry.is_dir() else None
 
-    def _scan_remote(self, prefix: str) -> Iterator[tuple[str, bool, int, str | None]]:
+    def _scan_remote(self, prefix: str) -> Iterator[tuple[str, bool, int, int | None, str | None]]:
         for path in (self._folder / prefix).iterdir():
             is_folder = path.is_dir()
-            yield path.name, is_folder, 0 if is_folder else path.stat().length, None
+            yield path.name, is_folder, 0 if is_folder else path.stat().length, None, None
 
-    def read(self, path: str, zip_entry: ZipEntry | None = None) -> bytes:
-        del zip_entry  # only archives have one
-        if self._local_prefix is None:
-            return (self._folder / path).read_bytes()
-        # Joining paths as objects takes as long as reading the file.
-        with open(self._local_prefix + path, "rb", buffering=0) as file:  # noqa: PTH123 - see above
-            return file.read()
+    def read(self, root: str, cell: Cell) -> bytes:
+        if self._local_prefix:
+            return read_image_file(self._local_prefix + root + cell.filename, cell)
+        with (self._folder / root / cell.filename).open("rb") as file:
+            content = file.read(cell.num_bytes + 1)
+        if len(content) != cell.num_bytes:
+            raise UnreadableImage("has changed since it was listed")
+        return content
 
 
 def _normal_path(name: str) -> str | None:
@@ -150,7 +168,8 @@ class ZipSource(Source):
 
     def walk(self) -> tuple[list[File], set[str]]:
         try:
-            with self._path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            with self._open() as file, zipfile.ZipFile(file) as archive:
+                modified_ns = self._modified_ns(file)
                 entries = archive.infolist()
         except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
             raise InputError(
@@ -175,17 +194,28 @@ class ZipSource(Source):
                     folder = folder.rpartition("/")[0]
             if path and not path.endswith("/"):
                 zip_entry = ZipEntry(entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC)
-                files.append(File(path, entry.file_size, zip_entry, fault))
+                files.append(File(path, entry.file_size, zip_entry, fault, modified_ns))
         return files, folders
 
-    def read(self, path: str, zip_entry: ZipEntry | None) -> bytes:
+    def _open(self) -> BinaryIO:
+        return (
+            self._path.open("rb") if is_remote(self._path) else io.BufferedReader(open_regular(os.fspath(self._path)))
+        )
+
+    def _modified_ns(self, file: BinaryIO) -> int | None:
+        return None if is_remote(self._path) else os.fstat(file.fileno()).st_mtime_ns
+
+    def read(self, root: str, cell: Cell) -> bytes:
+        zip_entry = cell.zip_entry
         if zip_entry is None:
-            raise ValueError(f"{path} has no zip_entry; expected the one that `walk` gave")
+            raise ValueError(f"{root}{cell.filename} has no zip_entry; expected the one that `walk` gave")
         if zip_entry.compressed_size > MAX_ENCODED_BYTES:
             raise UnreadableImage(f"more than {MAX_ENCODED_BYTES} compressed bytes")
         with self._lock:
             if self._file is None:
-                self._file = self._path.open("rb")
+                self._file = self._open()
+            if self._modified_ns(self._file) != cell.modified_ns:  # its size may fit, and then the CRC-32s decide
+                raise OSError(f"{self._path} has changed since it was listed")
             self._file.seek(zip_entry.offset)
             header = self._file.read(_ZIP_LOCAL_HEADER.size)
             if len(header) < _ZIP_LOCAL_HEADER.size:
@@ -206,17 +236,13 @@ class ZipSource(Source):
             raise UnreadableImage("damaged in the archive: its CRC-32 does not fit")
         return content
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
 
 
 def open_source(path: str) -> Source:
-    """Opens a folder or zip archive.
-
-    Raises:
-      InputError: if there is no such folder or file.
-    """
+    """Opens a folder or zip archive; raises InputError if there is none."""
     location = open_place(path, "--source")
     try:
         if location.is_dir():

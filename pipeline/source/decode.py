@@ -54,11 +54,7 @@ class DecodedImage(NamedTuple):
 
 
 def decode(encoded: bytes, filename: str) -> DecodedImage:
-    """Decodes an image file to 8-bit RGB.
-
-    Args:
-      encoded: the file's bytes.
-      filename: its name, to notice a suffix that does not fit.
+    """Decodes an image file's bytes to 8-bit RGB; by its name it notices a suffix that does not fit.
 
     Raises:
       UnreadableImage: if OpenCV cannot decode it (truncated, damaged, not an image), if it has more than
@@ -84,14 +80,9 @@ def decode(encoded: bytes, filename: str) -> DecodedImage:
 
 
 def resize(pixels: np.ndarray, image_size_px: int) -> np.ndarray:
-    """Resizes to a square as the original does: `cv2.resize` with `INTER_CUBIC`, aspect ratio not kept.
+    """Resizes uint8 [height, width, 3] pixels to a square of this side, as the original does.
 
-    Args:
-      pixels: uint8 [height, width, 3].
-      image_size_px: side of the result in pixels.
-
-    Returns:
-      uint8 [image_size_px, image_size_px, 3], same channel order.
+    That is `cv2.resize` with `INTER_CUBIC`; the aspect ratio is not kept.
     """
     return cv2.resize(pixels, (image_size_px, image_size_px), interpolation=cv2.INTER_CUBIC)
 

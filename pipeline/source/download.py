@@ -41,17 +41,10 @@ NIH_ARCHIVE = Archive(
 
 
 def fetch_archive(directory: str, archive: Archive = NIH_ARCHIVE) -> Path:
-    """Downloads an archive, unless the cache has it.
+    """The path of an archive in a cache, downloaded if it is not there, its size and sha256 checked.
 
-    Args:
-      directory: the cache; created if missing. A broken download stays there as `<name>.partial`.
-      archive: what to download.
-
-    Returns:
-      path of the complete archive, its size and sha256 checked.
-
-    Raises:
-      InputError: if the server cannot be reached, the download breaks off, or the file is not the archive.
+    A broken download stays there as `<name>.partial`. Raises InputError if the server cannot be reached, the download
+    breaks off, or the file is not the archive.
     """
     path = Path(directory).expanduser() / archive.name
     partial = path.with_name(f"{path.name}.partial")
@@ -89,8 +82,7 @@ def _download(archive: Archive, partial: Path) -> None:
             f"the download of {archive.url} broke off at {size:,} of {archive.num_bytes:,} bytes ({reason}); the same "
             "command continues it"
         )
-    if not _is_complete(partial, archive):
-        digest = _sha256(partial)
+    if (size, digest := _sha256(partial)) != (archive.num_bytes, archive.sha256):
         partial.unlink()
         raise InputError(
             f"{archive.url} gave {size:,} bytes with sha256 {digest}, expected {archive.num_bytes:,} with "

@@ -7,13 +7,14 @@ cells lie in a folder or in a zip of that folder.
 import hashlib
 import heapq
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
-from pipeline.source.archive import File, Source, is_hidden
+from pipeline.source.archive import MAX_ENCODED_BYTES, File, Source, UnreadableImage, is_hidden
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 _MAX_NAME_CHARACTERS = 1024
@@ -47,10 +48,9 @@ def list_cells(
     """Lists the cells of a source.
 
     Args:
-      source: an opened source.
-      source_name: what to call it in errors.
+      source, source_name: an opened source, and what to call it in errors.
       class_folders: folder of each label, in label order; they may lie deeper, the topmost pair counts.
-      patient_regex: finds the patient in the base name, see `cells.parse_patient`.
+      patient_regex: see `cells.parse_patient`.
 
     Raises:
       InputError: if the source cannot be listed, has no class folders, or a class has no image.
@@ -78,9 +78,13 @@ def list_cells(
             rejected.append(Rejected(filename, "lies in a class folder within a class folder"))
         elif filename in cells:
             rejected.append(Rejected(filename, "the archive has this name more than once"))
+        elif file.num_bytes > MAX_ENCODED_BYTES:
+            rejected.append(Rejected(filename, f"{file.num_bytes} bytes; expected at most {MAX_ENCODED_BYTES}"))
         else:
             patient_id = parse_patient(below.rpartition("/")[2], patient_regex)
-            cells[filename] = Cell(filename, label_of[folder], patient_id, file.num_bytes, file.zip_entry)
+            cells[filename] = Cell(
+                filename, label_of[folder], patient_id, file.num_bytes, file.zip_entry, file.modified_ns
+            )
     for label, folder in enumerate(class_folders):
         if not any(cell.label == label for cell in cells.values()):
             reason = f" ({len(rejected)} files are rejected: {rejected[0].reason})" if rejected else ""
@@ -91,7 +95,7 @@ def list_cells(
     ordered = list(cells.values())
     try:
         fingerprint = _fingerprint(ordered, root, source)
-    except OSError as error:
+    except (OSError, UnreadableImage) as error:
         raise InputError(
             f"{source_name} cannot be read: {error}; mend that, then the same command continues"
         ) from error
@@ -147,7 +151,12 @@ def _fingerprint(cells: Sequence[Cell], root: str, source: Source) -> str:
         _FILES_WITH_CHECKSUM, cells, key=lambda cell: hashlib.blake2b(cell.filename.encode(), digest_size=8).digest()
     )
     for cell in with_checksum:
-        digest.update(f"{source.checksum(root + cell.filename, cell.zip_entry)}\n".encode())
+        # The archive's directory has it already.
+        try:
+            crc = cell.zip_entry.crc if cell.zip_entry else zlib.crc32(source.read(root, cell))
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{cell.filename}: {error}") from error
+        digest.update(f"{crc}\n".encode())
     return digest.hexdigest()
 
 

@@ -50,9 +50,7 @@ def assign_by_cell(cells: Sequence[Cell], seed: int) -> list[str]:
     Parasitized files, then uninfected ones, are shuffled by `DataFrame.sample(frac=1)`, then split twice by
     scikit-learn's `train_test_split`, 30 % and 10 % (D. Sarkar, "Detecting Malaria with Deep Learning", 2019).
     On the NLM's 27,558 cells this gives 17,361 / 1,929 / 8,268.
-
-    Raises:
-      InputError: if there are too few cells for three splits.
+    Raises InputError if there are too few cells for three splits.
     """
     from sklearn.model_selection import train_test_split  # takes 1.5 s, which the other configs do not need
 
@@ -68,10 +66,9 @@ def assign_by_cell(cells: Sequence[Cell], seed: int) -> list[str]:
 
 
 def assign_patients(cells: Sequence[Cell], seed: int, fractions: Mapping[str, float]) -> list[str]:
-    """Whole patients into splits of the given fractions of cells, see `assign_groups`.
+    """Complete patients into splits of the given fractions of cells, see `assign_groups`.
 
-    Raises:
-      InputError: if too few patients have cells of a class.
+    Raises InputError if too few patients have cells of a class.
     """
     counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(LABELS))
     for cell in cells:

@@ -21,14 +21,10 @@ def test_the_numbers_are_those_of_the_manifest(data_dir):
     exploration = explored(data_dir)
     _, contents = manifest.read_dataset(str(data_dir), "by_patient")
     for name, split in contents["splits"].items():
-        assert exploration.classes[name] == [split["classes"][label] for label in LABELS]
         assert sorted(exploration.patients[name]) == split["patients"]
-        assert np.sum(list(exploration.patients[name].values()), axis=0).tolist() == exploration.classes[name]
-    for side, histogram in exploration.sizes.items():
-        statistics = contents["image_size"]["train"][side]
-        assert sum(histogram.values()) == contents["splits"]["train"]["num_cells"]
-        assert min(histogram) <= statistics["min"] < min(histogram) + manifest.SIZE_BIN_PX
-        assert max(histogram) <= statistics["max"] < max(histogram) + manifest.SIZE_BIN_PX
+        assert np.sum(list(exploration.patients[name].values()), axis=0).tolist() == [
+            split["classes"][label] for label in LABELS
+        ]
     trained = set(contents["splits"]["train"]["patients"])
     assert len(exploration.samples) == 16
     assert {cell.patient_id for cell in exploration.samples} <= trained
@@ -60,10 +56,9 @@ def test_what_is_unknown_is_said(source, tmp_path):
     prepare(source, tmp_path, config="by_cell", image_size_px=16)
     exploration = explored(tmp_path, "by_cell")
     assert exploration.patients == {"train": {}, "validation": {}, "test": {}}
-    figure = explore.plot(exploration._replace(sizes={}))
+    figure = explore.plot(exploration)
     texts = {axis.get_title(): [text.get_text() for text in axis.texts] for axis in figure.axes}
     assert texts["Patients by split"] == texts["Cells of each patient"] == ["no patient is known"]
-    assert texts["Image height (train), before resizing"] == ["not in this data set;\nmake it again"]
 
 
 def test_the_command(data_dir, tmp_path):

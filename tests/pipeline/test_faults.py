@@ -131,13 +131,13 @@ def test_a_worker_that_was_killed_is_one_line_and_the_same_call_continues(synthe
 
 
 def test_no_worker_that_was_killed_before_the_job_began_is_missed():
-    with workers.started("pipeline.job.fill"):
+    with workers.started():
         for process in multiprocessing.active_children():
             process.kill()
             process.join()
-        workers.begin("os:getpid")
+        workers.begin("a shard", None, 1)
         with pytest.raises(BrokenExecutor):
-            workers.submit("os:getpid").result()
+            workers.submit("a shard", None, 1).result()
 
 
 def test_workers_end_with_a_main_process_that_was_killed(synthetic_zip, tmp_path):

@@ -22,8 +22,8 @@ def test_index_and_records_tell_the_same(data_dir):
     split = open_split(data_dir, "train[5:25]")
     parts = [index.labels_and_patients(*part) for part in zip(split.files, split.skips, split.takes, strict=True)]
     labels, patient_ids = expected(split)
-    assert np.concatenate([part.labels for part in parts]).tolist() == labels.tolist()
-    assert np.concatenate([part.patient_ids for part in parts]).tolist() == patient_ids
+    assert np.concatenate([part[0] for part in parts]).tolist() == labels.tolist()
+    assert np.concatenate([part[1] for part in parts]).tolist() == patient_ids
 
 
 def test_a_corrupt_shard_is_named(data_dir, tmp_path):

@@ -78,7 +78,7 @@ def test_folder_zip_and_any_number_of_workers_give_the_same_shards(source, tmp_p
     three = prepare(source, tmp_path / "three", pipeline_options=options, **SHARDS)
     monkeypatch.setattr(fill, "num_processors", lambda: 5)
     four = prepare(source, tmp_path / "four", **SHARDS)
-    with workers.started("pipeline.job.fill"):
+    with workers.started():
         five = prepare(source, tmp_path / "five", **SHARDS)
     assert all(data_set_digests(other.directory) == data_set_digests(one.directory) for other in (three, four, five))
     by_zip = data_set_digests(two.directory)

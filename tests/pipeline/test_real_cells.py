@@ -5,7 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from conftest import prepare, run_command
+from conftest import listing_of, prepare, run_command
 
 from pipeline.source.archive import open_source
 
@@ -47,10 +47,10 @@ def test_pixels_equal_opencvs(outcome, real_cells):
 
     examples = tfds.builder_from_directory(outcome.directory).as_dataset(split="validation[:50]+test[:50]")
     with open_source(str(real_cells)) as source:
-        files = {file.path.removeprefix("cell_images/"): file for file in source.walk()[0]}
+        cells = {cell.filename: cell for cell in listing_of(real_cells).cells}
         for example in examples.as_numpy_iterator():
             name = example["filename"].decode()
-            encoded = np.frombuffer(source.read(files[name].path, files[name].zip_entry), np.uint8)
+            encoded = np.frombuffer(source.read("cell_images/", cells[name]), np.uint8)
             bgr = cv2.resize(cv2.imdecode(encoded, cv2.IMREAD_COLOR), (125, 125), interpolation=cv2.INTER_CUBIC)
             np.testing.assert_array_equal(example["image"], bgr[..., ::-1])
             assert example["label"] == name.startswith("Parasitized/")

@@ -1,0 +1,15 @@
+"""What commands print: text that a terminal shows and never obeys, whatever names are in it."""
+
+import sys
+
+
+def printable(text: object) -> str:
+    """One line of text with control characters, lone surrogates and other invisible characters as Python escapes."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
+    )
+
+
+def say(*lines: object, to_stderr: bool = False) -> None:
+    """Prints lines, each made printable, and flushes."""
+    print(*map(printable, lines), sep="\n", file=sys.stderr if to_stderr else sys.stdout, flush=True)
