@@ -15,8 +15,9 @@ WANTED = {"model": "basic_cnn", "flags": {"epochs": 2, "run_dir": "run"}, "data"
     [
         (None, "is no run: it has no run.json; expected the --run_dir of a trainer"),
         ("{", "cannot be read"),
-        ("[]", "no model in it"),
-        ("{}", "no model in it"),
+        ("[]", "it holds a list, expected an object"),
+        ("{}", "model is missing"),
+        ("[" * 100_000, "recursion"),
     ],
 )
 def test_what_is_no_run(content, expected, tmp_path):
