@@ -1,6 +1,7 @@
 """The evaluation from run folders to a folder with the report."""
 
 import csv
+import html
 import shutil
 import zipfile
 from pathlib import Path
@@ -89,6 +90,17 @@ def test_leaks_are_at_the_top(small_report):
     page = (folder / "report.html").read_text()
     assert page.index('class="warning leak"') < page.index("All metrics")
     assert contents["models"]["basic_cnn"]["leak"] == NO_LEAK
+
+
+def test_a_data_set_that_was_made_anew_is_named(small_run, synthetic_zip, tmp_path):
+    prepare(synthetic_zip, tmp_path / "data", split_seed=7, image_size_px=32, cells_per_shard=20)
+    folder, text, contents = evaluate_runs(tmp_path / "data", [small_run], tmp_path / "report")
+    warning = "The data set is not the one that basic_cnn was trained on: its data set&#39;s split_seed was 42, is 7."
+    assert warning in (folder / "report.html").read_text()
+    assert f"caution: {html.unescape(warning)}" in text
+    assert contents["models"]["basic_cnn"]["leak"]["train_patients"]
+    assert text.startswith("test: ")
+    assert "leak: basic_cnn was trained on" in text
 
 
 def test_cells_of_unknown_patients(synthetic_zip, tmp_path):
