@@ -17,7 +17,7 @@ from trainers.evaluation import predictions
 from trainers.evaluation.report import plots, writer
 
 NAMES = ['_$\\frac{"><img src=x onerror=y>', "=cmd|' onload=`z` font: 1px $\x1b[31m\udcff\n# &amp; [a](b) |#1b1f24"]
-PATIENTS = ["_$x^", "=1+1 <b>", "@\x1b[2J$\\q", "-`*_a_"]
+PATIENTS = ["_$x^中", "=1+1 <b>", "@\x1b[2J$\\q", "-`*_a_"]
 """Names of run folders, which are file names of any bytes, and of patients."""
 
 

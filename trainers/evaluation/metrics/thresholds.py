@@ -16,6 +16,7 @@ from sklearn.metrics import roc_curve
 
 from pipeline import storage
 from pipeline.errors import InputError
+from pipeline.records.manifest import compute_checksum
 from trainers import run_dir
 from trainers.evaluation.metrics import metrics
 from trainers.evaluation.metrics.metrics import THRESHOLD
@@ -33,6 +34,7 @@ TITLES = {
 NAMES = tuple(TITLES)
 
 _MINIMUM_RATE = 0.95
+_MAX_BYTES = 1 << 20
 _TEMPERATURES = (0.05, 20.0)
 _ENTRIES = ("without_test_time_flips", "with_test_time_flips")
 
@@ -119,6 +121,7 @@ def write(run_folder: str, without_flips: Thresholds, with_flips: Thresholds) ->
     """Writes `thresholds.json` for the model that lies in a run's folder, atomically."""
     content: dict[str, Any] = {"model_sha256": _model_digest(run_folder)}
     content |= {name: fitted._asdict() for name, fitted in zip(_ENTRIES, (without_flips, with_flips), strict=True)}
+    content["checksum"] = compute_checksum(content)
     storage.write_atomic(Path(run_folder) / FILE, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -132,7 +135,10 @@ def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
     try:
         if not path.exists():
             return None
-        content = json.loads(path.read_text())
+        with storage.open_regular(str(path)) as file:
+            content = json.loads(file.read(_MAX_BYTES))
+        if "checksum" in content and content.pop("checksum") != compute_checksum(content):
+            raise ValueError("its checksum does not fit: it has been changed")
         if content["model_sha256"] != _model_digest(run_folder):
             return None
         fitted = Thresholds(**content[_ENTRIES[test_time_flips]])
@@ -202,5 +208,5 @@ def _training_command(run_folder: str) -> str:
 
 
 def _model_digest(run_folder: str) -> str:
-    with (Path(run_folder) / run_dir.MODEL).open("rb") as file:
+    with storage.open_regular(str(Path(run_folder) / run_dir.MODEL)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
