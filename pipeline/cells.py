@@ -85,11 +85,8 @@ def parse_patient(base_name: str, patient_regex: re.Pattern[str]) -> str:
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:
     """Reads `--class_folders`: one folder per label in label order, or pairs such as `parasitized=infected`.
 
-    Returns:
-      one folder name per label, in label order.
-
-    Raises:
-      InputError: for another number of folders, the same folder twice, or an unknown label.
+    Returns one folder name per label, in label order. Raises InputError for another number of folders, the same folder
+    twice, or an unknown label.
     """
     expected = f"one folder per label in the order {','.join(LABELS)}, or {','.join(f'{x}=<folder>' for x in LABELS)}"
     folders = tuple(values)

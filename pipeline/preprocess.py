@@ -117,7 +117,6 @@ def _preprocess(source: str, of_configs: Sequence[plan.Settings], patient_regex:
     with open_source(source) as opened:
         cells = listing.list_cells(opened, f"--source={source}", of_configs[0].class_folders, patient_regex)
     listed = time.perf_counter()
-
     plan_job = functools.partial(
         prepare.plan, source=source, data_dir=_DATA_DIR.value, overwrite=_OVERWRITE.value, repair=_REPAIR.value
     )

@@ -71,6 +71,22 @@ def open_regular(path: str) -> io.FileIO:
     return file
 
 
+def open_file(path: epath.Path) -> io.BufferedReader:
+    """Opens a file for reading; a local one as `open_regular` does."""
+    if is_remote(path):
+        return cast(io.BufferedReader, path.open("rb"))
+    return io.BufferedReader(open_regular(os.fspath(path)))
+
+
+def read_file(path: epath.Path, max_bytes: int = 1 << 26) -> bytes:
+    """Reads a file; raises ValueError if it is larger than anything expected under its name, OSError if it fails."""
+    with open_file(path) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes} bytes")
+    return content
+
+
 @contextmanager
 def open_atomic(path: epath.Path | Path) -> Iterator[BinaryIO]:
     """Opens a file for writing that appears under its name when the block ends, and not at all if it raises."""

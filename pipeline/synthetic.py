@@ -206,10 +206,8 @@ def cells(num_patients: int, cells_per_patient: int, seed: int) -> Iterator[tupl
 def write(output: Path, num_patients: int, cells_per_patient: int, seed: int) -> int:
     """Writes `cells(...)` into a new folder, or a new zip if the name ends in `.zip`; returns their number.
 
-    Equal arguments give equal bytes. The output appears under its name once it is complete.
-
-    Raises:
-      InputError: the output exists or cannot be written.
+    Equal arguments give equal bytes. The output appears under its name once it is complete. Raises InputError if it
+    exists or cannot be written.
     """
     if output.exists():
         raise InputError(f"--output={output} exists; expected a new path: remove it or name another")

@@ -6,7 +6,6 @@ Names everything that is wrong, one line each on standard output; the exit statu
 swapped and foreign files, and a manifest that disagrees with the records.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +15,13 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from pipeline.cells import DATASET_NAME
+from pipeline import storage
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from pipeline.records import example, layout, manifest, tfrecord
+from pipeline.records import example, layout, manifest, schema, tfrecord
 from pipeline.records.index import index_array, read_index
 from pipeline.splits.configs import CONFIGS
-from pipeline.storage import list_names
 from pipeline.terminal import say
 
 _THREADS = 4  # on an object store several files arrive at a time; locally hashing keeps two cores busy
@@ -44,22 +42,31 @@ class _ShardContent(NamedTuple):
 def verify(directory: epath.Path) -> list[Problem]:
     """Everything that is wrong with the data set in a version folder, in a fixed order; empty for a complete one."""
     try:
-        content = (directory / layout.MANIFEST).read_bytes()
-        parsed = json.loads(content)
-        if parsed["dataset"] != DATASET_NAME:
-            raise ValueError(f"it is not a manifest of {DATASET_NAME}")
+        content = storage.read_file(directory / layout.MANIFEST)
+        parsed = manifest.parse(content)
         is_signed = manifest.is_signed(content)
     except FileNotFoundError:
         return [Problem(layout.MANIFEST, "is missing: this is no complete data set")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return [Problem(layout.MANIFEST, f"cannot be read: {type(error).__name__}: {error}")]
-    changed = Problem(layout.MANIFEST, "its checksum does not fit: it has been changed")
+    problems = [] if is_signed else [Problem(layout.MANIFEST, "its checksum does not fit: it has been changed")]
     try:
-        return [*([] if is_signed else [changed]), *_check(directory, parsed)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if is_signed:
-            raise  # then this is a bug, not damage
-        return [changed, Problem(layout.MANIFEST, f"lacks or garbles an entry: {error!r}")]
+        schema.check(parsed)
+    except ValueError as error:
+        return [*problems, Problem(layout.MANIFEST, str(error))]
+    try:
+        schema.check_consistency(parsed)
+    except ValueError as error:
+        problems.append(Problem(layout.MANIFEST, str(error)))
+    problems += _check(directory, parsed)
+    if not problems:
+        from pipeline.records import tfds_metadata  # TFDS takes a second to import
+
+        try:
+            tfds_metadata.check(directory, parsed)
+        except (OSError, ValueError, RecursionError) as error:
+            problems.append(Problem(layout.MANIFEST, str(error)))
+    return problems
 
 
 def _check(directory: epath.Path, parsed: manifest.Manifest) -> Iterator[Problem]:
@@ -86,12 +93,10 @@ def _check(directory: epath.Path, parsed: manifest.Manifest) -> Iterator[Problem
 
 
 def _check_names(directory: epath.Path, shard_files: list[str]) -> Iterator[Problem]:
-    expected, present = layout.expected_files(shard_files), set(list_names(directory))
+    expected, present = layout.expected_files(shard_files), set(storage.list_names(directory))
     indexes = set(map(layout.index_name, shard_files))
     yield from (Problem(name, "is missing") for name in sorted(expected - present - set(shard_files) - indexes))
     yield from (Problem(name, "does not belong to the data set") for name in sorted(present - expected))
-    if len(set(shard_files)) < len(shard_files):
-        yield Problem(layout.MANIFEST, "names a shard more than once")
 
 
 def _check_shard(directory: epath.Path, shard: dict[str, Any], raw_size_px: int | None) -> _ShardContent:
@@ -101,7 +106,7 @@ def _check_shard(directory: epath.Path, shard: dict[str, Any], raw_size_px: int 
     content = _ShardContent([Problem(*fault) for fault in faults.items()], Counter())
     rows: list[tuple[int, int, int, int]] = []
     try:
-        with (directory / name).open("rb") as file:
+        with storage.open_file(directory / name) as file:
             for offset, record in tfrecord.read_records(file):
                 cell = example.parse(record)
                 if raw_size_px and len(cell.image) != 3 * raw_size_px**2:
@@ -128,8 +133,6 @@ def _check_shard(directory: epath.Path, shard: dict[str, Any], raw_size_px: int 
 def _check_counts(parsed: manifest.Manifest, by_split: dict[str, list[_ShardContent]]) -> Iterator[Problem]:
     """The manifest's numbers against the records, where no shard is known to be wrong."""
     config = CONFIGS[parsed["config"]]
-    if set(parsed["splits"]) != set(config.splits):
-        yield Problem(layout.MANIFEST, f"has the splits {', '.join(parsed['splits'])}; expected {config.splits}")
     split_of: dict[str, str] = {}
     for split, entry in parsed["splits"].items():
         contents = by_split[split]

@@ -46,11 +46,12 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         super().__init__(data_dir=data_dir and epath.Path(data_dir).expanduser(), **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # A prepared folder knows its own image size and encoding: without features here TFDS takes them from there.
-        is_prepared = (self.data_path / layout.DATASET_INFO).exists()
-        defaults = plan.Settings()
+        # A prepared folder has its own image size and encoding. This runs before TFDS reads any of its files.
+        settings = plan.Settings().as_json()
+        if (self.data_path / layout.DATASET_INFO).exists():
+            settings = _check(self.data_path)["settings"]
         return self.dataset_info_from_configs(
-            features=None if is_prepared else tfds_features(defaults.image_size_px, defaults.image_encoding),
+            features=tfds_features(settings["image_size_px"], settings["image_encoding"]),
             supervised_keys=(IMAGE, LABEL),
             homepage=tfds_metadata.HOMEPAGE,
             disable_shuffling=True,
@@ -80,7 +81,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
                 "prepare all, then read a sub-split such as train[:100]"
             )
         if layout.has_dataset(self.data_path) and not config.download_mode.overwrite_dataset:
-            manifest.read(self.data_path)
+            _check(self.data_path)
             return
         default_dir = epath.Path(download_dir or self.data_dir_root / "downloads") / "manual"
         self._download_and_prepare(epath.Path(config.manual_dir or default_dir).expanduser(), config)
@@ -102,6 +103,16 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
             overwrite=download_config.download_mode.overwrite_dataset,
             pipeline_options=_as_flags(beam_options.get_all_options(drop_default=True) if beam_options else {}),
         )
+
+
+def _check(directory: epath.Path) -> manifest.Manifest:
+    """The manifest of a data set whose files TFDS may read; raises InputError if it must not."""
+    contents = manifest.open_dataset(directory)
+    try:
+        tfds_metadata.check(directory, contents)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{directory} cannot be read: {error}; make the data set again with --overwrite") from error
+    return contents
 
 
 def _as_flags(beam_options: Mapping[str, object]) -> list[str]:

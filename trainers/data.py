@@ -15,10 +15,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 import tfds_malaria
-from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from pipeline.records import index, layout, manifest
-from pipeline.records.example import IMAGE, LABEL
+from pipeline.records.example import IMAGE
 from trainers import run_dir
 from trainers.training_flags import Options
 
@@ -153,17 +152,10 @@ def open_data_set(data_dir: str, config: str) -> DataSet:
     """Opens a prepared data set, such as `by_patient`.
 
     Raises:
-      InputError: if there is none, with the command that makes it, or its labels are not those of the models.
+      InputError: if there is none, with the command that makes it, or it is not what its manifest vouches for.
     """
     directory, contents = manifest.read_dataset(data_dir, config)
-    builder = tfds_malaria.Builder(config=config, data_dir=data_dir)
-    names = tuple(builder.info.features[LABEL].names)
-    if names != LABELS:
-        raise InputError(
-            f"{directory} has the labels {', '.join(names)}; expected {', '.join(LABELS)} in this order; make it again "
-            "with python -m pipeline.preprocess --class_folders=…"
-        )
-    return DataSet(config, directory, contents, builder)
+    return DataSet(config, directory, contents, tfds_malaria.Builder(config=config, data_dir=data_dir))
 
 
 def open_training_data(options: Options) -> TrainingData:

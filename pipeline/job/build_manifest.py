@@ -15,7 +15,8 @@ from pipeline.cells import DATASET_NAME
 from pipeline.job.plan import Job, Settings
 from pipeline.job.results import RecordFacts, ShardResult
 from pipeline.records import layout
-from pipeline.records.manifest import FORMAT, SIZE_BIN_PX, Manifest, compute_checksum, count_cells, to_bytes
+from pipeline.records.manifest import SIZE_BIN_PX, Manifest, compute_checksum, count_cells, to_bytes
+from pipeline.records.schema import FORMAT
 from pipeline.source.listing import Listing
 from pipeline.splits.configs import CONFIGS
 

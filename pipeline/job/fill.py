@@ -5,7 +5,6 @@ shards it still has to fill. The bytes depend on the shard's cells alone.
 """
 
 import hashlib
-import io
 import json
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,14 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
-import numpy as np
 
 from pipeline.cells import Cell, Rejected
 from pipeline.job.plan import Shard, ShardJob
 from pipeline.job.results import RecordFacts, ShardResult
 from pipeline.job.workers import num_processors
-from pipeline.records import example, layout, tfrecord
-from pipeline.records.index import index_array
+from pipeline.records import example, index, layout, tfrecord
 from pipeline.source import decode
 from pipeline.source.archive import Source, UnreadableImage, open_source
 from pipeline.storage import open_atomic, write_atomic
@@ -41,10 +38,8 @@ class _Record(NamedTuple):
 def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardResult:
     """Fills one shard: reads, decodes and resizes its cells, writes records, index and result.
 
-    Cells are decoded by `num_threads` threads, by default one per CPU.
-
-    Raises:
-      OSError: if the plan or the source cannot be read, or the shard cannot be written; no final name appears then.
+    Cells are decoded by `num_threads` threads, by default one per CPU. Raises OSError if the plan or the source cannot
+    be read, or the shard cannot be written; no final name appears then.
     """
     cv2.setNumThreads(1)  # cells are decoded in parallel; OpenCV's own threads would only get in the way
     plan = job.job_dir / layout.plan_name(file_name)
@@ -67,18 +62,17 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
         if not plan.exists():
             # The job was given up and another may have begun: its shards must not be mixed with this one.
             raise FileNotFoundError(f"{plan} is gone, so this shard belongs to a job that no longer exists")
-    buffer = io.BytesIO()
-    np.save(buffer, index_array(rows))
+    index_file = index.to_bytes(index.index_array(rows))
     entry = {
         "file": file_name,
         "num_records": len(rows),
         "num_bytes": num_bytes,
         "sha256": digest.hexdigest(),
         "index_file": layout.index_name(file_name),
-        "index_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+        "index_sha256": hashlib.sha256(index_file).hexdigest(),
     }
     result = ShardResult(shard.split, entry, rejected, facts)
-    write_atomic(job.shards_dir / layout.index_name(file_name), buffer.getvalue())
+    write_atomic(job.shards_dir / layout.index_name(file_name), index_file)
     write_atomic(job.job_dir / layout.result_name(file_name), json.dumps(result).encode())
     return result
 

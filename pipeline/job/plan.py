@@ -80,8 +80,7 @@ class ShardJob:
       root: path of the class folders' folder within the source, "" or ending with `/`.
       job_dir: folder of the plan's parts and of the results.
       shards_dir: folder of the shards.
-      image_size_px: side of the stored image.
-      image_encoding: "raw" or "png".
+      image_size_px, image_encoding: see `Settings`.
     """
 
     source: str
@@ -124,7 +123,13 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[
     if config.needs_patients:
         _check_patients(listing.cells, settings, source_name)
     shards = []
-    splits = config.assign(listing.cells, settings.split_seed)
+    try:
+        splits = config.assign(listing.cells, settings.split_seed)
+    except InputError as error:
+        examples = [
+            f", {len(listing.rejected)} files rejected, such as {name} ({why})" for name, why in listing.rejected
+        ]
+        raise InputError(f"{source_name}{''.join(examples[:1])}: {error}") from error
     for split in config.splits:
         cells = [cell for cell, assigned in zip(listing.cells, splits, strict=True) if assigned == split]
         cells.sort(key=lambda cell: seeded_hash(settings.split_seed, cell.filename))

@@ -21,7 +21,7 @@ from pipeline import storage
 from pipeline.errors import InputError
 from pipeline.job import acquire, build_manifest, results, workers
 from pipeline.job.plan import Job, Settings, Shard, ShardJob, plan_shards
-from pipeline.job.repair import describe, find_corrupt, make_again
+from pipeline.job.repair import make_again
 from pipeline.records import layout, manifest
 from pipeline.source.listing import Listing
 
@@ -119,8 +119,7 @@ def run(
       max_rejected_fraction: the largest fraction of the listed images that may be rejected.
       pipeline_options: Beam's options, such as `["--runner=DirectRunner"]`.
 
-    Raises:
-      InputError: if filling fails or too many images are rejected; the next call continues with the filled shards.
+    Raises InputError if filling fails or too many images are rejected; the next call continues with the filled shards.
     """
     if isinstance(job, JobResult):
         return job
@@ -147,11 +146,12 @@ def _check_existing(
 ) -> JobResult:
     started = time.perf_counter()
     # In an object store digests would cost a download of everything, so without --repair sizes have to do.
-    corrupt = find_corrupt(directory, existing, with_digests=repair or not storage.is_remote(directory))
+    with_shards = repair or not storage.is_remote(directory)
+    corrupt = manifest.find_corrupt(directory, existing, with_shards)
     if not corrupt:
         return JobResult(directory, existing, 0, 0.0)
     if not repair:
-        raise InputError(f"{directory} has {describe(corrupt)}; make them again from the same source by --repair")
+        raise manifest.corrupt_files(directory, corrupt)
     shards = plan_shards(listing, settings, existing["source"]["name"])
     folder = directory.with_name(f"{directory.name}.repair")
     with _explained_os_errors(str(directory)), storage.lock(directory):

@@ -10,29 +10,6 @@ from pipeline.job.build_manifest import package_versions
 from pipeline.job.plan import Shard, ShardJob
 from pipeline.records import layout, manifest
 
-_MAX_NAMED = 5
-
-
-def find_corrupt(directory: epath.Path, existing: manifest.Manifest, with_digests: bool) -> dict[str, str]:
-    """Name -> fault of each missing or changed file of a data set.
-
-    Of shards only the size is compared, unless `with_digests`, which takes about a second per GB.
-    """
-    faults: dict[str, str] = {}
-    for shard in manifest.shards(existing):
-        faults |= manifest.check_shard(directory, shard, with_digests)
-    for name, sha256 in existing["files"].items():
-        if fault := manifest.check_file(directory / name, sha256):
-            faults[name] = fault
-    return faults
-
-
-def describe(faults: Mapping[str, str]) -> str:
-    """How many files are corrupt, the first of them by name."""
-    texts = [f"{name} {fault}" for name, fault in faults.items()]
-    more = f"; and {len(texts) - _MAX_NAMED} more" if len(texts) > _MAX_NAMED else ""
-    return f"{len(texts)} corrupt {'file' if len(texts) == 1 else 'files'}: {'; '.join(texts[:_MAX_NAMED])}{more}"
-
 
 def make_again(
     directory: epath.Path,
@@ -59,23 +36,18 @@ def make_again(
             fill.fill_shard(shard.file_name, job)
         if existing["files"].keys() & corrupt.keys():
             tfds_metadata.write(folder, existing)
-        _check_equal(folder, existing, corrupt)
+        if different := [name for name in manifest.find_corrupt(folder, existing, with_shards=True) if name in corrupt]:
+            versions = ", ".join(
+                f"{package} {existing['package_versions'].get(package)} made it and {version} is installed"
+                for package, version in package_versions().items()
+                if existing["package_versions"].get(package) != version
+            )
+            raise InputError(
+                f"{different[0]}, made again, is not what the manifest vouches for, so the data set is left as it was "
+                f"({versions or 'the source has changed, or this CPU resizes differently'}); replace it by --overwrite"
+            )
         for name in corrupt:
             (folder / name).replace(directory / name)
     finally:
         storage.remove_folder(folder)
     return sum(len(shard.cells) for shard in affected)
-
-
-def _check_equal(folder: epath.Path, existing: manifest.Manifest, names: Mapping[str, str]) -> None:
-    remade_faults = find_corrupt(folder, existing, with_digests=True)
-    if different := [name for name in names if name in remade_faults]:
-        versions = ", ".join(
-            f"{package} {existing['package_versions'].get(package)} made it and {version} is installed"
-            for package, version in package_versions().items()
-            if existing["package_versions"].get(package) != version
-        )
-        raise InputError(
-            f"{different[0]}, made again, is not what the manifest vouches for, so the data set is left as it was "
-            f"({versions or 'the source has changed, or this CPU resizes differently'}); replace it by --overwrite"
-        )

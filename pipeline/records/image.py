@@ -12,16 +12,9 @@ _SIZE = struct.Struct(">16xII")  # of a PNG's header: width, height
 
 
 def decode_png(stored: np.ndarray) -> np.ndarray:
-    """Decodes a record's image that is stored as a PNG; lossless, so the pixels are those of any other decoder.
+    """Decodes a stored PNG, uint8 [n], to uint8 RGB [height, width, 3]; lossless, so as any other decoder does.
 
-    Args:
-      stored: uint8 [n], the PNG's bytes.
-
-    Returns:
-      uint8 RGB [height, width, 3].
-
-    Raises:
-      ValueError: if it is no 8-bit RGB PNG of at most `MAX_SIZE_PX` pixels a side.
+    Raises ValueError if it is no 8-bit RGB PNG of at most `MAX_SIZE_PX` pixels a side.
     """
     encoded = bytes(stored)
     try:

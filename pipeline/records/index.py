@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from pipeline import storage
+from pipeline.cells import LABELS
 from pipeline.records import example, layout, tfrecord
 from pipeline.records.manifest import corrupt_shard
 
+_HEADER_BYTES = 128  # what `np.save` writes before the array
 INDEX_COLUMNS = ("record_offset", "image_offset", "image_num_bytes", "label")
 """Columns of a shard's index, int64 [records, 4]: byte offsets in the shard's file, to be read by a memory map."""
 
 
-def index_array(rows: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
+def index_array(rows: Sequence[tuple[int, int, int, int]] | np.ndarray) -> np.ndarray:
     """A shard's index: int64 [records, 4], see `INDEX_COLUMNS`."""
     return np.array(rows, np.int64).reshape(-1, len(INDEX_COLUMNS))
 
@@ -28,16 +31,30 @@ def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray
     InputError if there is no index, or it or the shard is not what the manifest says.
     """
     try:
-        content = epath.Path(layout.index_name(shard)).read_bytes()
         num_bytes = epath.Path(shard).stat().length
-        index = np.load(io.BytesIO(content))
-    except (OSError, ValueError, EOFError) as error:
+        content = storage.read_file(epath.Path(layout.index_name(shard)), max_bytes=_HEADER_BYTES + num_bytes)
+    except (OSError, ValueError) as error:
         raise corrupt_shard(shard, f"it or its index cannot be read ({error})") from error
     if entry and (num_bytes, hashlib.sha256(content).hexdigest()) != (entry["num_bytes"], entry["index_sha256"]):
         raise corrupt_shard(shard, "it or its index is not what the manifest says")
-    if index.ndim != 2 or index.shape[1] != len(INDEX_COLUMNS) or index.dtype != np.int64:
+    # Its header is not believed: it may ask for more memory than there is.
+    num_rows = max(0, len(content) - _HEADER_BYTES) // (8 * len(INDEX_COLUMNS))
+    index = index_array(np.frombuffer(content[-8 * len(INDEX_COLUMNS) * num_rows or len(content) :], np.int64))
+    if to_bytes(index) != content:
         raise corrupt_shard(shard, f"its index does not have the int64 columns {', '.join(INDEX_COLUMNS)}")
+    starts, images, lengths, labels = index.T
+    ends = np.append(starts[1:], num_bytes)
+    fits = (starts >= 0) & (starts < images) & (images <= ends) & (lengths >= 0) & (lengths <= ends - images)
+    if not (fits & np.isin(labels, range(len(LABELS)))).all():
+        raise corrupt_shard(shard, "its index does not point at records")
     return index
+
+
+def to_bytes(index: np.ndarray) -> bytes:
+    """An index as the content of its file."""
+    buffer = io.BytesIO()
+    np.save(buffer, index)
+    return buffer.getvalue()
 
 
 def labels_and_patients(shard: str, skip: int, take: int) -> tuple[np.ndarray, np.ndarray]:

@@ -25,54 +25,111 @@ it, last of all files; here it is read.
 import hashlib
 import json
 import os
+import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from etils import epath
 
 from pipeline.cells import DATASET_NAME, LABELS
 from pipeline.errors import InputError
-from pipeline.records import layout
+from pipeline.records import layout, schema
 from pipeline.splits.configs import CONFIGS
+from pipeline.storage import open_file, read_file
 
-FORMAT = 1
 SIZE_BIN_PX = 10
+_THREADS = 4  # on an object store several files arrive at a time
+_MAX_NAMED = 5
 
 Manifest = dict[str, Any]
 
 
 def read(directory: epath.Path) -> Manifest:
-    """Reads a data set's manifest; raises InputError if it is missing, corrupt, or another config's."""
+    """Reads a data set's manifest; raises InputError if it is missing, corrupt, impossible, or another config's."""
     path = directory / layout.MANIFEST
     try:
-        content = path.read_bytes()
-        manifest = json.loads(content)
-        if not isinstance(manifest, dict) or manifest.get("dataset") != DATASET_NAME:
-            raise ValueError(f"not a manifest of {DATASET_NAME}")
+        content = read_file(path)
+        manifest = parse(content)
         if not is_signed(content):
             raise ValueError("its checksum does not fit: it has been changed")
+        schema.check(manifest)
         if directory.parent.name in CONFIGS and manifest["config"] != directory.parent.name:
             raise ValueError(f"it is that of config {manifest['config']}")
+        schema.check_consistency(manifest)
         return manifest
     except FileNotFoundError as error:
         raise InputError(
             f"{directory} has no {layout.MANIFEST}, so it is not a complete data set; remove it and run "
             "python -m pipeline.preprocess again"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}); make the data set again with --overwrite") from error
 
 
+def parse(content: bytes) -> Manifest:
+    """The JSON of a manifest's file; raises ValueError or RecursionError if it is no manifest's."""
+    manifest = json.loads(content)
+    if not isinstance(manifest, dict) or manifest.get("dataset") != DATASET_NAME:
+        raise ValueError(f"it is not a manifest of {DATASET_NAME}")
+    return manifest
+
+
+def open_dataset(directory: epath.Path) -> Manifest:
+    """Reads a data set's manifest and compares what it vouches for, except for the contents of shards.
+
+    Every reader of a data set passes here, before it parses any other file. Readers of shards compare the checksums of
+    records.
+
+    Raises:
+      InputError: if the manifest cannot be used, or files are missing or changed.
+    """
+    manifest = read(directory)
+    if faults := find_corrupt(directory, manifest, with_shards=False):
+        raise corrupt_files(directory, faults)
+    return manifest
+
+
+def find_corrupt(directory: epath.Path, manifest: Manifest, with_shards: bool) -> dict[str, str]:
+    """Name -> fault of each missing or changed file of a data set.
+
+    Of shards only the size is compared, unless `with_shards`, which takes about a second per GB.
+    """
+    faults: dict[str, str] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for found in pool.map(lambda shard: check_shard(directory, shard, with_shards), shards(manifest)):
+            faults |= found
+        paths = [directory / name for name in manifest["files"]]
+        for path, fault in zip(paths, pool.map(check_file, paths, manifest["files"].values()), strict=True):
+            faults |= {path.name: fault} if fault else {}
+    return faults
+
+
+def corrupt_files(directory: epath.Path, faults: Mapping[str, str]) -> InputError:
+    """The error for files with faults, with the first of them and the remedy."""
+    texts = [f"{name} {fault}" for name, fault in faults.items()]
+    more = f"; and {len(texts) - _MAX_NAMED} more" if len(texts) > _MAX_NAMED else ""
+    return InputError(
+        f"{directory} has {len(texts)} corrupt {'file' if len(texts) == 1 else 'files'}: "
+        f"{'; '.join(texts[:_MAX_NAMED])}{more}; python -m pipeline.preprocess with --repair makes them again from the "
+        "same source"
+    )
+
+
 def read_dataset(data_dir: str, config: str) -> tuple[epath.Path, Manifest]:
-    """A prepared data set's folder and manifest; if there is none, InputError with the command that makes it."""
+    """Opens a prepared data set: its folder and manifest, see `open_dataset`.
+
+    If there is none, raises InputError with the command that makes it.
+    """
     directory = layout.dataset_dir(data_dir, config)
     if not layout.has_dataset(directory):
         raise InputError(
             f"--data_dir={data_dir} has no data set {DATASET_NAME}/{config}/{layout.VERSION}; make it with: "
-            f"python -m pipeline.preprocess --source=<folder, zip or nih> --data_dir={data_dir} --config={config}"
+            "python -m pipeline.preprocess --source=<folder, zip or nih> "
+            f"{shlex.quote(f'--data_dir={data_dir}')} --config={config}"
         )
-    return directory, read(directory)
+    return directory, open_dataset(directory)
 
 
 def is_signed(content: bytes) -> bool:
@@ -120,7 +177,7 @@ def check_file(path: epath.Path, sha256: str | None, num_bytes: int | None = Non
     `sha256` is None to compare its size only, `num_bytes` is None if the manifest does not tell it.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             if num_bytes is not None and (size := file.seek(0, os.SEEK_END)) != num_bytes:
                 return f"has {size} bytes, the manifest says {num_bytes}"
             file.seek(0)
@@ -133,11 +190,11 @@ def check_file(path: epath.Path, sha256: str | None, num_bytes: int | None = Non
     return None
 
 
-def check_shard(directory: epath.Path, shard: dict[str, Any], with_digests: bool = True) -> dict[str, str]:
+def check_shard(directory: epath.Path, shard: dict[str, Any], with_content: bool = True) -> dict[str, str]:
     """What is wrong with a shard's two files: file name -> fault; empty if nothing is."""
-    sha256, index_sha256 = (shard["sha256"], shard["index_sha256"]) if with_digests else (None, None)
+    sha256 = shard["sha256"] if with_content else None
     faults = {
         shard["file"]: check_file(directory / shard["file"], sha256, shard["num_bytes"]),
-        shard["index_file"]: check_file(directory / shard["index_file"], index_sha256),
+        shard["index_file"]: check_file(directory / shard["index_file"], shard["index_sha256"]),
     }
     return {name: fault for name, fault in faults.items() if fault}

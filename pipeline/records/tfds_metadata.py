@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -11,8 +12,9 @@ from pipeline.cells import DATASET_NAME
 from pipeline.records import layout
 from pipeline.records.example import IMAGE, LABEL, tfds_features
 from pipeline.splits.configs import CONFIGS
-from pipeline.storage import make_folder
+from pipeline.storage import make_folder, read_file
 
+_TEXTS = ("citation", "configDescription", "description", "location", "releaseNotes")
 HOMEPAGE = "https://lhncbc.nlm.nih.gov/LHC-research/LHC-projects/image-processing/malaria-datasheet.html"
 
 
@@ -53,6 +55,25 @@ def write(directory: epath.Path, manifest: dict[str, Any]) -> None:
         )
     )
     info.write_to_directory(directory)
+
+
+def check(directory: epath.Path, manifest: dict[str, Any]) -> None:
+    """Raises ValueError or RecursionError if TFDS's files are not those that `write` makes, descriptions aside.
+
+    TFDS imports the class that `features.json` names, so it must not read files that somebody else wrote.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write(epath.Path(folder), manifest)
+        for name in layout.TFDS_FILES:
+            content, expected = (read_file(epath.Path(place) / name) for place in (directory, folder))
+            if content != expected and not (name.endswith(".json") and _deciding(content) == _deciding(expected)):
+                raise ValueError(f"{name} is not what this project writes for {directory}")
+
+
+def _deciding(content: bytes) -> object:
+    """What decides in a JSON file of TFDS."""
+    parsed = json.loads(content)
+    return {key: value for key, value in parsed.items() if key not in _TEXTS} if isinstance(parsed, dict) else None
 
 
 def write_default_config(dataset_root: epath.Path) -> None:

@@ -15,6 +15,7 @@ _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _LENGTH.size + _CRC.size
 FOOTER_BYTES = _CRC.size
+_MAX_RECORD_BYTES = 1 << 26  # the largest image that can be stored has 3 << 24
 
 
 class CorruptRecord(Exception):
@@ -64,7 +65,10 @@ def _length(header: bytes, name: str) -> int:
         raise CorruptRecord(f"{name} is cut off")
     if _masked_crc32c(header[: _LENGTH.size]) != _CRC.unpack_from(header, _LENGTH.size)[0]:
         raise CorruptRecord(f"{name}: the checksum of its length does not fit")
-    return int(_LENGTH.unpack_from(header)[0])
+    length = int(_LENGTH.unpack_from(header)[0])
+    if length > _MAX_RECORD_BYTES:
+        raise CorruptRecord(f"{name} claims {length} bytes; expected at most {_MAX_RECORD_BYTES}")
+    return length
 
 
 def _checked(record: bytes, footer: bytes, length: int, name: str) -> bytes:

@@ -4,7 +4,6 @@ Nothing is unpacked to disk. A zip's directory is read once, by the process that
 its own entry (`ZipEntry`), so workers open the archive and seek.
 """
 
-import io
 import os
 import re
 import stat
@@ -22,7 +21,7 @@ from etils import epath
 
 from pipeline.cells import Cell, ZipEntry
 from pipeline.errors import InputError
-from pipeline.storage import NotRegular, is_remote, open_place, open_regular
+from pipeline.storage import NotRegular, is_remote, open_file, open_place, open_regular
 
 MAX_ENCODED_BYTES = 1 << 26
 """Larger image files are rejected: no cell crop comes near this, and a zip bomb must not fill the memory."""
@@ -168,7 +167,7 @@ class ZipSource(Source):
 
     def walk(self) -> tuple[list[File], set[str]]:
         try:
-            with self._open() as file, zipfile.ZipFile(file) as archive:
+            with open_file(self._path) as file, zipfile.ZipFile(file) as archive:
                 modified_ns = self._modified_ns(file)
                 entries = archive.infolist()
         except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
@@ -197,11 +196,6 @@ class ZipSource(Source):
                 files.append(File(path, entry.file_size, zip_entry, fault, modified_ns))
         return files, folders
 
-    def _open(self) -> BinaryIO:
-        return (
-            self._path.open("rb") if is_remote(self._path) else io.BufferedReader(open_regular(os.fspath(self._path)))
-        )
-
     def _modified_ns(self, file: BinaryIO) -> int | None:
         return None if is_remote(self._path) else os.fstat(file.fileno()).st_mtime_ns
 
@@ -213,7 +207,7 @@ class ZipSource(Source):
             raise UnreadableImage(f"more than {MAX_ENCODED_BYTES} compressed bytes")
         with self._lock:
             if self._file is None:
-                self._file = self._open()
+                self._file = open_file(self._path)
             if self._modified_ns(self._file) != cell.modified_ns:  # its size may fit, and then the CRC-32s decide
                 raise OSError(f"{self._path} has changed since it was listed")
             self._file.seek(zip_entry.offset)

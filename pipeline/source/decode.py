@@ -56,9 +56,8 @@ class DecodedImage(NamedTuple):
 def decode(encoded: bytes, filename: str) -> DecodedImage:
     """Decodes an image file's bytes to 8-bit RGB; by its name it notices a suffix that does not fit.
 
-    Raises:
-      UnreadableImage: if OpenCV cannot decode it (truncated, damaged, not an image), if it has more than
-        `MAX_PIXELS` pixels, or if its header does not tell how many.
+    Raises UnreadableImage if OpenCV cannot decode it (truncated, damaged, not an image), if it has more than
+    `MAX_PIXELS` pixels, or if its header does not tell how many.
     """
     if not encoded:
         raise UnreadableImage("empty file")

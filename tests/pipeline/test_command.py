@@ -6,6 +6,8 @@ import sys
 import pytest
 from conftest import ROOT, assert_one_line_error, run_in_process
 
+from pipeline import terminal
+
 READS_BY_PYTHON = """
 import time
 from trainers import tf_import
@@ -71,6 +73,34 @@ def test_a_mistake_of_ours_keeps_its_traceback():
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+NAME = "cell\x1b]0;title\x07\x1b[31m\u202e\udcff.png"
+ESCAPED = r"cell\x1b]0;title\x07\x1b[31m\u202e\udcff.png"
+
+
+def test_no_name_reaches_a_terminal_as_control_characters(source, tmp_path):
+    assert terminal.printable(f"{NAME}\n") == rf"{ESCAPED}\n"
+    (source / "Uninfected" / NAME).write_bytes(b"")
+    (source / "Uninfected" / NAME.replace("\udcff", "")).write_bytes(b"")
+    named = source.rename(tmp_path / NAME)
+    flags = (
+        f"--source={named}",
+        f"--data_dir={tmp_path / 'data'}",
+        "--image_size_px=16",
+        "--patient_regex=^(C\\d+|cell)",
+    )
+    rejected = run_in_process("pipeline.preprocess", *flags)
+    assert_one_line_error(rejected, r"Uninfected/cell\x1b]0;title\x07\x1b[31m\u202e.png (empty file)")
+    filled = run_in_process("pipeline.preprocess", *flags, "--max_rejected_fraction=0.1")
+    (tmp_path / "data/tfds_malaria/by_patient/1.0.0" / NAME).touch()
+    verified = run_in_process("pipeline.verify", f"--data_dir={tmp_path / 'data'}")
+    assert ESCAPED in verified.stdout
+    unknown = run_in_process("pipeline.verify", f"--data_dir={tmp_path / 'data'}", f"--{NAME}")
+    for result in (rejected, filled, verified, unknown):
+        printed = result.stdout + result.stderr
+        assert ESCAPED.split("]")[0] in printed
+        assert printed.replace("\n", "").isprintable(), printed
 
 
 HAS_FLAGS = r"""

@@ -71,6 +71,12 @@ def test_the_command(data_dir, tmp_path):
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 500
 
 
+def test_names_are_no_formulas(source, tmp_path):
+    prepare(source.rename(tmp_path / r"$\frac$ cells"), tmp_path / "data", image_size_px=16)
+    result = run_in_process("pipeline.explore", f"--data_dir={tmp_path / 'data'}", f"--output={tmp_path / 'x.png'}")
+    assert result.returncode == 0, result.stderr
+
+
 def test_mistakes_are_one_line(data_dir, tmp_path):
     result = run_in_process("pipeline.explore", f"--data_dir={tmp_path}")
     assert_one_line_error(result, "has no data set", "python -m pipeline.preprocess")

@@ -97,7 +97,7 @@ def rewrite(directory, change, signed):
         (lambda m: m["splits"]["train"]["shards"][0].update(num_records=1), "records, the manifest says 1"),
         (lambda m: m["settings"].update(image_size_px=17), "record 0 is not 17 pixels wide"),
         (lambda m: m["splits"].pop("test"), "has the splits train, validation"),
-        (lambda m: m["splits"]["test"]["shards"].append(m["splits"]["test"]["shards"][0]), "a shard more than once"),
+        (lambda m: m["splits"]["test"]["shards"].append(m["splits"]["test"]["shards"][0]), "names the shard"),
         (lambda m: m["splits"]["train"]["shards"].append(m["splits"]["test"]["shards"].pop()), "is in the splits"),
         (lambda m: m.update(dataset="tfds_cats"), "it is not a manifest of tfds_malaria"),
     ],

@@ -85,13 +85,6 @@ def test_a_missing_data_set_gives_the_command_that_makes_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_labels_are_rejected(source, tmp_path):
-    directory = prepare(source, tmp_path / "data", image_size_px=10).directory
-    (directory / "label.labels.txt").write_text("parasitized\nuninfected\n")
-    with pytest.raises(InputError, match=r"labels .*expected uninfected, parasitized"):
-        open_data_set(str(tmp_path / "data"), "by_patient")
-
-
 def test_overlap(data_dir):
     train, first, last, test = (open_split(data_dir, text) for text in ("train", "train[:30]", "train[20:40]", "test"))
     assert overlap(first, last) == 10
