@@ -20,7 +20,8 @@ def style(rc_params: dict[Any, Any] | None = None) -> Iterator[None]:
     from matplotlib import rc_context  # takes a second, which mistakes need not wait for
 
     with rc_context(_STYLE | (rc_params or {})), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # such as in Chinese names
+        # Chinese names have no glyphs in the font, and very long ones leave no room.
+        warnings.filterwarnings("ignore", "Glyph .* missing from|constrained_layout not applied", UserWarning)
         yield
 
 

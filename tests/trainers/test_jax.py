@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, assert_one_line_error, run_command
 
 from pipeline.errors import InputError
+from trainers.evaluation.report import gradcam
 from trainers.models import architectures
 from trainers.training import hardware
 
@@ -56,7 +57,7 @@ from pathlib import Path
 import keras, numpy as np
 from trainers.data import open_data_set
 from trainers.evaluation import predictions
-from trainers.evaluation.report import image_grid
+from trainers.evaluation.report import gradcam, image_grid
 from trainers.input_pipeline import batching
 from trainers.models import features
 assert keras.backend.backend() == "jax"
@@ -65,6 +66,8 @@ model = keras.models.load_model(folder / "model.keras", compile=False)
 halves, split = features.split_backbone(model), data_set.open_split("validation")
 extracted = features.extract(halves.backbone, split, folder / "cache", vgg_input="imagenet")
 expected = model.predict(batching.evaluation_batches(split, 64).map(lambda image, *_: image), verbose=0)
+images = next(iter(batching.evaluation_batches(split, 3)))[0].numpy()
+np.savez(folder / "maps.npz", images=images, maps=gradcam.heatmaps(model, images))
 batches = features.evaluation_batches(extracted, 16)
 np.testing.assert_allclose(halves.head.predict(batches, verbose=0), expected, atol=2e-3)
 halves.head.compile("sgd", "binary_crossentropy")
@@ -110,6 +113,9 @@ def test_features_and_misclassified_on_jax(data_dir, tmp_path):
     last.assign(0.1 * np.asarray(last))  # or the probabilities of an untrained head would all be 0
     model.save(tmp_path / "model.keras")
     run(EXTRACT, data_dir, tmp_path)
+    on_jax = np.load(tmp_path / "maps.npz")
+    assert on_jax["maps"].max() == 1
+    np.testing.assert_allclose(gradcam.heatmaps(model, on_jax["images"]), on_jax["maps"], atol=1e-3)
 
 
 def test_the_backend_that_computes_is_asked(monkeypatch):

@@ -194,7 +194,7 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
             )
         parts.append(predictions)
         fitted.append(thresholds.read(run.path, test_time_flips) or thresholds.defaults(thresholds.missing(run.path)))
-        leaks.append(runs.find_leak(run.record, predictions.patient_ids.tolist(), data_set.fingerprint))
+        leaks.append(runs.find_leak(run.record, predictions.patient_ids.tolist(), data_set.identity))
     run_index = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts])
     return ModelPredictions(
         model_runs, _concatenate(parts), run_index, tuple(fitted), runs.merge_leaks(leaks), test_time_flips

@@ -18,6 +18,7 @@ import tensorflow as tf
 from pipeline import storage
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
+from pipeline.terminal import say
 from trainers.data import Split
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
@@ -88,7 +89,7 @@ def extract(
     try:
         header = _header(backbone, split)
         if _is_intact(path, header):
-            print(f"features of {split.expression}: computed before, in {path}")
+            say(f"features of {split.expression}: computed before, in {path}")
         else:
             print(f"features of {split.expression}: {split.num_cells} cells go through the frozen layers once")
             cache.mkdir(parents=True, exist_ok=True)

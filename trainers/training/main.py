@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.command import reject_arguments
+from pipeline.terminal import say
 from trainers import run_dir, tf_import, training_flags
 from trainers.data import TrainingData, describe, open_training_data
 from trainers.training_flags import Options
@@ -25,7 +26,7 @@ def main(model: str, arguments: Sequence[str]) -> int | None:
 
 def _train(model: str, data: TrainingData, options: Options, record: run_dir.Run) -> int | None:
     if "content_digest" not in record["data"]:
-        print(
+        say(
             f"{options.run_dir} was begun by an earlier version, which kept no digest of its data set: only the source "
             "and the patients are known to be the same"
         )
@@ -34,7 +35,7 @@ def _train(model: str, data: TrainingData, options: Options, record: run_dir.Run
 
         print(f"{model} is trained already", flush=True)
         if thresholds.read(options.run_dir, test_time_flips=True):
-            print(run_dir.next_steps(options.run_dir, options.data_dir))
+            say(run_dir.next_steps(options.run_dir, options.data_dir))
             return None
         print("its model.keras has no thresholds.json yet: fitting them on the validation split", flush=True)
     try:

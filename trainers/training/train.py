@@ -11,6 +11,7 @@ import keras
 
 from pipeline.errors import InputError
 from pipeline.plot_style import optional
+from pipeline.terminal import say
 from trainers import export_formats, run_dir, tf_import
 from trainers.data import TrainingData
 from trainers.evaluation import predictions
@@ -47,13 +48,13 @@ def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | No
                 with catch_stop_signals() as request:
                     history = _fit(data, options, record, request)
             except Stopped:
-                print(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
+                say(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
                 return request.status
             _finish(history, data, options, record)
         else:
             model = predictions.load_model(options.run_dir)
             predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
-    print(run_dir.next_steps(options.run_dir, options.data_dir))
+    say(run_dir.next_steps(options.run_dir, options.data_dir))
     return None
 
 
@@ -114,7 +115,7 @@ def _finish(history: list[HistoryRow], data: TrainingData, options: Options, rec
 def _export(directory: Path, model: keras.Model, names: Sequence[str]) -> None:
     try:
         for path in export_formats.export(directory, model, names):
-            print(f"exported {path}")
+            say(f"exported {path}")
     except Exception as error:  # each format's library raises its own
         command = shlex.join([f"--run_dir={directory}", f"--format={','.join(names)}"])
         raise InputError(
