@@ -4,14 +4,17 @@ import importlib.util
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, run_command
+from conftest import ROOT, assert_one_line_error, run_command
 
+from pipeline.errors import InputError
 from trainers.evaluation.report import gradcam
 from trainers.models import architectures
+from trainers.training import hardware
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="JAX is not installed: pip install -r requirements-jax.txt"
@@ -115,10 +118,37 @@ def test_features_and_misclassified_on_jax(data_dir, tmp_path):
     np.testing.assert_allclose(gradcam.heatmaps(model, on_jax["images"]), on_jax["maps"], atol=1e-3)
 
 
+def test_the_backend_that_computes_is_asked(monkeypatch):
+    gpu = SimpleNamespace(platform="gpu", compute_capability="7.5")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr("jax.local_devices", lambda: [gpu])
+    assert hardware.choose_precision("auto", "vgg_ft") == (
+        "mixed_float16",
+        "the GPU has no bfloat16; the loss is scaled",
+    )
+    gpu.compute_capability = "9.0"
+    assert hardware.choose_precision("auto", "vgg_ft") == ("mixed_bfloat16", "the GPU has bfloat16")
+    gpu.platform = "cpu"
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: True)
+    assert hardware.choose_precision("auto", "vgg_ft")[0] == "float32"
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "gpu:1"])
+    assert hardware.choose_strategy("auto") == (None, "1 × GPU on JAX, of 2: only on TensorFlow several share batches")
+    with pytest.raises(InputError, match="--distribute=mirrored needs Keras's TensorFlow backend"):
+        hardware.choose_strategy("mirrored")
+
+
+def test_jax_without_its_devices_is_one_line(data_dir, tmp_path):
+    arguments = (f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
+    result = run_command("trainers.basic_cnn", *arguments, KERAS_BACKEND="jax", JAX_PLATFORMS="nosuch")
+    assert_one_line_error(result, "Keras cannot compute on jax", "unset KERAS_BACKEND")
+    assert not list((tmp_path / "run").iterdir())
+
+
 def test_a_trainer_on_jax(data_dir, tmp_path):
     """Augmented, averaged, checkpointed: JAX takes over the arrays of weights, which callbacks must not keep."""
     flags = ("--train_split=train[:64]", "--epochs=2", "--batch_size=8", "--flip=both", "--stain_gain=0.1")
     flags += ("--ema_momentum=0.9", "--checkpoint_minutes=0", f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
     result = run_command("trainers.basic_cnn", *flags, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
     assert result.returncode == 0, result.stderr
+    assert "devices: 1 × CPU on JAX" in result.stdout
     assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 3

@@ -148,8 +148,8 @@ def choose_strategy(distribute: str) -> tuple[tf.distribute.Strategy | None, str
                 "KERAS_BACKEND"
             )
         names = keras.distribution.list_devices()
-        others = f" of {len(names)}: several share batches on TensorFlow alone" if len(names) > 1 else ""
-        return None, f"1 × {names[0].partition(':')[0].upper()}, of JAX{others}"
+        others = f", of {len(names)}: only on TensorFlow several share batches" if len(names) > 1 else ""
+        return None, f"1 × {names[0].partition(':')[0].upper()} on JAX{others}"
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     kind = "GPU"
     if not devices:
