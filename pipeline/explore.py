@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from pipeline import storage
+from pipeline import plot_style, storage
 from pipeline.cells import LABELS
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
@@ -106,11 +106,12 @@ def mean_colours(cells: Sequence[CellImage]) -> dict[tuple[str, int], np.ndarray
     return {key: np.mean(means, axis=0) for key, means in sorted(colours.items())}
 
 
+@plot_style.style()
 def plot(exploration: Exploration) -> "Figure":
     """Makes the figure."""
     from matplotlib.figure import Figure  # takes a second, which mistakes need not wait for
 
-    figure = Figure(figsize=(16, 9), layout="constrained")
+    figure = Figure(figsize=(16, 9))
     contents, split = exploration.contents, exploration.training_split
     name = "/".join(contents[key] for key in ("dataset", "config", "version"))
     figure.suptitle(f"{name}, {contents['source']['name']}")
@@ -215,7 +216,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with storage.open_atomic(output) as file:
-            figure.savefig(file, dpi=110, format=output.suffix[1:])
+            plot_style.save(figure, file, dpi=110, format=output.suffix[1:])
     except OSError as error:
         raise InputError(f"--output={output} cannot be written: {error.strerror}; give another path") from error
     say(output)

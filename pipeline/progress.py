@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.terminal import printable
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -25,7 +27,7 @@ def progress_bar(total: int | None, description: str, unit: str, **tqdm_argument
 
     Where standard error is not a terminal it prints a line every ten seconds and one at the end.
     """
-    tqdm_arguments |= {"total": total, "desc": description, "unit": f" {unit}", "smoothing": 0.1}
+    tqdm_arguments |= {"total": total, "desc": printable(description), "unit": f" {unit}", "smoothing": 0.1}
     if sys.stderr.isatty():
         return tqdm(file=sys.stderr, **tqdm_arguments)
     return _Lines(

@@ -8,6 +8,7 @@ keep two jobs from harming each other.
 import errno
 import io
 import os
+import platform
 import stat
 import tempfile
 import uuid
@@ -24,6 +25,7 @@ from pipeline.errors import InputError
 
 _SECONDS_FOR_A_LOCK = 1.0
 _PARTIAL = ".partial"
+_HOLDER = "process "
 _BUFFER_BYTES = 1 << 20
 
 
@@ -160,24 +162,26 @@ def lock_file(target: epath.Path) -> epath.Path:
 
 
 @contextmanager
-def lock(target: epath.Path) -> Iterator[None]:
-    """Holds a target folder's lock, a file next to it; the kernel frees it when the process is killed.
+def lock(target: epath.Path, file: epath.Path | None = None) -> Iterator[None]:
+    """Holds a target folder's lock, by default a file next to it; the kernel frees it when the process is killed.
 
     Raises InputError if another process holds it.
     """
     if is_remote(target):
         yield
         return
-    path = lock_file(target)
+    path = file or lock_file(target)
     make_folder(path.parent)
     try:
         with filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK):
             try:
+                if (holder := path.read_text()) == "" or holder.startswith(_HOLDER):  # else filelock's, without flock
+                    path.write_text(f"{_HOLDER}{os.getpid()} on {platform.node()}")
                 yield
             finally:
                 path.unlink(missing_ok=True)  # while it is locked: whoever waits for it notices and tries again
     except filelock.Timeout as error:
         raise InputError(
-            f"another job is at work on {target} (it holds {path}); wait until it has ended, then the same "
-            "command finds or continues its work"
+            f"another job is at work on {target} ({path.read_text() or 'it'} holds {path}); wait until it has ended, "
+            "then the same command finds or continues its work"
         ) from error

@@ -10,6 +10,11 @@ def printable(text: object) -> str:
     )
 
 
+def csv_text(text: str) -> str:
+    """Text for a CSV, with an apostrophe before what a spreadsheet would take for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
 def say(*lines: object, to_stderr: bool = False) -> None:
     """Prints lines, each made printable, and flushes."""
     print(*map(printable, lines), sep="\n", file=sys.stderr if to_stderr else sys.stdout, flush=True)

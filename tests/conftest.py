@@ -193,9 +193,7 @@ def write_run(folder, data_dir, model, config="by_patient", splits=("train", "va
         "flags": {"config": config, "epochs": 2, "learning_rate": 0.001, "batch_size": 16, **flags},
         "seed": 0,
         "data": {
-            "dataset": f"tfds_malaria/{config}/1.0.0",
-            "source": "cell_images.zip",
-            "fingerprint": data_set.fingerprint,
+            **data_set.identity,
             "num_train_cells": train.num_cells,
             "num_validation_cells": validation.num_cells,
             "train_patients": data.patients_of(train, data_set.manifest),

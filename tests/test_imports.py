@@ -12,9 +12,14 @@ from conftest import ROOT, run_command
 
 PACKAGES = ["pipeline", "tfds_malaria", "trainers", "benchmarks", "tests"]  # each may import those before it
 FLOORS = {  # from the ground up: a room imports only itself and the floors below. The commands are above all of them
-    "pipeline": [["cells errors progress storage terminal command"], ["splits", "source"], ["records"], ["job"]],
+    "pipeline": [
+        ["cells errors plot_style progress storage terminal command"],
+        ["splits", "source"],
+        ["records"],
+        ["job"],
+    ],
     "trainers": [
-        ["run_dir tf_import export_formats", "augmentation"],
+        ["run_dir run_json npz tf_import export_formats", "augmentation"],
         ["training_flags", "evaluation_flags"],
         ["data"],
         ["input_pipeline"],

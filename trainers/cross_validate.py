@@ -18,6 +18,7 @@ from absl import flags
 from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.splits.configs import CONFIGS, NUM_FOLDS
+from pipeline.terminal import say
 from trainers import evaluation_flags, run_dir, tf_import
 from trainers.data import open_data_set
 from trainers.evaluation import runs
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int | None:
     data_set = open_data_set(_DATA_DIR.value, FOLDS)
     folders = [Path(_OUTPUT_DIR.value) / name for name in CONFIGS[FOLDS].splits]
     for fold, folder in enumerate(folders):
-        print(f"fold {fold + 1} of {NUM_FOLDS}: {folder}", flush=True)
+        say(f"fold {fold + 1} of {NUM_FOLDS}: {folder}")
         command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, *_split_flags(fold)]
         command += [f"--data_dir={_DATA_DIR.value}", f"--run_dir={folder}"]
         status = subprocess.run(command, check=False).returncode

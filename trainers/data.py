@@ -21,6 +21,8 @@ from pipeline.records.example import IMAGE
 from trainers import run_dir
 from trainers.training_flags import Options
 
+_CONTENTS = ("settings", "splits", "files")  # of the manifest: patients and sha256 of all files included
+
 
 class Split(NamedTuple):
     """A split expression of a data set, resolved to parts of shards.
@@ -32,6 +34,7 @@ class Split(NamedTuple):
       image_size_px: side of the stored images.
       is_png: whether they are encoded.
       shards: the manifest's entries of the files.
+      data_set: where it was opened.
     """
 
     expression: str
@@ -41,6 +44,7 @@ class Split(NamedTuple):
     image_size_px: int
     is_png: bool
     shards: tuple[Mapping[str, Any], ...]
+    data_set: "DataSet"
 
     @property
     def num_cells(self) -> int:
@@ -51,6 +55,20 @@ class Split(NamedTuple):
     def num_bytes(self) -> int:
         """Size of its images in memory."""
         return self.num_cells * self.image_size_px**2 * 3
+
+    def check_unchanged(self) -> None:
+        """Raises InputError if its data set is no longer the one that was opened, since a job has replaced it."""
+        path = self.data_set.directory / layout.MANIFEST
+        try:
+            is_same = path.read_bytes() == manifest.to_bytes(self.data_set.manifest)
+        except OSError:  # a job is replacing it right now
+            is_same = False
+        if not is_same:
+            raise InputError(
+                f"{self.data_set.directory} has been replaced while it was read, as preprocess --overwrite does; "
+                "nothing that was read since was saved: give the command again once no job replaces the data set; a "
+                "training continues on the data set that it began with"
+            )
 
 
 class DataSet(NamedTuple):
@@ -72,6 +90,18 @@ class DataSet(NamedTuple):
     def fingerprint(self) -> str:
         """Fingerprint of the source that the data set was made from."""
         return self.manifest["source"]["fingerprint"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other data sets, as a run keeps it; see `run_dir.data_differences`."""
+        contents = self.manifest
+        return {
+            "dataset": f"{contents['dataset']}/{self.config}/{layout.VERSION}",
+            "source": contents["source"]["name"],
+            "fingerprint": self.fingerprint,
+            "settings": contents["settings"],
+            "content_digest": manifest.compute_checksum({key: contents[key] for key in _CONTENTS}),
+        }
 
     def open_split(self, expression: str, flag: str = "split") -> Split:
         """Resolves a TFDS split expression.
@@ -105,6 +135,7 @@ class DataSet(NamedTuple):
             image_size_px=info.features[IMAGE].shape[0],
             is_png=isinstance(info.features[IMAGE], tfds.features.Image),
             shards=tuple(shards[Path(file).name] for file in files),
+            data_set=self,
         )
 
 
@@ -166,9 +197,7 @@ def describe(model: str, data: TrainingData, options: Options) -> run_dir.Run:
         "flags": options._asdict(),
         "seed": options.seed,
         "data": {
-            "dataset": f"{contents['dataset']}/{options.config}/{layout.VERSION}",
-            "source": contents["source"]["name"],
-            "fingerprint": data.data_set.fingerprint,
+            **data.data_set.identity,
             "num_train_cells": data.train.num_cells,
             "num_validation_cells": data.validation.num_cells,
             "train_patients": patients_of(data.train, contents),

@@ -11,6 +11,7 @@ from absl import flags
 
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
+from pipeline.terminal import say
 from trainers import export_formats, run_dir, tf_import
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of a run, as given to its trainer.", required=True)
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     from trainers.evaluation.predictions import load_model  # seconds of imports that mistakes need not wait for
 
     for path in export_formats.export(_RUN_DIR.value, load_model(_RUN_DIR.value), _FORMAT.value):
-        print(path)
+        say(path)
 
 
 if __name__ == "__main__":

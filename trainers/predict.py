@@ -4,7 +4,8 @@
 
 Takes PNG, JPEG, TIFF, BMP and WebP files of any size, and folders of them. Each image is one cell, cropped, with a
 black background as in training, and is resized as in training. Writes `file,probability,label` to standard output in
-the order of the files. An image that cannot be used gets a line on standard error, and the exit status is 1 then.
+the order of the files. A file name that a spreadsheet would take for a formula (it begins with = + - or @) has an
+apostrophe before it. An image that cannot be used gets a line on standard error, and the exit status is 1 then.
 Memory does not grow with the number of files. Not a medical device.
 """
 
@@ -20,6 +21,7 @@ from absl import flags
 from pipeline.cells import LABELS
 from pipeline.command import run
 from pipeline.errors import InputError
+from pipeline.terminal import csv_text, printable, say
 from trainers import evaluation_flags, run_dir, tf_import
 from trainers.evaluation.metrics import thresholds
 
@@ -69,7 +71,7 @@ def _predict(paths: Sequence[str]) -> int:
             for image, probability in batch:
                 if probability is None:
                     num_rejected += 1
-                    print(f"error: {image.file}: {image.error}", file=sys.stderr)
+                    say(f"error: {image.file}: {image.error}", to_stderr=True)
                 else:
                     write(image.file, round(probability, 6), LABELS[probability >= threshold])
             sys.stdout.flush()
@@ -86,7 +88,8 @@ def _writer(file_format: str) -> Callable[[str, float, str], object]:
         return lambda *row: print(json.dumps(dict(zip(_FIELDS, row, strict=True))))
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(_FIELDS)
-    return lambda *row: writer.writerow(row)
+    shown = printable if sys.stdout.isatty() else str
+    return lambda file, *row: writer.writerow((csv_text(shown(file)), *row))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""A run's folder: what lies in it, and `run.json`, which records its settings and data.
+"""A run's folder: what lies in it, and `run.json`, which records its settings and data and vouches for the result.
 
-run.json        model, flags, data (fingerprint, patients), versions, timings, status
+run.json        model, flags, data (source, settings, digest, patients), versions, timings, status; its own checksum,
+                and of a finished run the sha256 of model.keras and history.csv
 model.keras     the model of the best epoch by validation loss
 history.csv     one line per epoch
 thresholds.json   thresholds and temperature of model.keras, fitted on the validation split
@@ -10,20 +11,28 @@ tensorboard/    event files
 checkpoint/     the newest checkpoint, while the run is unfinished
 features/       features from a frozen backbone, while the run is unfinished
 export/         the model in other formats, with --export
+run.lock        held by the trainer that is at work
 """
 
 import csv
+import hashlib
 import io
 import json
 import platform
+import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from pipeline import storage
 from pipeline.errors import InputError
+from pipeline.records.manifest import compute_checksum
+from trainers import run_json
 
 RUN = "run.json"
 MODEL = "model.keras"
@@ -33,7 +42,9 @@ AUGMENTATION = "augmentation.png"
 TENSORBOARD = "tensorboard"
 CHECKPOINT = "checkpoint"
 FEATURES = "features"
+LOCK = "run.lock"
 
+_PATIENTS = ("train_patients", "validation_patients")
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
 # Paths and checkpoints do not affect the result; the last is a flag of earlier versions.
 _MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "max_corrupt_records"}
@@ -62,27 +73,52 @@ def versions() -> dict[str, str]:
 
 
 def read(run_dir: str) -> Run:
-    """Reads a run's `run.json`.
+    """Reads a run's `run.json`, and compares what it says with itself and with the files that it vouches for.
 
     Raises:
-      InputError: if there is no run, or the file is damaged.
+      InputError: if there is no run, or the file is damaged or has values that no trainer writes, or the model or the
+        history of a finished run is not the one that was saved.
     """
     path = Path(run_dir) / RUN
+    if not path.exists():
+        raise InputError(f"{run_dir} is no run: it has no {RUN}; expected the --run_dir of a trainer")
     try:
-        run = json.loads(path.read_text())
-        if not isinstance(run, dict) or "model" not in run:
-            raise ValueError("no model in it")
+        with storage.open_regular(str(path)) as file:
+            run = json.loads(file.read())
+        run_json.check(run)
+        for name, sha256 in run.get("files", {}).items():
+            if name not in (MODEL, HISTORY):
+                raise ValueError(f"files names {name!r:.60}")
+            with storage.open_regular(str(path.with_name(name))) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    raise ValueError(f"{name} is not the file that the run has saved")
         return run
-    except FileNotFoundError as error:
-        raise InputError(f"{run_dir} is no run: it has no {RUN}; expected the --run_dir of a trainer") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); train again into another --run_dir") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}); copy the run's folder again, or train again into another --run_dir"
+        ) from error
 
 
 def write(run_dir: str, run: Run) -> None:
-    """Writes `run.json` atomically."""
-    content = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
+    """Writes `run.json` atomically, with its checksum."""
+    content = json.dumps({**run, "checksum": compute_checksum(run)}, indent=1, ensure_ascii=False) + "\n"
     storage.write_atomic(Path(run_dir) / RUN, content.encode())
+
+
+def digests(run_dir: str) -> dict[str, str]:
+    """The sha256 of the files that the `run.json` of a finished run vouches for."""
+    return {name: hashlib.sha256((Path(run_dir) / name).read_bytes()).hexdigest() for name in (MODEL, HISTORY)}
+
+
+@contextmanager
+def lock(run_dir: str) -> Iterator[None]:
+    """Holds a run's folder, which is made if it is missing; raises InputError if another trainer holds it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(storage.lock(epath.Path(run_dir), epath.Path(run_dir) / LOCK))
+        except OSError as error:
+            raise InputError(f"--run_dir={run_dir} cannot be written: {error}; give another") from error
+        yield
 
 
 def acquire(run_dir: str, wanted: Run) -> Run:
@@ -96,7 +132,7 @@ def acquire(run_dir: str, wanted: Run) -> Run:
     """
     directory = Path(run_dir)
     if not (directory / RUN).exists():
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - {LOCK}):
             raise InputError(f"--run_dir={run_dir} exists and is no run; expected a new or empty folder")
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -107,8 +143,8 @@ def acquire(run_dir: str, wanted: Run) -> Run:
     run = read(run_dir)
     if differing := differences(run, wanted):
         raise InputError(
-            f"--run_dir={run_dir} holds a run with other settings: {'; '.join(differing)}; give the same flags to "
-            "continue it, or another --run_dir"
+            f"--run_dir={run_dir} holds a run with other settings: {'; '.join(differing)}; give the same flags and the "
+            "same data set to continue it, or another --run_dir"
         )
     return run
 
@@ -116,9 +152,12 @@ def acquire(run_dir: str, wanted: Run) -> Run:
 def release(run_dir: str) -> None:
     """Empties the folder of a run that failed before anything was saved, so that other flags may use it."""
     directory = Path(run_dir)
-    if not any((directory / name).exists() for name in (MODEL, HISTORY, CHECKPOINT, FEATURES)):
-        shutil.rmtree(directory / TENSORBOARD, ignore_errors=True)
-        for name in (AUGMENTATION, RUN):
+    folders = [directory / name for name in (CHECKPOINT, FEATURES)]
+    saved = [directory / MODEL, directory / HISTORY, *(path for folder in folders for path in folder.glob("*"))]
+    if not any(path.exists() for path in saved):
+        for folder in (*folders, directory / TENSORBOARD):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in (AUGMENTATION, RUN, f"partial.{MODEL}"):
             (directory / name).unlink(missing_ok=True)
 
 
@@ -131,25 +170,46 @@ def differences(run: Run, wanted: Run) -> list[str]:
         old, new = run["flags"].get(name), wanted["flags"].get(name)
         if old != new and name not in _MAY_DIFFER:
             result.append(f"its --{name} is {old}, wanted {new}")
-    if run["data"]["fingerprint"] != wanted["data"]["fingerprint"]:
-        result.append("its data set was made from another source")
+    return result + data_differences(run["data"], wanted["data"])
+
+
+def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """How a data set differs from the one of a run: `its data set's split_seed was 42, is 7`; empty if it does not.
+
+    Args:
+      old: `data` of the run's `run.json`; those of earlier versions hold no settings and no digest to compare.
+      new: the same of the other data set, see `data.DataSet.identity`.
+    """
+    if old["fingerprint"] != new["fingerprint"]:
+        return ["its data set was made from another source"]
+    settings = old.get("settings", new["settings"])
+    result = [
+        f"its data set's {name} was {settings.get(name)}, is {new['settings'].get(name)}"
+        for name in sorted(settings.keys() | new["settings"].keys())
+        if settings.get(name) != new["settings"].get(name)
+    ]
+    if "content_digest" not in old and any(old.get(name) != new.get(name, old.get(name)) for name in _PATIENTS):
+        result.append("its data set had other patients in training or validation")
+    if not result and old.get("content_digest", new["content_digest"]) != new["content_digest"]:
+        result.append("its data set has other shards now, of the same source and settings")
     return result
 
 
 def next_steps(run_dir: str, data_dir: str) -> str:
     """Where everything is, and what to do next."""
-    return (
-        f"everything is in {run_dir}; next: python -m trainers.evaluate --data_dir={data_dir} --run_dirs={run_dir} "
-        "--output_dir=report"
-    )
+    flags = shlex.join([f"--data_dir={data_dir}", f"--run_dirs={run_dir}", "--output_dir=report"])
+    return f"everything is in {run_dir}; next: python -m trainers.evaluate {flags}"
 
 
 def read_history(path: Path) -> list[HistoryRow]:
-    """Reads `history.csv`; empty if there is none."""
+    """Reads `history.csv`; empty if there is none. Raises InputError if it holds anything but numbers."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    try:
+        with path.open(newline="") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read ({error}); remove it, and the plots go without it") from error
 
 
 def write_history(history: Sequence[HistoryRow], path: Path) -> None:

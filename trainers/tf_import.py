@@ -1,4 +1,5 @@
-"""How a command starts TensorFlow: without its C++ messages about CPU instructions and CUDA, and with its memory.
+"""How a command starts TensorFlow and Keras: without C++ messages about CPU instructions and CUDA, whatever Keras's own
+configuration (`~/.keras/keras.json`, `KERAS_MAX_EPOCHS`, …) says, and with its memory.
 
 TF_CPP_MIN_LOG_LEVEL does not reach what TensorFlow 2.21 logs before logging is set up
 (github.com/tensorflow/tensorflow/issues/100442). Where the import fails, all of it is shown.
@@ -6,9 +7,14 @@ TF_CPP_MIN_LOG_LEVEL does not reach what TensorFlow 2.21 logs before logging is 
 
 import ctypes
 import importlib
+import importlib.util
 import os
 import sys
 import tempfile
+
+from pipeline.errors import InputError
+
+TENSORFLOW, JAX = "tensorflow", "jax"
 
 _STANDARD_ERROR = 2
 _M_TRIM_THRESHOLD = -1  # malloc.h of glibc
@@ -16,12 +22,50 @@ _M_MMAP_MAX = -4
 _MAX_INT = 2**31 - 1
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow, if it has not been, and starts its devices; standard error is held back meanwhile.
+def choose_backend() -> str:
+    """The backend that Keras computes on: TensorFlow unless KERAS_BACKEND names another one; quick, without imports.
 
     Raises:
-      ImportError: if it cannot be imported; its output is printed before.
+      InputError: if the models do not run on it, or it is not installed.
     """
+    backend = os.environ.get("KERAS_BACKEND") or TENSORFLOW
+    if backend not in (TENSORFLOW, JAX):
+        raise InputError(f"KERAS_BACKEND={backend} is no backend of the models; expected {TENSORFLOW} or {JAX}")
+    if importlib.util.find_spec(backend) is None:
+        raise InputError(f"KERAS_BACKEND={backend} is not installed here: pip install -r requirements-jax.txt")
+    os.environ["KERAS_BACKEND"] = backend  # for Keras, which would otherwise ask keras.json
+    return backend
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and Keras, if they have not been, and starts their devices; standard error is held back.
+
+    On another backend TensorFlow only reads the data, and sees no GPU.
+
+    Raises:
+      InputError: if Keras or its backend cannot be used.
+      ImportError: if TensorFlow cannot be imported; its output is printed before.
+    """
+    backend = choose_backend()
+    _import_tensorflow()
+    import tensorflow as tf
+
+    try:
+        if backend != TENSORFLOW:
+            tf.config.set_visible_devices([], "GPU")
+            importlib.import_module(backend).devices()
+        import keras
+    except Exception as error:  # of a value in keras.json, a device that is missing, or a library
+        reason = " ".join(str(error).split())
+        raise InputError(f"Keras cannot compute on {backend} ({reason}); mend that, or unset KERAS_BACKEND") from error
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_max_epochs(None)
+    keras.config.set_max_steps_per_epoch(None)
+
+
+def _import_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

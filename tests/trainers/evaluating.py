@@ -13,7 +13,10 @@ from trainers.evaluation.report import metrics_json
 from trainers.evaluation_flags import Options
 
 OPTIONS = Options(batch_size=32, test_time_flips=False, num_resamples=100, bootstrap_seed=0, prevalence=0.01)
-NO_LEAK = {"is_external": False, "train_patients": [], "validation_patients": []}
+IDENTITY = {"fingerprint": "f", "settings": {"patient_regex": "^(.+)_"}, "content_digest": "d"}
+NO_LEAK = {"is_external": False, "data_differences": [], "train_patients": [], "validation_patients": []}
+
+_NAMES = {"dataset": "tfds_malaria/by_patient/1.0.0", "source": "cell_images.zip"}
 
 
 def make_predictions(seed=0, num_cells=600, num_patients=40):
@@ -26,8 +29,16 @@ def make_predictions(seed=0, num_cells=600, num_patients=40):
 
 
 def run_record(**data):
-    flags = {"config": "by_patient", "test_split": "test", "validation_split": "validation"}
-    return {"model": "basic_cnn", "status": "finished", "flags": flags, "data": {"fingerprint": "f", **data}}
+    splits = {f"{name}_split": name for name in ("train", "validation", "test")}
+    return {
+        "model": "basic_cnn",
+        "status": "finished",
+        "seed": 0,
+        "flags": {"config": "by_patient", "epochs": 1, "batch_size": 8, "learning_rate": 0.001, **splits},
+        "data": {"fingerprint": "f", **dict.fromkeys(("num_train_cells", "num_validation_cells"), 8), **_NAMES, **data},
+        "versions": {"keras": "3"},
+        "timings": {"seconds": 1.0},
+    }
 
 
 def fit(predictions):

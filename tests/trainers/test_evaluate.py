@@ -1,6 +1,7 @@
 """The evaluation from run folders to a folder with the report."""
 
 import csv
+import html
 import shutil
 import zipfile
 from pathlib import Path
@@ -8,13 +9,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, open_split, prepare, run_in_process, small_model, write_run
+from conftest import assert_one_line_error, flip_bit, open_split, prepare, run_in_process, small_model, write_run
 from evaluating import NO_LEAK, OPTIONS, evaluate_runs
 
 from pipeline.errors import InputError
 from trainers import run_dir
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics import thresholds
+from trainers.evaluation.report import gradcam, image_grid, plots, writer
 
 
 def test_the_report_is_complete(small_report):
@@ -90,6 +92,17 @@ def test_leaks_are_at_the_top(small_report):
     assert contents["models"]["basic_cnn"]["leak"] == NO_LEAK
 
 
+def test_a_data_set_that_was_made_anew_is_named(small_run, synthetic_zip, tmp_path):
+    prepare(synthetic_zip, tmp_path / "data", split_seed=7, image_size_px=32, cells_per_shard=20)
+    folder, text, contents = evaluate_runs(tmp_path / "data", [small_run], tmp_path / "report")
+    warning = "The data set is not the one that basic_cnn was trained on: its data set&#39;s split_seed was 42, is 7."
+    assert warning in (folder / "report.html").read_text()
+    assert f"caution: {html.unescape(warning)}" in text
+    assert contents["models"]["basic_cnn"]["leak"]["train_patients"]
+    assert text.startswith("test: ")
+    assert "leak: basic_cnn was trained on" in text
+
+
 def test_cells_of_unknown_patients(synthetic_zip, tmp_path):
     anonymous = tmp_path / "anonymous.zip"
     with zipfile.ZipFile(synthetic_zip) as cells, zipfile.ZipFile(anonymous, "w") as out:
@@ -147,6 +160,43 @@ def test_out_of_fold_predictions_are_pooled(data_dir, tmp_path):
     run_dir.write(str(run_dirs[0]), record)
     with pytest.raises(InputError, match=r"fold_0\+fold_1 and fold_1 of the runs share \d+ cells"):
         evaluate_runs(data_dir, run_dirs, tmp_path / "report")
+
+
+# faults
+
+
+def test_no_picture_decides_over_a_result(small_run, data_dir, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no \x1b <picture>")
+
+    failing = {"metrics.png": (plots, "forest"), "basic_cnn_confusion.png": (plots, "confusion")}
+    failing |= {"Grad-CAM of basic_cnn": (gradcam, "heatmaps")}
+    for module, function in failing.values():
+        monkeypatch.setattr(module, function, fail)
+    (tmp_path / "metrics.png").touch()  # of an earlier evaluation
+    folder, text, contents = evaluate_runs(data_dir, [small_run], tmp_path)
+    page = (folder / "report.html").read_text()
+    for part in failing:
+        assert f"caution: {part} could not be made: RuntimeError: no \\x1b <picture>" in text
+        assert f"{part} could not be made: RuntimeError: no \\x1b &lt;picture&gt;" in page
+        assert not (folder / part).exists()
+    assert (folder / "basic_cnn_mistakes.png").exists()
+    monkeypatch.setattr(writer, "render", fail)
+    monkeypatch.setattr(image_grid, "collect", fail)
+    _, text, again = evaluate_runs(data_dir, [small_run], tmp_path)
+    for part in ("report.html", "model_card_basic_cnn.md", "basic_cnn_mistakes.png"):
+        assert f"{part} could not be made" in text
+        assert not (folder / part).exists()
+    assert again == contents
+
+
+def test_a_corrupt_record_of_the_split_is_named(small_run, data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    shard = next((tmp_path / "data").glob("*/by_patient/*/*-test.tfrecord-00000-of-?????"))
+    flip_bit(shard, 5000)
+    flags = (f"--data_dir={tmp_path / 'data'}", f"--output_dir={tmp_path / 'report'}", f"--run_dirs={small_run}")
+    assert_one_line_error(run_in_process("trainers.evaluate", *flags), shard.name, "record 1", "pipeline.verify")
+    assert not list((tmp_path / "report").iterdir())
 
 
 # bad inputs

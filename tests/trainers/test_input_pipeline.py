@@ -183,13 +183,44 @@ def test_auto_takes_the_first_mode_that_is_possible(train, capsys, monkeypatch):
     assert not is_mappable(train._replace(files=("s3://cells/a",)))
 
 
-def test_a_containers_limit_counts(tmp_path):
-    assert memory.free_bytes(tmp_path, tmp_path) > 1 << 20
-    for name, content in (("memory.max", "1000"), ("memory.current", "700"), ("memory.stat", "anon 5\nfile 200\n")):
-        (tmp_path / name).write_text(content)
-    assert memory.free_bytes(tmp_path, tmp_path / "no") == 500
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_bytes(tmp_path, tmp_path / "no") > 1 << 20
+V2 = ("memory.max", "memory.current", "anon 5\ninactive_file {}")
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "cache 5\ntotal_inactive_file {}")
+NO_LIMIT = ("max", 700, 0)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "names", "groups", "expected"),
+    [  # group -> limit, usage, page cache
+        ("0::/job/step\n", V2, {"job/step": (1000, 700, 200)}, 500),
+        ("0::/job/step\n", V2, {"job/step": NO_LIMIT, "job": (1000, 900, 10), "": (5000, 900, 0)}, 110),
+        ("0::/job/step\n", V2, {"job/step": (1000, 100, 0), "job": NO_LIMIT, "": (5000, 4900, 50)}, 150),
+        ("0::/\n", V2, {"": (1000, 700, 0)}, 300),
+        ("0::/../other\n", V2, {"": (1000, 1700, 0)}, 0),
+        (
+            "3:cpu:/x\n2:memory,io:/slurm/job\n",
+            V1,
+            {"memory/slurm/job": (9000, 7, 0), "memory/slurm": (1000, 7, 6)},
+            999,
+        ),
+        ("4:memory:/docker/of-the-host\n0::/\n", V1, {"memory": (1000, 700, 0)}, 300),
+        ("0::/job\n", V2, {"job": NO_LIMIT}, None),
+        ("3:cpu:/x\n", V1, {"x": (1, 0, 0), "memory/x": (1, 0, 0)}, None),
+        (None, V2, {"": (1, 0, 0)}, None),
+    ],
+)
+def test_the_least_of_a_control_group_and_all_above_it_counts(cgroup, names, groups, expected, tmp_path):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    if cgroup:
+        (tmp_path / "proc/self/cgroup").write_text(cgroup)
+    for group, (limit, usage, cache) in groups.items():
+        folder = tmp_path / "sys/fs/cgroup" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in zip((*names[:2], "memory.stat"), (limit, usage, names[2].format(cache)), strict=True):
+            (folder / name).write_text(f"{content}\n")
+    if expected is None:
+        assert memory.free_bytes(tmp_path) > 1 << 20
+    else:
+        assert memory.free_bytes(tmp_path) == expected
 
 
 @pytest.fixture(params=["raw", "png"])
@@ -206,7 +237,7 @@ def small(source, tmp_path, encoding):
 
 
 def read_as_training_does(split, mode):
-    with batching.explained(split):
+    with batching.reading(split):
         if mode == "evaluation":
             return list(batching.evaluation_batches(split, 4))
         return batches_of(split, mode, 4, epochs=1)
@@ -241,7 +272,7 @@ def test_what_is_corrupt_is_named_in_every_mode(small, mode):
 def test_errors_of_intact_shards_are_not_explained(train):
     missing = train._replace(files=("missing",) * len(train.files))
     for error, split in ((tf.errors.UnknownError, train), (tf.errors.ResourceExhaustedError, missing)):
-        with pytest.raises(error), batching.explained(split):
+        with pytest.raises(error), batching.reading(split):
             raise error(None, None, "?")
 
 

@@ -4,13 +4,17 @@ import importlib.util
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, run_command
+from conftest import ROOT, assert_one_line_error, run_command
 
+from pipeline.errors import InputError
+from trainers.evaluation.report import gradcam
 from trainers.models import architectures
+from trainers.training import hardware
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="JAX is not installed: pip install -r requirements-jax.txt"
@@ -53,7 +57,7 @@ from pathlib import Path
 import keras, numpy as np
 from trainers.data import open_data_set
 from trainers.evaluation import predictions
-from trainers.evaluation.report import image_grid
+from trainers.evaluation.report import gradcam, image_grid
 from trainers.input_pipeline import batching
 from trainers.models import features
 assert keras.backend.backend() == "jax"
@@ -62,6 +66,8 @@ model = keras.models.load_model(folder / "model.keras", compile=False)
 halves, split = features.split_backbone(model), data_set.open_split("validation")
 extracted = features.extract(halves.backbone, split, folder / "cache", vgg_input="imagenet")
 expected = model.predict(batching.evaluation_batches(split, 64).map(lambda image, *_: image), verbose=0)
+images = next(iter(batching.evaluation_batches(split, 3)))[0].numpy()
+np.savez(folder / "maps.npz", images=images, maps=gradcam.heatmaps(model, images))
 batches = features.evaluation_batches(extracted, 16)
 np.testing.assert_allclose(halves.head.predict(batches, verbose=0), expected, atol=2e-3)
 halves.head.compile("sgd", "binary_crossentropy")
@@ -107,6 +113,35 @@ def test_features_and_misclassified_on_jax(data_dir, tmp_path):
     last.assign(0.1 * np.asarray(last))  # or the probabilities of an untrained head would all be 0
     model.save(tmp_path / "model.keras")
     run(EXTRACT, data_dir, tmp_path)
+    on_jax = np.load(tmp_path / "maps.npz")
+    assert on_jax["maps"].max() == 1
+    np.testing.assert_allclose(gradcam.heatmaps(model, on_jax["images"]), on_jax["maps"], atol=1e-3)
+
+
+def test_the_backend_that_computes_is_asked(monkeypatch):
+    gpu = SimpleNamespace(platform="gpu", compute_capability="7.5")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr("jax.local_devices", lambda: [gpu])
+    assert hardware.choose_precision("auto", "vgg_ft") == (
+        "mixed_float16",
+        "the GPU has no bfloat16; the loss is scaled",
+    )
+    gpu.compute_capability = "9.0"
+    assert hardware.choose_precision("auto", "vgg_ft") == ("mixed_bfloat16", "the GPU has bfloat16")
+    gpu.platform = "cpu"
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: True)
+    assert hardware.choose_precision("auto", "vgg_ft")[0] == "float32"
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "gpu:1"])
+    assert hardware.choose_strategy("auto") == (None, "1 × GPU on JAX, of 2: only on TensorFlow several share batches")
+    with pytest.raises(InputError, match="--distribute=mirrored needs Keras's TensorFlow backend"):
+        hardware.choose_strategy("mirrored")
+
+
+def test_jax_without_its_devices_is_one_line(data_dir, tmp_path):
+    arguments = (f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
+    result = run_command("trainers.basic_cnn", *arguments, KERAS_BACKEND="jax", JAX_PLATFORMS="nosuch")
+    assert_one_line_error(result, "Keras cannot compute on jax", "unset KERAS_BACKEND")
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_a_trainer_on_jax(data_dir, tmp_path):
@@ -115,4 +150,5 @@ def test_a_trainer_on_jax(data_dir, tmp_path):
     flags += ("--ema_momentum=0.9", "--checkpoint_minutes=0", f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
     result = run_command("trainers.basic_cnn", *flags, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
     assert result.returncode == 0, result.stderr
+    assert "devices: 1 × CPU on JAX" in result.stdout
     assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 3

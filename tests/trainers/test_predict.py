@@ -3,8 +3,12 @@
 import csv
 import io
 import json
+import os
+import resource
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -73,6 +77,27 @@ def test_a_rejected_file_has_its_own_line(small_run, cells, tmp_path):
     for name, reason in (("broken.png", "decode"), ("missing.png", "does not exist"), ("empty", "has no images")):
         assert any(name in line and reason in line for line in errors), errors
     assert "4 of 5 could not be predicted" in errors[-1]
+
+
+def test_what_is_no_regular_file_is_neither_waited_for_nor_read(small_run, cells, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    good = sorted(cells.glob("*.png"))[0]
+    os.mkfifo("fifo.png")
+    with socket.socket(socket.AF_UNIX) as listening, Path("sparse.png").open("wb") as sparse:
+        listening.bind("socket.png")
+        sparse.truncate(3 << 30)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        result = predict(small_run, tmp_path, "/dev/zero", good, "x" * 300)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kilobytes"
+    assert [row["file"] for row in rows_of(result)] == [str(good)]
+    errors = [line.partition(": ")[2] for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert errors[:-1] == [
+        f"{tmp_path}/fifo.png: not a regular file",
+        f"{tmp_path}/socket.png: not a regular file",
+        f"{tmp_path}/sparse.png: 3221225472 bytes; expected at most 67108864",
+        "/dev/zero: not a regular file",
+        f"{'x' * 300}: cannot be read: File name too long",
+    ]
 
 
 @pytest.mark.parametrize("flips", [False, True])

@@ -76,7 +76,7 @@ def test_names_are_escaped():
     name = "<script>alert(1)</script>"
     cells = [{"filename": name, "label": name, "probability": 0.5, "image": np.zeros((2, 2, 3), np.uint8)}]
     contents = {"models": [], "split": name, "num_cells": 1, "num_patients": 1, "dataset": name, "config": name}
-    contents |= {"source": name, "num_folds": 1, "cautions": [{"severity": "note", "text": name}], "comparisons": []}
+    contents |= {"source": name, "num_folds": 1, "warnings": [{"severity": "note", "text": name}], "comparisons": []}
     contents |= {"forest": "", "roc": "", "num_label_issues": 1, "label_issues": cells, "options": OPTIONS}
     html = writer.render("report.html.j2", **contents)
     assert "<script>" not in html

@@ -1,18 +1,22 @@
 """Runs that are killed, preempted, damaged: they continue with the same numbers, or say why they cannot."""
 
+import io
+import json
 import os
 import shutil
 import signal
 import time
+import zipfile
 
 import forked
 import keras
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, run_in_process
+from conftest import assert_one_line_error, prepare, run_in_process
 
 from pipeline.errors import InputError
-from trainers.run_dir import read_history
+from trainers import run_dir as runs
+from trainers.run_dir import HISTORY_COLUMNS, read_history
 from trainers.training import checkpoint
 from trainers.training.epoch_end import ResumablePlateau, has_stood_still
 from trainers.training.optimizer import PLATEAU
@@ -119,6 +123,25 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(run_dir, data_dir):
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 
 
+def test_a_step_beyond_the_epoch_is_named(run_dir, data_dir):
+    newest = checkpoint.read_newest(run_dir / "checkpoint")
+    checkpoint.save(run_dir / "checkpoint", newest._replace(step_in_epoch=10**6), step=10**6)
+    result = run_in_process(*command("basic_cnn", data_dir, run_dir))
+    assert_one_line_error(result, "is damaged (it is of step 1000000 in epoch 1)", "another --run_dir")
+
+
+@pytest.mark.parametrize("is_of_an_earlier_version", [False, True])
+def test_another_data_set_does_not_continue_a_run(is_of_an_earlier_version, run_dir, synthetic_zip, tmp_path):
+    prepare(synthetic_zip, tmp_path / "data", image_size_px=32, cells_per_shard=20, split_seed=7)
+    if is_of_an_earlier_version:
+        record = runs.read(str(run_dir))
+        del record["data"]["settings"], record["data"]["content_digest"]
+        runs.write(str(run_dir), record)
+    result = run_in_process(*command("basic_cnn", tmp_path / "data", run_dir))
+    expected = "had other patients in training" if is_of_an_earlier_version else "split_seed was 42, is 7"
+    assert_one_line_error(result, f"its data set{'' if is_of_an_earlier_version else chr(39) + 's'} {expected}")
+
+
 def test_other_settings_do_not_continue_a_checkpoint(run_dir, data_dir):
     arguments = command("basic_cnn", data_dir, run_dir, "--dropout_rate=0.5", "--checkpoint_minutes=3")
     result = run_in_process(*arguments)
@@ -135,14 +158,52 @@ def test_a_loss_that_is_nan_stops_with_its_step(run_dir, data_dir, tmp_path):
             assert all(np.isfinite(arrays[name]).all() for name in arrays.files)
 
 
+HISTORY = [dict.fromkeys(HISTORY_COLUMNS, 0.0)]
+
+
+def npy(shape, descr="<f4"):
+    """An array's file that ends with its header."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"epoch": -5}, "step 2 in epoch -5"),
+        ({"step_in_epoch": 1.5}, "step 1.5 in epoch 1"),
+        ({"step_in_epoch": "1"}, "step '1' in epoch 1"),
+        ({"seconds": float("nan")}, "its seconds are nan"),
+        ({"history": []}, "not that of 1 epochs"),
+        ({"history": [{**HISTORY[0], "val_loss": float("nan")}]}, "NaN or infinite"),
+        ({"history": [{"epoch": 0}]}, "'loss'"),
+        ({"other": 1}, "unexpected keyword"),
+        (npy((1 << 40,)), r"shape \(1099511627776,\) of float32, but it has 0 bytes"),
+        (npy((-1, -1)) + b"1234", r"shape \(-1, -1\)"),
+        (npy((1,), "|O") + b"12345678", "Python objects"),
+        (b"no array", "magic string"),
+    ],
+)
+def test_a_checkpoint_that_no_training_writes(change, expected, tmp_path):
+    meta = {"epoch": 1, "step_in_epoch": 2, "history": HISTORY, "seconds": 1.0}
+    meta |= change if isinstance(change, dict) else {}
+    np.savez(tmp_path / "step_000000001.npz", meta=np.frombuffer(json.dumps(meta).encode(), np.uint8))
+    if isinstance(change, bytes):
+        with zipfile.ZipFile(tmp_path / "step_000000001.npz", "a") as archive:
+            archive.writestr("0000:kernel.npy", change)
+    with pytest.raises(InputError, match=f"step_000000001.npz is damaged .*{expected}.*nothing was changed"):
+        checkpoint.read_newest(tmp_path)
+
+
 def test_every_kind_of_damage_is_noticed(tmp_path):
     arrays = {"0000:kernel": np.arange(1000, dtype=np.float32), "0001:seed": np.array([1, 2], np.uint32)}
-    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 2, [{"epoch": 0.0}], 3.5, arrays), step=9)
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 2, HISTORY, 3.5, arrays), step=9)
     (tmp_path / "step_000000010.npz.1234.partial").write_text("of a killed process")
-    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 4, [{"epoch": 0.0}], 4.5, arrays), step=11)
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 4, HISTORY, 4.5, arrays), step=11)
     (path,) = tmp_path.iterdir()
     newest = checkpoint.read_newest(tmp_path)
-    assert newest[:4] == (1, 4, [{"epoch": 0.0}], 4.5)
+    assert newest[:4] == (1, 4, HISTORY, 4.5)
     np.testing.assert_array_equal(newest.arrays["0000:kernel"], arrays["0000:kernel"])
     intact = path.read_bytes()
     for damaged in (b"", intact[:-200], intact[:1000] + b"\x01\x02" + intact[1002:], b"\0" * len(intact)):

@@ -1,13 +1,16 @@
 """A run's folder: what is read from it, and when it may be used again."""
 
 import json
+import os
 
 import pytest
+from conftest import flip_bit, small_model, write_run
 
 from pipeline.errors import InputError
 from trainers import run_dir
 
-WANTED = {"model": "basic_cnn", "flags": {"epochs": 2, "run_dir": "run"}, "data": {"fingerprint": "f"}}
+DATA = {"fingerprint": "f", "settings": {"split_seed": 42}, "content_digest": "d", "train_patients": ["C1"]}
+WANTED = {"model": "basic_cnn", "flags": {"epochs": 2, "run_dir": "run"}, "data": DATA}
 
 
 @pytest.mark.parametrize(
@@ -15,8 +18,9 @@ WANTED = {"model": "basic_cnn", "flags": {"epochs": 2, "run_dir": "run"}, "data"
     [
         (None, "is no run: it has no run.json; expected the --run_dir of a trainer"),
         ("{", "cannot be read"),
-        ("[]", "no model in it"),
-        ("{}", "no model in it"),
+        ("[]", "it holds a list, expected an object"),
+        ("{}", "model is missing"),
+        ("[" * 100_000, "recursion"),
     ],
 )
 def test_what_is_no_run(content, expected, tmp_path):
@@ -28,7 +32,7 @@ def test_what_is_no_run(content, expected, tmp_path):
 
 def test_what_tells_runs_apart():
     assert run_dir.differences(WANTED, WANTED) == []
-    other = {"model": "vgg_ft", "flags": {"epochs": 3}, "data": {"fingerprint": "g"}}
+    other = {"model": "vgg_ft", "flags": {"epochs": 3}, "data": {**DATA, "fingerprint": "g"}}
     differences = run_dir.differences(other, WANTED)
     assert differences[0] == "its model is vgg_ft, wanted basic_cnn"
     assert "its --epochs is 3, wanted 2" in differences
@@ -36,8 +40,89 @@ def test_what_tells_runs_apart():
 
 
 def test_runs_of_earlier_versions_can_continue():
-    earlier = {**WANTED, "flags": {**WANTED["flags"], "max_corrupt_records": 0}}
+    data = {name: DATA[name] for name in ("fingerprint", "train_patients")}
+    earlier = {**WANTED, "flags": {**WANTED["flags"], "max_corrupt_records": 0}, "data": data}
     assert run_dir.differences(earlier, WANTED) == []
+    data["train_patients"] = ["C2"]
+    assert run_dir.differences(earlier, WANTED) == ["its data set had other patients in training or validation"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"settings": {"split_seed": 7}, "content_digest": "e"}, "its data set's split_seed was 42, is 7"),
+        ({"content_digest": "e"}, "its data set has other shards now, of the same source and settings"),
+    ],
+)
+def test_a_run_is_tied_to_the_contents_of_its_data_set(change, expected):
+    assert run_dir.data_differences(DATA, {**DATA, **change}) == [expected]
+
+
+@pytest.fixture
+def run(data_dir, tmp_path):
+    """The folder of a finished run whose `run.json` vouches for its model and history."""
+    folder = write_run(tmp_path / "run", data_dir, small_model())
+    run_dir.write(str(folder), {**run_dir.read(str(folder)), "files": run_dir.digests(str(folder))})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "expected"),
+    [
+        ("flags", None, "flags is missing"),
+        ("flags.epochs", -5, "flags.epochs is -5, out of range"),
+        ("flags.test_split", 3, "flags.test_split is 3"),
+        ("status", ["finished"], "status is"),
+        ("timings.seconds", float("nan"), "timings.seconds is nan"),
+        ("data.train_patients", "C1", "data.train_patients is 'C1'"),
+        ("hardware", {"policy": "float8"}, "hardware.policy is 'float8'"),
+        ("model", "x; rm -r ~", "model is 'x; rm"),
+        ("files", {"../model.keras": ""}, "files names '../model.keras'"),
+    ],
+)
+def test_values_that_no_trainer_writes(entry, value, expected, run):
+    content = run_dir.read(str(run))
+    *parents, name = entry.split(".")
+    part = content
+    for parent in parents:
+        part = part[parent]
+    part[name] = value
+    run_dir.write(str(run), content)
+    with pytest.raises(InputError, match=rf"run.json cannot be read \({expected}.*another --run_dir"):
+        run_dir.read(str(run))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [(run_dir.RUN, "its checksum does not fit"), *((name, "saved") for name in (run_dir.MODEL, run_dir.HISTORY))],
+)
+def test_a_flipped_bit_in_a_runs_folder_is_noticed(name, expected, run):
+    content = (run / name).read_bytes()
+    flip_bit(run / name, content.index(b"finished") if name == run_dir.RUN else len(content) // 2)
+    with pytest.raises(InputError, match=expected):
+        run_dir.read(str(run))
+
+
+def test_a_history_that_is_damaged_is_named(tmp_path):
+    for content in ("epoch,loss\n0,x\n", "epoch,loss\n0\n", "epoch\n0,1\n"):
+        (tmp_path / run_dir.HISTORY).write_text(content)
+        with pytest.raises(InputError, match=r"history.csv cannot be read"):
+            run_dir.read_history(tmp_path / run_dir.HISTORY)
+
+
+def test_two_trainers_do_not_share_a_folder(tmp_path):
+    holder = rf"process {os.getpid()} on .* holds .*run\.lock\); wait until it has ended"
+    with (
+        run_dir.lock(str(tmp_path / "run")),
+        pytest.raises(InputError, match=holder),
+        run_dir.lock(str(tmp_path / "run")),
+    ):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_next_command_is_quoted():
+    assert "'--data_dir=my data' '--run_dirs=a;b' --output_dir=report" in run_dir.next_steps("a;b", "my data")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -1,7 +1,7 @@
 """Which runs are evaluated together, and whether their training has seen the test patients."""
 
 import pytest
-from evaluating import run_record
+from evaluating import IDENTITY, NO_LEAK, run_record
 
 from pipeline.errors import InputError
 from trainers import run_dir
@@ -53,16 +53,26 @@ def test_runs_that_do_not_fit_together(tmp_path):
 
 def test_leaks():
     record = run_record(train_patients=["C1", "C2"], validation_patients=["C3"])
-    no_leak = runs.find_leak(record, ["C4", "C5"], "f")
-    assert no_leak == {"is_external": False, "train_patients": [], "validation_patients": []}
-    leak = runs.find_leak(record, ["C1", "C3", "C9"], "other")
-    assert leak == {"is_external": True, "train_patients": ["C1"], "validation_patients": ["C3"]}
+    no_leak = runs.find_leak(record, ["C4", "C5"], IDENTITY)
+    assert no_leak == NO_LEAK
+    leak = runs.find_leak(record, ["C1", "C3", "C9"], IDENTITY | {"fingerprint": "other"})
+    assert leak == NO_LEAK | {"is_external": True, "train_patients": ["C1"], "validation_patients": ["C3"]}
     assert runs.merge_leaks([no_leak, leak]) == leak
 
 
+def test_another_data_set_of_the_same_source_is_named():
+    settings = {"patient_regex": "^(.+)_", "split_seed": 7}
+    record = run_record(train_patients=["C1"], validation_patients=["C3"], settings=settings)
+    leak = runs.find_leak(record, ["C1"], IDENTITY | {"settings": settings | {"split_seed": 8}})
+    assert leak["data_differences"] == ["its data set's split_seed was 7, is 8"]
+    assert leak["train_patients"] == ["C1"]
+    leak = runs.find_leak(record, ["C1"], IDENTITY | {"settings": settings | {"patient_regex": "^(.)"}})
+    assert leak["train_patients"] is None, "these are other names of patients"
+
+
 def test_unknown_patients_cannot_be_checked():
-    older = runs.find_leak(run_record(), ["C4"], "f")
+    older = runs.find_leak(run_record(), ["C4"], IDENTITY)
     assert older["train_patients"] is None
-    unknown = runs.find_leak(run_record(train_patients=["", "C1"], validation_patients=["C3"]), ["C4"], "f")
+    unknown = runs.find_leak(run_record(train_patients=["", "C1"], validation_patients=["C3"]), ["C4"], IDENTITY)
     assert (unknown["train_patients"], unknown["validation_patients"]) == (None, [])
     assert runs.merge_leaks([unknown, older])["validation_patients"] is None

@@ -1,19 +1,25 @@
 """How TensorFlow is started: what it prints on import is held back, and shown if the import fails."""
 
 import ctypes
+import importlib.util
+import json
+import os
 import platform
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
+from pipeline.errors import InputError
 from trainers import tf_import
 
 IMPORT = "from trainers import tf_import; tf_import.import_tensorflow()"
 
 
-def run_python(code):
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+def run_python(code, **environment):
+    command, environment = [sys.executable, "-c", code], {**os.environ, **environment}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def import_instead(folder, code):
@@ -34,6 +40,35 @@ def test_a_failing_import_is_shown(tmp_path):
     assert result.returncode == 1
     assert "no such library" in result.stderr
     assert "ImportError: broken" in result.stderr
+
+
+def test_the_users_configuration_of_keras_changes_nothing(tmp_path):
+    config = {"floatx": "float16", "image_data_format": "channels_first", "backend": "jax", "epsilon": 0.1}
+    (tmp_path / "keras.json").write_text(json.dumps(config))
+    code = f"""{IMPORT}
+import keras
+from trainers.models import architectures
+model = architectures.basic_cnn(32)
+print(keras.backend.backend(), keras.config.epsilon(), {{layer.compute_dtype for layer in model.layers}})
+print({{layer.data_format for layer in model.layers if hasattr(layer, "data_format")}}, keras.metrics.Mean().dtype)
+model.compile("sgd", "binary_crossentropy")
+history = model.fit(keras.ops.zeros((4, 32, 32, 3)), keras.ops.zeros(4), batch_size=1, epochs=2, verbose=0)
+print(len(history.epoch), int(model.optimizer.iterations))
+"""
+    environment = {"KERAS_HOME": str(tmp_path), "KERAS_MAX_EPOCHS": "1", "KERAS_MAX_STEPS_PER_EPOCH": "1"}
+    result = run_python(code, **environment)
+    assert result.stdout == "tensorflow 1e-07 {'float32'}\n{'channels_last'} float32\n2 8\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("backend", "is_installed", "expected"),
+    [("nosuch", True, "no backend of the models"), ("torch", True, "no backend"), ("jax", False, "not installed here")],
+)
+def test_a_backend_that_cannot_be_used(backend, is_installed, expected, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: is_installed or None)
+    with pytest.raises(InputError, match=f"KERAS_BACKEND={backend} is {expected}"):
+        tf_import.choose_backend()
 
 
 def test_glibc_keeps_freed_memory():

@@ -1,6 +1,7 @@
 """Thresholds and temperature: how they are fitted, and that the file holds for one model."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -80,6 +81,7 @@ def test_the_file_holds_for_one_model(run_folder, tmp_path):
     assert thresholds.read(run_folder, False) == fitted
     assert thresholds.read(run_folder, True).temperature == 2.0
     assert set(json.loads((tmp_path / "thresholds.json").read_text())) == {
+        "checksum",
         "model_sha256",
         "without_test_time_flips",
         "with_test_time_flips",
@@ -88,7 +90,7 @@ def test_the_file_holds_for_one_model(run_folder, tmp_path):
     assert thresholds.read(run_folder, False) is None
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_sha256": 3}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", pytest.param("[" * 100_000, id="deep"), '{"model_sha256": 3}'])
 def test_a_corrupt_file_is_an_error(run_folder, tmp_path, content):
     (tmp_path / thresholds.FILE).write_text(content)
     if content == '{"model_sha256": 3}':
@@ -96,6 +98,43 @@ def test_a_corrupt_file_is_an_error(run_folder, tmp_path, content):
     else:
         with pytest.raises(InputError, match=r"cannot be read .* remove it and run its training command again"):
             thresholds.read(run_folder, False)
+
+
+def test_a_changed_digit_or_a_fifo_is_an_error(run_folder, tmp_path):
+    path, fitted = tmp_path / thresholds.FILE, fit(make_predictions())
+    thresholds.write(run_folder, fitted, fitted._replace(temperature=2.5))
+    path.write_text(path.read_text().replace("2.5", "3.5"))
+    with pytest.raises(InputError, match="its checksum does not fit"):
+        thresholds.read(run_folder, True)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="not a regular file"):
+        thresholds.read(run_folder, True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"thresholds": {"default": 0.5}}, "has the thresholds"),
+        ({"thresholds": ["youden"]}, "keys"),
+        *(({"youden": value}, "its threshold youden is") for value in (float("nan"), -0.1, 1.5, "0.5", None, True)),
+        *(({"temperature": value}, "its temperature is") for value in (float("nan"), 0, -1.0, float("inf"), "1", None)),
+        ({"split": 3}, "another type"),
+        ({"num_patients": -1}, "another type"),
+        ({"unknown": 1}, "unexpected keyword"),
+    ],
+)
+def test_values_that_are_never_written_are_errors(run_folder, tmp_path, changed, message):
+    fitted = fit(make_predictions())
+    thresholds.write(run_folder, fitted, fitted)
+    content = json.loads((tmp_path / thresholds.FILE).read_text())
+    del content["checksum"]  # files of earlier versions have none
+    entry = content["without_test_time_flips"]
+    (entry["thresholds"] if "youden" in changed else entry).update(changed)
+    (tmp_path / thresholds.FILE).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"{thresholds.FILE} cannot be read .*{message}.*remove it"):
+        thresholds.read_threshold("youden", run_folder, False)
+    thresholds.read_threshold("youden", run_folder, True)
 
 
 def test_the_flag_threshold(run_folder):

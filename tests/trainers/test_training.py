@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, open_split, run_in_process
 
-from trainers import training_flags
+from trainers import export_formats, training_flags
+from trainers.evaluation import predictions
 from trainers.evaluation.metrics import thresholds
 from trainers.evaluation.predictions import load_model
+from trainers.evaluation.report import image_grid, plots
 from trainers.input_pipeline import resident
 from trainers.run_dir import read_history
+from trainers.training import setup
 
 SMALL = ("--epochs=2", "--batch_size=16", "--precision=float32")
 VGG = ("--vgg_weights=none", "--train_split=train[:32]", "--early_stopping_patience=1", "--export=saved_model")
@@ -108,6 +111,50 @@ def test_a_corrupt_record_stops_training(data_dir, tmp_path):
     result = train(tmp_path / "data", tmp_path / "run", "--input=mapped")
     assert_one_line_error(result, f"{shard.name}: record 0 is corrupt", "pipeline.verify", "--repair")
     assert not list((tmp_path / "run").iterdir()), "nothing was saved: other flags may use the folder"
+
+
+def test_an_unexpected_fault_before_anything_was_saved_frees_the_folder(data_dir, tmp_path, monkeypatch):
+    def fail(*_):
+        (tmp_path / "run/checkpoint").mkdir()
+        raise RuntimeError("unexpected")
+
+    monkeypatch.setattr(setup, "build", fail)
+    with pytest.raises(RuntimeError, match="unexpected"):
+        train(data_dir, tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_pictures_and_exports_do_not_decide_over_a_result(data_dir, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("unexpected")
+
+    arguments = (data_dir, tmp_path / "my run", "--epochs=1", "--warmup_epochs=0", "--precision=auto")
+    for module, name in ((plots, "learning_curves"), (image_grid, "log_misclassified"), (setup, "save_preview")):
+        monkeypatch.setattr(module, name, fail)
+    monkeypatch.setattr(export_formats, "export", fail)
+    arguments += ("--export=saved_model",)
+    with monkeypatch.context() as context:
+        context.setattr(predictions, "fit_thresholds", fail)
+        with pytest.raises(RuntimeError, match="unexpected"):
+            train(*arguments)
+    result = train(*arguments)
+    assert "all epochs are trained already" in result.stdout
+    assert "continuing" not in result.stdout
+    assert "(as this run began)" in result.stdout, "not asked for"
+    assert_one_line_error(result, "the run is finished, but its export failed", "trainers.export '--run_dir=")
+    for picture in ("curves.png", "augmentation.png", image_grid.TAG):
+        assert f"warning: {picture} could not be made: RuntimeError: unexpected" in result.stderr
+    assert json.loads((tmp_path / "my run/run.json").read_text())["status"] == "finished"
+    result = train(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "is trained already" in result.stdout
+
+
+@pytest.mark.parametrize("backend", ["nosuch", "torch"])
+def test_a_backend_that_cannot_be_used_is_named_first(backend, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    assert_one_line_error(train(data_dir, tmp_path / "run"), f"KERAS_BACKEND={backend} is no backend of the models")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_same_command_again_leaves_a_finished_run(run, data_dir):

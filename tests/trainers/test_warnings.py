@@ -24,7 +24,7 @@ def test_few_patients():
 
 
 def test_leaks_come_first_and_once():
-    leak = {"is_external": True, "train_patients": ["C1"], "validation_patients": ["C2", "C3"]}
+    leak = NO_LEAK | {"is_external": True, "train_patients": ["C1"], "validation_patients": ["C2", "C3"]}
     model = model_predictions(make_predictions(num_patients=12), leak=leak)
     warned = warnings.find([model, model], "by_cell")
     assert [warning.severity for warning in warned] == ["leak", "leak", "caution", "note"]

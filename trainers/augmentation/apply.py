@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import ops
 from matplotlib.figure import Figure
 
+from pipeline import plot_style
 from trainers.augmentation import params
 from trainers.augmentation.ranges import FILLS, Ranges
 
@@ -103,9 +104,10 @@ def save_preview(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> No
     images = np.repeat(image[None].astype(np.float32), _NUM_VERSIONS, axis=0)
     changed = warp(stain(images, np.asarray(stains)), np.asarray(transforms), ranges.fill)
     versions = [image, *np.asarray(to_uint8(changed))]
-    figure = Figure(figsize=(2 * len(versions), 2.3), layout="constrained")
-    for number, axis in enumerate(figure.subplots(1, len(versions))):
-        axis.imshow(versions[number])
-        axis.set_title(number or "as stored", fontsize=9)
-        axis.axis("off")
-    figure.savefig(path, dpi=100)
+    with plot_style.optional(path.name), plot_style.style():
+        figure = Figure(figsize=(2 * len(versions), 2.3))
+        for number, axis in enumerate(figure.subplots(1, len(versions))):
+            axis.imshow(versions[number])
+            axis.set_title(number or "as stored", fontsize=9)
+            axis.axis("off")
+        plot_style.save(figure, path, dpi=100)

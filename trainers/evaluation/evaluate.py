@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.terminal import printable
 from trainers.data import DataSet
 from trainers.evaluation.metrics import label_issues
 from trainers.evaluation.metrics.label_issues import LabelIssue
@@ -28,7 +29,7 @@ def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, 
     Args:
       grouped: the runs of each model.
       data_set, options: the cells, and the flags.
-      output_dir: folder of the report; files appear there once all are complete.
+      output_dir: folder of the report; the numbers appear there first, each file once it is complete.
 
     Returns:
       the table for the terminal, the warnings, and where the report is.
@@ -44,25 +45,36 @@ def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, 
     models = [predict_runs(item, data_set, options.batch_size, options.test_time_flips) for item in grouped]
     resampled = {model.name: metrics_json.resample(model, options) for model in models}
     entries = {model.name: metrics_json.build_entry(model, resampled[model.name], options) for model in models}
-    cautions = warnings.find(models, data_set.config)
+    found = warnings.find(models, data_set.config)
     issues = _label_issues(models)
     contents = {
         "models": entries,
         "comparisons": [metrics_json.compare(*pair) for pair in combinations(resampled.items(), 2)],
-        "cautions": [warning._asdict() for warning in cautions],
+        "cautions": [warning._asdict() for warning in found],
         "suspected_label_errors": len(issues),
     }
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=destination) as partial:
-        folder = Path(partial)
-        (folder / METRICS).write_text(json.dumps(contents, indent=1, allow_nan=False) + "\n")
-        label_issues.write(issues, folder / LABEL_ISSUES)
-        writer.write(folder, models, contents, issues, data_set, options)
-        for path in sorted(folder.iterdir()):
-            shutil.move(path, destination / path.name)
-    lines = [f"{warning.severity}: {warning.text}" for warning in cautions]
-    return "\n".join(
-        [metrics_json.as_table(entries), *lines, *map(str, (destination / METRICS, destination / writer.REPORT))]
-    )
+    try:
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=destination) as partial:
+            folder = Path(partial)
+            (folder / METRICS).write_text(json.dumps(contents, indent=1, allow_nan=False) + "\n")
+            label_issues.write(issues, folder / LABEL_ISSUES)
+            (destination / writer.REPORT).unlink(missing_ok=True)  # one of other numbers
+            _move_files(folder, destination)  # the numbers first
+            failures = writer.write(folder, models, contents, issues, data_set, options)
+            _move_files(folder, destination)
+            for name in failures:  # what an earlier evaluation wrote
+                (destination / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir={output_dir} cannot be written: {error}; give another") from error
+    lines = [f"{warning.severity}: {warning.text}" for warning in found]
+    lines += [f"caution: {text}" for text in failures.values()]
+    paths = [destination / name for name in (METRICS, writer.REPORT) if name not in failures]
+    return "\n".join([metrics_json.as_table(entries), *map(printable, [*lines, *paths])])
+
+
+def _move_files(folder: Path, destination: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        shutil.move(path, destination / path.name)
 
 
 def _label_issues(models: Sequence[ModelPredictions]) -> list[LabelIssue]:

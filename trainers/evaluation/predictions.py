@@ -135,7 +135,7 @@ def _flipped(images: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
 def predict_split(predict: Predictor, split: Split, batch_size: int, description: str) -> Predictions:
     """Predicts every cell of a split once, under a progress bar with a description."""
     batches = []
-    with batching.explained(split), progress_bar(split.num_cells, description, "images") as bar:
+    with batching.reading(split), progress_bar(split.num_cells, description, "images") as bar:
         for image, label, filename, patient_id in batching.evaluation_batches(split, batch_size):
             batches.append((label.numpy(), predict(image.numpy()), _text(filename.numpy()), _text(patient_id.numpy())))
             bar.update(len(label))
@@ -194,7 +194,7 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
             )
         parts.append(predictions)
         fitted.append(thresholds.read(run.path, test_time_flips) or thresholds.defaults(thresholds.missing(run.path)))
-        leaks.append(runs.find_leak(run.record, predictions.patient_ids.tolist(), data_set.fingerprint))
+        leaks.append(runs.find_leak(run.record, predictions.patient_ids.tolist(), data_set.identity))
     run_index = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts])
     return ModelPredictions(
         model_runs, _concatenate(parts), run_index, tuple(fitted), runs.merge_leaks(leaks), test_time_flips
@@ -215,6 +215,7 @@ def predict_files(
 def fetch_images(split: Split, filenames: Sequence[str]) -> np.ndarray:
     """Images of some cells, uint8 RGB [n, size, size, 3]: the split is read once more, since nothing keeps them."""
     images: dict[str, np.ndarray] = {}
-    for image, _, names, _ in batching.evaluation_batches(split, 256):
-        images |= {name: image[row].numpy() for row, name in enumerate(_text(names.numpy())) if name in filenames}
+    with batching.reading(split):
+        for image, _, names, _ in batching.evaluation_batches(split, 256):
+            images |= {name: image[row].numpy() for row, name in enumerate(_text(names.numpy())) if name in filenames}
     return np.stack([images[name] for name in filenames])

@@ -1,6 +1,6 @@
 """Which runs are evaluated together: run folders in, models to compare out. No TensorFlow needed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,26 +144,34 @@ def open_splits(data_set: DataSet, model_runs: ModelRuns) -> list[Split]:
     return splits
 
 
-def find_leak(record: run_dir.Run, patient_ids: Iterable[str], fingerprint: str) -> dict[str, Any]:
-    """Finds test patients that the training has seen.
+def find_leak(record: run_dir.Run, patient_ids: Iterable[str], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Finds test patients that the training has seen, and whether its data set was another one.
 
     Args:
       record: `run.json`, which names the patients of training and validation.
       patient_ids: of the test cells.
-      fingerprint: of the source that their data set was made from.
+      identity: of their data set, see `data.DataSet.identity`.
 
     Returns:
       is_external: whether the data set was made from another source than the run's;
+      data_differences: how it differs from the run's otherwise, see `run_dir.data_differences`;
       train_patients, validation_patients: test patients that the weights were fitted on, and that the best epoch was
-      chosen on, sorted; None if patients are unknown.
+      chosen on, sorted; None if patients are unknown, or were told from other parts of the same file names.
     """
     test_patients, data = set(patient_ids), record["data"]
+    is_external = data["fingerprint"] != identity["fingerprint"]
+    regex = identity["settings"]["patient_regex"]
+    has_other_ids = not is_external and data.get("settings", {}).get("patient_regex", regex) != regex
 
     def seen(kind: str) -> list[str] | None:
         patients = set(data.get(kind, [""]))
-        return None if "" in patients | test_patients else sorted(patients & test_patients)
+        return None if has_other_ids or "" in patients | test_patients else sorted(patients & test_patients)
 
-    return {"is_external": data["fingerprint"] != fingerprint, **{kind: seen(kind) for kind in LEAKS}}
+    return {
+        "is_external": is_external,
+        "data_differences": [] if is_external else run_dir.data_differences(data, identity),
+        **{kind: seen(kind) for kind in LEAKS},
+    }
 
 
 def merge_leaks(leaks: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -174,4 +182,5 @@ def merge_leaks(leaks: Sequence[dict[str, Any]]) -> dict[str, Any]:
             return None
         return sorted(set().union(*(leak[kind] for leak in leaks)))
 
-    return {"is_external": any(leak["is_external"] for leak in leaks), **{kind: merged(kind) for kind in LEAKS}}
+    is_external = any(leak["is_external"] for leak in leaks)
+    return {"is_external": is_external, **{kind: merged(kind) for kind in ("data_differences", *LEAKS)}}

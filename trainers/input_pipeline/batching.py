@@ -10,7 +10,7 @@ Resident and mapped are the same batch for batch, and any step can be the first 
 exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import tensorflow as tf
@@ -64,7 +64,7 @@ def training_batches(split: Split, order: ShuffleOrder, epochs: int, mode: str, 
       a data set of (uint8 [n, size, size, 3], int64 [n]).
 
     Raises:
-      InputError: if a shard is missing or is not what the data set says; for errors while reading see `explained`.
+      InputError: if a shard is missing or is not what the data set says; for errors while reading see `reading`.
     """
     return open_training(split, order, epochs, mode)(start_step)
 
@@ -137,18 +137,26 @@ def with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 
 @contextmanager
-def explained(*splits: Split) -> Iterator[None]:
-    """While batches of these splits are read, turns TensorFlow's errors into one that names what is corrupt.
+def reading(*splits: Split) -> Iterator[None]:
+    """Around whatever reads batches of these splits: at its end their data set must be the one that was opened.
+
+    It turns TensorFlow's errors into one that names what is corrupt.
 
     TensorFlow names neither shard nor record, and hides the exceptions of Python functions in texts. So the shards are
     read again, record by record; where they are intact, the error passes.
 
     Raises:
-      InputError: names the first corrupt record, or the shard that is missing or too short.
+      InputError: names the first corrupt record, or the shard that is missing or too short, or says that the data set
+        has been replaced, so that nothing of what was read may be kept.
     """
     try:
         yield
+        _check_unchanged(splits)
+    except InputError:
+        _check_unchanged(splits)  # the better reason for what does not fit
+        raise
     except tf.errors.OpError as error:
+        _check_unchanged(splits)
         if not isinstance(error, tf.errors.ResourceExhaustedError):  # memory, not input
             try:
                 for split in splits:
@@ -157,3 +165,8 @@ def explained(*splits: Split) -> Iterator[None]:
             except InputError as corrupt:
                 raise corrupt from error
         raise
+
+
+def _check_unchanged(splits: Sequence[Split]) -> None:
+    for split in splits:
+        split.check_unchanged()

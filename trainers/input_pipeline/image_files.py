@@ -5,6 +5,7 @@ much less than the model takes.
 """
 
 import os
+import stat
 import sys
 import threading
 from collections import deque
@@ -18,7 +19,7 @@ import numpy as np
 
 from pipeline.cells import IMAGE_SUFFIXES
 from pipeline.source import decode
-from pipeline.source.archive import MAX_ENCODED_BYTES, UnreadableImage
+from pipeline.source.archive import UnreadableImage, read_image_file
 
 Files = Iterator[tuple[str, str]]
 """Path of each file, and why it is rejected, "" if it is not."""
@@ -44,21 +45,31 @@ class Decoded(NamedTuple):
 def image_files(paths: Iterable[str]) -> Files:
     """Yields (file, error) for files, and for all images in and below folders, sorted by name.
 
-    The error is "" except for a path that does not exist and for a folder without images.
+    The error is "" except for a folder that cannot be read or has no images.
     """
     for path in paths:
-        if not Path(path).is_dir():
-            yield path, "" if Path(path).exists() else "does not exist"
+        if not _is_folder(path):
+            yield path, ""
             continue
         is_empty = True
-        for folder, subfolders, names in os.walk(path):
+        unreadable: list[OSError] = []
+        for folder, subfolders, names in os.walk(path, onerror=unreadable.append):
             subfolders.sort()
             for name in sorted(names):
                 if name.lower().endswith(IMAGE_SUFFIXES):
                     is_empty = False
                     yield str(Path(folder) / name), ""
-        if is_empty:
+        for error in unreadable:
+            yield error.filename, f"cannot be read: {error.strerror}"
+        if is_empty and not unreadable:
             yield path, f"has no images; expected files that end in {', '.join(IMAGE_SUFFIXES)}"
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(Path(path).stat().st_mode)
+    except OSError:
+        return False  # reading it as a file says what is wrong
 
 
 def decode_files(files: Files, image_size_px: int, num_threads: int | None = None) -> Iterator[Decoded]:
@@ -90,11 +101,9 @@ def _decode(file: str, error: str, image_size_px: int) -> Decoded:
     if error:
         return Decoded(file, None, error)
     try:
-        with Path(file).open("rb") as opened:
-            encoded = opened.read(MAX_ENCODED_BYTES + 1)
-        if len(encoded) > MAX_ENCODED_BYTES:
-            raise UnreadableImage(f"more than {MAX_ENCODED_BYTES} bytes")
-        return Decoded(file, decode.resize(decode.decode(encoded, file).pixels, image_size_px), "")
+        return Decoded(file, decode.resize(decode.decode(read_image_file(file), file).pixels, image_size_px), "")
+    except FileNotFoundError:
+        return Decoded(file, None, "does not exist")
     except OSError as failure:
         return Decoded(file, None, f"cannot be read: {failure.strerror or failure}")
     except UnreadableImage as failure:

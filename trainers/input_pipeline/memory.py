@@ -1,31 +1,50 @@
-"""The memory that this process may still take, limits of containers included."""
+"""The memory that this process may still take, limits of control groups (containers, Slurm, systemd) included."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import psutil
 
-_CGROUP_2 = Path("/sys/fs/cgroup")
-_CGROUP_1 = Path("/sys/fs/cgroup/memory")
+_VERSION_2 = ("memory.max", "memory.current", ("active_file", "inactive_file"))
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
+
+_Names = tuple[str, str, tuple[str, str]]  # files of the limit and the usage, entries of the page cache
 
 
-def free_bytes(cgroup_2: Path = _CGROUP_2, cgroup_1: Path = _CGROUP_1) -> int:
-    """The free memory of the machine, or of the container if its limit is lower.
+def free_bytes(root: Path = Path("/")) -> int:
+    """The free memory of the machine, or of this process's control group or one above it if that is less.
 
     Args:
-      cgroup_2, cgroup_1: where Linux keeps the memory limits of this process's container.
+      root: where `/proc` and `/sys` are.
 
     Returns:
       bytes; page cache counts as free.
     """
     free = psutil.virtual_memory().available
-    for folder, limit, usage, cache in (
-        (cgroup_2, "memory.max", "memory.current", "file"),
-        (cgroup_1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
-    ):
+    for group, (limit, usage, cache) in _groups(root):
         try:
-            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            used = int((folder / usage).read_text()) - int(statistics.get(cache, 0))
-            free = min(free, int((folder / limit).read_text()) - used)
+            statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            used = int((group / usage).read_text()) - sum(int(statistics.get(name, 0)) for name in cache)
+            free = min(free, int((group / limit).read_text()) - used)
         except (OSError, ValueError):  # no such file, or "max": no limit
             continue
     return max(free, 0)
+
+
+def _groups(root: Path) -> Iterator[tuple[Path, _Names]]:
+    """The folders of this process's control groups and of all above them, of both versions.
+
+    A container may see its own group as the topmost one under the path that the host knows: what is not there is left
+    to the caller.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not on Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        if not controllers or "memory" in controllers.split(","):
+            own = PurePosixPath(*(part for part in PurePosixPath(path).parts if part not in ("/", "..")))
+            for group in (own, *own.parents):
+                yield top / group, _VERSION_1 if controllers else _VERSION_2

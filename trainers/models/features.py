@@ -18,6 +18,7 @@ import tensorflow as tf
 from pipeline import storage
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
+from pipeline.terminal import say
 from trainers.data import Split
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
@@ -81,18 +82,18 @@ def extract(
       batch_size: cells per step.
 
     Raises:
-      InputError: if a feature is beyond float16's range, or the cache cannot be written. An unreadable shard raises
-        what `batching.evaluation_batches` raises; see `batching.explained`.
+      InputError: if a feature is beyond float16's range, a shard cannot be read, or the cache cannot be written.
     """
     identity = fingerprint(backbone, split, vgg_input) | {"batch_size": batch_size}
     path = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.npy"
     try:
-        if _is_intact(path):
-            print(f"features of {split.expression}: computed before, in {path}")
+        header = _header(backbone, split)
+        if _is_intact(path, header):
+            say(f"features of {split.expression}: computed before, in {path}")
         else:
             print(f"features of {split.expression}: {split.num_cells} cells go through the frozen layers once")
             cache.mkdir(parents=True, exist_ok=True)
-            _write(path, backbone, split, batch_size)
+            _write(path, header, backbone, split, batch_size)
         rows = np.load(path, mmap_mode="r")
     except OSError as error:
         raise InputError(
@@ -146,18 +147,28 @@ def _gather(features: Features, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
     return tf.ensure_shape(values, [None, features.values.shape[1]]), tf.ensure_shape(labels, [None])
 
 
-def _write(path: Path, backbone: keras.Model, split: Split, batch_size: int) -> None:
-    """Computes the features batch by batch; the file appears once it is complete."""
-    row = np.dtype([("label", np.int64), ("features", np.float16, backbone.output_shape[-1:])])
+def _row(backbone: keras.Model) -> np.dtype:
+    return np.dtype([("label", np.int64), ("features", np.float16, backbone.output_shape[-1:])])
+
+
+def _header(backbone: keras.Model, split: Split) -> bytes:
+    """The beginning of the `.npy` file: its dtype and shape."""
     header = io.BytesIO()
-    contents = {"descr": np.lib.format.dtype_to_descr(row), "fortran_order": False, "shape": (split.num_cells,)}
+    descr = np.lib.format.dtype_to_descr(_row(backbone))
+    contents = {"descr": descr, "fortran_order": False, "shape": (split.num_cells,)}
     np.lib.format.write_array_header_1_0(header, contents)
-    digest = hashlib.sha256(header.getvalue())
+    return header.getvalue()
+
+
+def _write(path: Path, header: bytes, backbone: keras.Model, split: Split, batch_size: int) -> None:
+    """Computes the features batch by batch; the file appears once it is complete."""
+    row, digest = _row(backbone), hashlib.sha256(header)
     with (
         storage.open_atomic(path) as file,
+        batching.reading(split),
         progress_bar(split.num_cells, f"features of {split.expression}", "images") as bar,
     ):
-        file.write(header.getvalue())
+        file.write(header)
         for image, label, *_ in batching.evaluation_batches(split, batch_size):
             values = np.asarray(backbone.predict_on_batch(image.numpy()), np.float32)
             if not (np.abs(values) <= _MAX_FLOAT16).all():
@@ -173,10 +184,12 @@ def _write(path: Path, backbone: keras.Model, split: Split, batch_size: int) -> 
         file.write(digest.digest())
 
 
-def _is_intact(path: Path) -> bool:
-    """Whether there is a file that fits its checksum."""
+def _is_intact(path: Path, header: bytes) -> bool:
+    """Whether there is a file that begins with a header and fits its checksum."""
     try:
         content = np.memmap(path, np.uint8, "r")
     except (FileNotFoundError, ValueError):  # ValueError: an empty file
+        return False
+    if content[: len(header)].tobytes() != header:
         return False
     return hashlib.sha256(content[:-_SHA256_BYTES].data).digest() == content[-_SHA256_BYTES:].tobytes()

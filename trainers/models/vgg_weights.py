@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from pipeline.errors import InputError
+from trainers import npz
 from trainers.models.architectures import VGG_CONVOLUTIONS
 
 IMAGENET, NONE = "imagenet", "none"
@@ -78,9 +79,9 @@ def _vgg19(weights: str | None) -> keras.Model:
 
 def _read(path: Path) -> _Arrays:
     if path.suffix == ".npz":
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            names = {key.rpartition("/")[0] for key in file.files} & VGG_CONVOLUTIONS.keys()
-            return {name: [file[f"{name}/kernel"], file[f"{name}/bias"]] for name in names}
+        arrays = npz.read(path, [f"{name}/{part}" for name in VGG_CONVOLUTIONS for part in ("kernel", "bias")])
+        names = {key.rpartition("/")[0] for key in arrays}
+        return {name: [arrays[f"{name}/kernel"], arrays[f"{name}/bias"]] for name in names}
     if path.suffix == ".keras":
         return _of_model(keras.models.load_model(path, compile=False))
     if path.suffix == ".h5":

@@ -5,9 +5,10 @@ history. Keras's own files leave out seeds and metrics, so a run that continues 
 `Model.set_state_tree` ignores unknown names silently, where a mismatch has to be an error.
 """
 
-import io
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.errors import InputError
+from trainers import npz, run_dir
 
 _META = "meta"
 _NAME = "step_{:09d}.npz"
@@ -64,16 +66,41 @@ def read_newest(folder: Path) -> Checkpoint | None:
     if not paths:
         return None
     try:
-        # Read first: `np.load` leaves a file open that it cannot read.
-        with np.load(io.BytesIO(paths[-1].read_bytes())) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        meta = json.loads(bytes(arrays.pop(_META)))
-        return Checkpoint(arrays=arrays, **meta)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{paths[-1]} is damaged ({error}); nothing was changed: remove it to train this run from its beginning, "
-            f"or {_ADVICE}"
-        ) from error
+        arrays = npz.read(paths[-1])
+        checkpoint = Checkpoint(arrays=arrays, **json.loads(bytes(arrays.pop(_META))))
+        _check(checkpoint)
+        return checkpoint
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        RecursionError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise damaged(paths[-1], error) from error
+
+
+def damaged(path: Path, reason: object) -> InputError:
+    """The error for a checkpoint that no training has written like this."""
+    return InputError(
+        f"{path} is damaged ({reason}); nothing was changed: remove it to train this run from its beginning, or "
+        f"{_ADVICE}"
+    )
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    """Raises ValueError or TypeError for numbers that no training has; `fit` knows how large they may be."""
+    if any(type(number) is not int or number < 0 for number in (checkpoint.epoch, checkpoint.step_in_epoch)):
+        raise ValueError(f"it is of step {checkpoint.step_in_epoch!r:.60} in epoch {checkpoint.epoch!r:.60}")
+    if not 0 <= checkpoint.seconds < math.inf:
+        raise ValueError(f"its seconds are {checkpoint.seconds}")
+    if [row["epoch"] for row in checkpoint.history] != list(range(checkpoint.epoch)):
+        raise ValueError(f"its history is not that of {checkpoint.epoch} epochs")
+    if not all(math.isfinite(row[name]) for row in checkpoint.history for name in run_dir.HISTORY_COLUMNS):
+        raise ValueError("its history holds a value that is NaN or infinite")
 
 
 def named(variables: Sequence[keras.Variable]) -> dict[str, keras.Variable]:

@@ -29,6 +29,7 @@ class ValidateAndSaveBest(keras.callbacks.Callback):
         setup = self._setup
         with self._average.applied() if self._average else nullcontext():
             metrics = setup.validation_model.evaluate(setup.validation_batches, verbose=0, return_dict=True)
+            setup.check_data()
             logs |= {f"val_{name}": value for name, value in metrics.items()}
             if not math.isfinite(logs["val_loss"]):
                 raise InputError(

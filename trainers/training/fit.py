@@ -18,6 +18,7 @@ from trainers.training.epoch_end import (
 )
 from trainers.training.setup import TrainSetup
 from trainers.training.signals import StopRequest
+from trainers.training_flags import Options
 
 
 def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: StopRequest) -> list[HistoryRow]:
@@ -37,8 +38,11 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
     """
     options, model = setup.options, setup.training_model
     step = TrainStep(0, 0, setup.steps_per_epoch)
+    folder = setup.directory / run_dir.CHECKPOINT
     if resume_from:
         step.epoch, step.step_in_epoch = resume_from.epoch, resume_from.step_in_epoch
+        if step.epoch + bool(step.step_in_epoch) > options.epochs or step.step_in_epoch >= step.steps_per_epoch:
+            raise checkpoint.damaged(folder, f"it is of step {step.step_in_epoch} in epoch {step.epoch + 1}")
     with setup.hardware.scope():
         running_metrics = _compile(setup)
         average = WeightAverage(model, options.ema_momentum, step) if options.ema_momentum else None
@@ -53,15 +57,18 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
     history: list[HistoryRow] = []
     stall = InputStall()
     progress = Progress(setup, step, stall)
-    folder = setup.directory / run_dir.CHECKPOINT
     if resume_from:
         checkpoint.restore(variables, resume_from.arrays, folder)
         history, progress.seconds_before = list(resume_from.history), resume_from.seconds
-        print(f"continuing in epoch {step.epoch + 1} after step {step.step_in_epoch} of {step.steps_per_epoch}")
+        if _is_trained(step, history, options):
+            print("all epochs are trained already")
+        else:
+            print(f"continuing in epoch {step.epoch + 1} after step {step.step_in_epoch} of {step.steps_per_epoch}")
     # A checkpoint between epochs still has the metrics of the epoch before, and Keras resets only what it has used.
     metric_values = [ops.convert_to_numpy(variable) * bool(step.step_in_epoch) for variable in running_metrics]
 
     def save() -> None:
+        setup.check_data()
         if hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
         arrays = {name: np.asarray(variable) for name, variable in variables.items()}
@@ -81,7 +88,7 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
         Checkpointer(setup, step, history, save, request),
         EarlyStopping(history, options.early_stopping_patience),
     ]
-    while step.epoch < options.epochs and not has_stood_still(history, options.early_stopping_patience):
+    while not _is_trained(step, history, options):
         # An epoch that was interrupted is finished by a `fit` of its own, since Keras's epochs are all of one length.
         model.fit(
             measured(setup.open_batches(step.epoch, step.step_in_epoch), stall),
@@ -93,6 +100,10 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
             verbose=0,
         )
     return history
+
+
+def _is_trained(step: TrainStep, history: list[HistoryRow], options: Options) -> bool:
+    return step.epoch >= options.epochs or has_stood_still(history, options.early_stopping_patience)
 
 
 def _compile(setup: TrainSetup) -> list[keras.Variable]:

@@ -2,12 +2,13 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from pipeline.errors import InputError
+from trainers.tf_import import JAX
 
 _BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 _BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -39,16 +40,27 @@ class Hardware(NamedTuple):
 
 
 def prepare(
-    model: str, *, precision: str, jit_compile: str, distribute: str, batch_size: int, is_augmented: bool
+    model: str,
+    *,
+    precision: str,
+    jit_compile: str,
+    distribute: str,
+    batch_size: int,
+    is_augmented: bool,
+    policy: str | None = None,
 ) -> Hardware:
     """Chooses, prints the choices, and sets Keras's dtype policy for all layers that are built from now on.
+
+    A run that continues keeps its `policy`; the other arguments are values of flags.
 
     Raises:
       InputError: if the batch cannot be shared evenly, or several devices are asked for where they cannot be had.
     """
-    for gpu in gpus():
+    for gpu in tf.config.get_visible_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
-    policy, policy_reason = choose_precision(precision, model)
+    policy_reason = "as this run began"
+    if policy is None or precision != "auto":
+        policy, policy_reason = choose_precision(precision, model)
     keras.config.set_dtype_policy(policy)
     jit, jit_reason = choose_jit(jit_compile, is_augmented)
     strategy, devices = choose_strategy(distribute)
@@ -63,9 +75,23 @@ def prepare(
     return Hardware(policy, jit, strategy)
 
 
-def gpus() -> list[tf.config.PhysicalDevice]:
-    """The GPUs that TensorFlow sees."""
-    return tf.config.list_physical_devices("GPU")
+def gpus() -> list[Any]:
+    """The GPUs of the backend that computes."""
+    if not _is_on_jax():
+        return tf.config.get_visible_devices("GPU")
+    import jax
+
+    return [device for device in jax.local_devices() if device.platform == "gpu"]
+
+
+def _is_on_jax() -> bool:
+    return keras.backend.backend() == JAX
+
+
+def _compute_capability(gpu: Any) -> tuple[int, ...]:
+    if not _is_on_jax():
+        return tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+    return tuple(map(int, str(getattr(gpu, "compute_capability", "0.0")).split(".")))
 
 
 def choose_precision(precision: str, model: str) -> tuple[str, str]:
@@ -77,11 +103,12 @@ def choose_precision(precision: str, model: str) -> tuple[str, str]:
     if not gpus():
         if not cpu_has_bfloat16():
             return "float32", "no GPU, and the CPU has no bfloat16"
+        if _is_on_jax():
+            return "float32", "no GPU, and JAX has not been seen to be faster in bfloat16 on CPUs"
         if model in _FASTER_IN_BFLOAT16_ON_CPUS:
             return "mixed_bfloat16", f"the CPU has bfloat16, and {model} is faster with it"
         return "float32", f"no GPU, and {model} is no faster in bfloat16 on CPUs"
-    capability = tf.config.experimental.get_device_details(gpus()[0]).get("compute_capability", (0, 0))
-    if capability >= _BFLOAT16_COMPUTE_CAPABILITY:
+    if _compute_capability(gpus()[0]) >= _BFLOAT16_COMPUTE_CAPABILITY:
         return "mixed_bfloat16", "the GPU has bfloat16"
     return "mixed_float16", "the GPU has no bfloat16; the loss is scaled"
 
@@ -97,7 +124,7 @@ def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 def choose_jit(jit_compile: str, is_augmented: bool) -> tuple[bool, str]:
     """Turns `--jit_compile` into whether XLA compiles, and the reason."""
-    if keras.backend.backend() == "jax":
+    if _is_on_jax():
         return jit_compile != "false", "JAX always compiles" if jit_compile != "false" else "asked for"
     if jit_compile == "false":
         return False, "asked for"
@@ -114,15 +141,19 @@ def choose_strategy(distribute: str) -> tuple[tf.distribute.Strategy | None, str
     Raises:
       InputError: if Keras runs on another backend than TensorFlow.
     """
+    if _is_on_jax():
+        if distribute == "mirrored":
+            raise InputError(
+                "--distribute=mirrored needs Keras's TensorFlow backend; this is jax: give --distribute=none, or unset "
+                "KERAS_BACKEND"
+            )
+        names = keras.distribution.list_devices()
+        others = f", of {len(names)}: only on TensorFlow several share batches" if len(names) > 1 else ""
+        return None, f"1 × {names[0].partition(':')[0].upper()} on JAX{others}"
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     kind = "GPU"
     if not devices:
         devices, kind = [device.name for device in tf.config.list_logical_devices("CPU")], "CPU"
     if distribute == "mirrored" or (distribute == "auto" and kind == "GPU" and len(devices) > 1):
-        if keras.backend.backend() != "tensorflow":
-            raise InputError(
-                f"--distribute={distribute} needs Keras's TensorFlow backend; this is {keras.backend.backend()}: "
-                "give --distribute=none, or unset KERAS_BACKEND"
-            )
         return tf.distribute.MirroredStrategy(devices), f"{len(devices)} × {kind}, mirrored"
     return None, f"1 × {kind}"

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from pipeline.command import reject_arguments
-from pipeline.errors import InputError
+from pipeline.terminal import say
 from trainers import run_dir, tf_import, training_flags
-from trainers.data import describe, open_training_data
+from trainers.data import TrainingData, describe, open_training_data
+from trainers.training_flags import Options
 
 
 def main(model: str, arguments: Sequence[str]) -> int | None:
@@ -16,14 +17,25 @@ def main(model: str, arguments: Sequence[str]) -> int | None:
     """
     reject_arguments(arguments)
     options = training_flags.read()
+    tf_import.choose_backend()
     data = open_training_data(options)
-    record = run_dir.acquire(options.run_dir, describe(model, data, options))
+    wanted = describe(model, data, options)
+    with run_dir.lock(options.run_dir):
+        return _train(model, data, options, run_dir.acquire(options.run_dir, wanted))
+
+
+def _train(model: str, data: TrainingData, options: Options, record: run_dir.Run) -> int | None:
+    if "content_digest" not in record["data"]:
+        say(
+            f"{options.run_dir} was begun by an earlier version, which kept no digest of its data set: only the source "
+            "and the patients are known to be the same"
+        )
     if record["status"] == "finished":
         from trainers.evaluation.metrics import thresholds  # seconds of imports, like those below
 
         print(f"{model} is trained already", flush=True)
         if thresholds.read(options.run_dir, test_time_flips=True):
-            print(run_dir.next_steps(options.run_dir, options.data_dir))
+            say(run_dir.next_steps(options.run_dir, options.data_dir))
             return None
         print("its model.keras has no thresholds.json yet: fitting them on the validation split", flush=True)
     try:
@@ -31,6 +43,6 @@ def main(model: str, arguments: Sequence[str]) -> int | None:
         from trainers.training.train import train  # seconds of imports that mistakes need not wait for
 
         return train(data, options, record)
-    except (InputError, KeyboardInterrupt):
+    except BaseException:
         run_dir.release(options.run_dir)
         raise

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import InputError
+from pipeline.plot_style import optional
 from trainers import run_dir
 from trainers.augmentation import params
 from trainers.augmentation.apply import augmented, save_preview
@@ -40,6 +41,7 @@ class TrainSetup:
       validation_model: what takes `validation_batches`; shares its weights with `model`.
       open_batches: opens the training batches.
       validation_batches: the validation split.
+      check_data: raises InputError if the data set has been replaced: nothing may be saved then.
       num_cells: trained cells per epoch.
       steps_per_epoch: trained steps per epoch.
     """
@@ -52,6 +54,7 @@ class TrainSetup:
     validation_model: keras.Model
     open_batches: OpenBatches
     validation_batches: tf.data.Dataset
+    check_data: Callable[[], None]
     num_cells: int
     steps_per_epoch: int
 
@@ -73,10 +76,10 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
       InputError: if the weights or a shard cannot be read, or the cells cannot be shared by several devices.
     """
     name = record["model"]
-    policy = record.get("hardware", {}).get("policy")
     used = hardware.prepare(
         name,
-        precision=policy.removeprefix("mixed_") if policy else options.precision,
+        precision=options.precision,
+        policy=record.get("hardware", {}).get("policy"),
         jit_compile=options.jit_compile,
         distribute=options.distribute,
         batch_size=options.batch_size,
@@ -84,7 +87,8 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     )
     if not options.ranges.is_nothing:
         (image, *_), *_ = batching.evaluation_batches(data.train, 1).take(1)
-        save_preview(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
+        with optional(run_dir.AUGMENTATION):
+            save_preview(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
     keras.utils.set_random_seed(options.seed)
     # A frozen backbone needs to see each cell only once; augmented cells are new ones in each epoch.
     is_on_features = name == "vgg_frozen" and options.ranges.is_nothing
@@ -114,6 +118,7 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         validation_model=keras.Model(validated.inputs, validated.outputs, name=validated.name),
         open_batches=_open_batches(batches_from, data, options, order, only_full=bool(num_left_out)),
         validation_batches=validation,
+        check_data=data.train.check_unchanged,
         num_cells=order.num_cells - num_left_out,
         steps_per_epoch=order.steps_per_epoch - bool(num_left_out),
     )

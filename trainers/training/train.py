@@ -1,12 +1,17 @@
 """From checked flags and data to a finished run folder."""
 
+import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import keras
+
 from pipeline.errors import InputError
+from pipeline.plot_style import optional
+from pipeline.terminal import say
 from trainers import export_formats, run_dir, tf_import
 from trainers.data import TrainingData
 from trainers.evaluation import predictions
@@ -37,27 +42,26 @@ def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | No
       InputError: if the loss became NaN or infinite, or the checkpoint or a shard cannot be read.
     """
     tf_import.keep_freed_memory()
-    with _explained_errors(data, options):
+    with _explained_errors(options):
         if record["status"] != "finished":
             try:
                 with catch_stop_signals() as request:
                     history = _fit(data, options, record, request)
             except Stopped:
-                print(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
+                say(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
                 return request.status
             _finish(history, data, options, record)
         else:
             model = predictions.load_model(options.run_dir)
             predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
-    print(run_dir.next_steps(options.run_dir, options.data_dir))
+    say(run_dir.next_steps(options.run_dir, options.data_dir))
     return None
 
 
 @contextmanager
-def _explained_errors(data: TrainingData, options: Options) -> Iterator[None]:
+def _explained_errors(options: Options) -> Iterator[None]:
     try:
-        with batching.explained(data.train, data.validation):
-            yield
+        yield
     except OSError as error:
         raise InputError(
             f"{options.run_dir} cannot be written ({error}); fix that, then the same command continues"
@@ -67,16 +71,17 @@ def _explained_errors(data: TrainingData, options: Options) -> Iterator[None]:
 def _fit(data: TrainingData, options: Options, record: run_dir.Run, request: StopRequest) -> list[HistoryRow]:
     started = time.perf_counter()
     resume_from = checkpoint.read_newest(Path(options.run_dir) / run_dir.CHECKPOINT)
-    train_setup = setup.build(data, options, record)
-    try:
-        return fit(train_setup, resume_from, request)
-    finally:
-        record["timings"]["seconds"] = round(record["timings"]["seconds"] + time.perf_counter() - started, 3)
-        run_dir.write(options.run_dir, record)
+    with batching.reading(data.train, data.validation):
+        train_setup = setup.build(data, options, record)
+        try:
+            return fit(train_setup, resume_from, request)
+        finally:
+            record["timings"]["seconds"] = round(record["timings"]["seconds"] + time.perf_counter() - started, 3)
+            run_dir.write(options.run_dir, record)
 
 
 def _finish(history: list[HistoryRow], data: TrainingData, options: Options, record: run_dir.Run) -> None:
-    """Prints the best epoch, then writes what belongs to its model: thresholds, plots, exports."""
+    """Prints the best epoch, then writes what belongs to its model: thresholds, `run.json`, plots, exports."""
     directory, name = Path(options.run_dir), record["model"]
     best = min(history, key=lambda row: row["val_loss"])
 
@@ -92,15 +97,27 @@ def _finish(history: list[HistoryRow], data: TrainingData, options: Options, rec
         f"accuracy {best['val_accuracy']:.4f}",
         flush=True,
     )
-    plots.save(plots.learning_curves({"": history}, f"{name}, {options.config}"), directory / run_dir.CURVES)
     model = predictions.load_model(options.run_dir)
     validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
-    folder = directory / run_dir.TENSORBOARD / "validation"
-    image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])
-    if options.export:
-        for path in export_formats.export(directory, model, options.export):
-            print(f"exported {path}")
-    record["status"] = "finished"
+    record |= {"status": "finished", "files": run_dir.digests(options.run_dir)}
     run_dir.write(options.run_dir, record)
     for unfinished in (run_dir.CHECKPOINT, run_dir.FEATURES):
         shutil.rmtree(directory / unfinished, ignore_errors=True)
+    with optional(run_dir.CURVES):
+        plots.save(plots.learning_curves({"": history}, f"{name}, {options.config}"), directory / run_dir.CURVES)
+    with optional(image_grid.TAG):
+        folder = directory / run_dir.TENSORBOARD / "validation"
+        image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])
+    if options.export:
+        _export(directory, model, options.export)
+
+
+def _export(directory: Path, model: keras.Model, names: Sequence[str]) -> None:
+    try:
+        for path in export_formats.export(directory, model, names):
+            say(f"exported {path}")
+    except Exception as error:  # each format's library raises its own
+        command = shlex.join([f"--run_dir={directory}", f"--format={','.join(names)}"])
+        raise InputError(
+            f"the run is finished, but its export failed ({error}); python -m trainers.export {command} tries again"
+        ) from error

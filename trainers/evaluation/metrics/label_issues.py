@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.cells import LABELS
+from pipeline.terminal import csv_text
 
 
 class LabelIssue(NamedTuple):
@@ -55,8 +56,10 @@ def find(
 
 
 def write(issues: list[LabelIssue], path: Path) -> None:
-    """Writes label issues as CSV."""
-    with path.open("w", newline="") as file:
+    """Writes label issues as CSV; see `csv_text` for names that look like formulas."""
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(LabelIssue._fields)
-        writer.writerows((*item[:3], f"{item.probability:.6f}", f"{item.label_probability:.6f}") for item in issues)
+        for item in issues:
+            probabilities = (f"{item.probability:.6f}", f"{item.label_probability:.6f}")
+            writer.writerow((csv_text(item.filename), csv_text(item.patient_id), item.label, *probabilities))

@@ -5,8 +5,10 @@
 
 import hashlib
 import json
+import math
+import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from scipy import optimize, special
@@ -14,6 +16,7 @@ from sklearn.metrics import roc_curve
 
 from pipeline import storage
 from pipeline.errors import InputError
+from pipeline.records.manifest import compute_checksum
 from trainers import run_dir
 from trainers.evaluation.metrics import metrics
 from trainers.evaluation.metrics.metrics import THRESHOLD
@@ -31,7 +34,8 @@ TITLES = {
 NAMES = tuple(TITLES)
 
 _MINIMUM_RATE = 0.95
-_LOG_TEMPERATURES = (np.log(0.05), np.log(20.0))
+_MAX_BYTES = 1 << 20
+_TEMPERATURES = (0.05, 20.0)
 _ENTRIES = ("without_test_time_flips", "with_test_time_flips")
 
 
@@ -104,7 +108,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         return metrics.log_loss(labels, apply_temperature(probabilities, np.exp(log_temperature)))
 
-    best = optimize.minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-6})
+    best = optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(best.x))
 
 
@@ -117,6 +121,7 @@ def write(run_folder: str, without_flips: Thresholds, with_flips: Thresholds) ->
     """Writes `thresholds.json` for the model that lies in a run's folder, atomically."""
     content: dict[str, Any] = {"model_sha256": _model_digest(run_folder)}
     content |= {name: fitted._asdict() for name, fitted in zip(_ENTRIES, (without_flips, with_flips), strict=True)}
+    content["checksum"] = compute_checksum(content)
     storage.write_atomic(Path(run_folder) / FILE, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -124,18 +129,43 @@ def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
     """Reads what was fitted for the model that lies in a run's folder; None without a file for this very model.
 
     Raises:
-      InputError: if the file cannot be read.
+      InputError: if the file cannot be read, or holds what `write` never writes.
     """
     path = Path(run_folder) / FILE
     try:
         if not path.exists():
             return None
-        content = json.loads(path.read_text())
+        with storage.open_regular(str(path)) as file:
+            content = json.loads(file.read(_MAX_BYTES))
+        if "checksum" in content and content.pop("checksum") != compute_checksum(content):
+            raise ValueError("its checksum does not fit: it has been changed")
         if content["model_sha256"] != _model_digest(run_folder):
             return None
-        return Thresholds(**content[_ENTRIES[test_time_flips]])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        fitted = Thresholds(**content[_ENTRIES[test_time_flips]])
+        _check(fitted)
+        return fitted
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}); remove it and {_training_command(run_folder)}") from error
+
+
+def _check(fitted: Thresholds) -> None:
+    """Raises ValueError for other types, names or ranges than `fit` gives: NaN would call every cell uninfected."""
+    is_text = all(isinstance(text, str) for text in (fitted.split, fitted.not_fitted))
+    if not is_text or not all(_is_number(size, 0, math.inf) for size in (fitted.num_cells, fitted.num_patients)):
+        raise ValueError("its split, sizes or not_fitted have another type")
+    expected = {DEFAULT} if fitted.not_fitted else set(NAMES)
+    if fitted.thresholds.keys() != expected:
+        raise ValueError(f"it has the thresholds {sorted(fitted.thresholds)}, expected {sorted(expected)}")
+    for name, threshold in fitted.thresholds.items():
+        if not _is_number(threshold, 0, 1):
+            raise ValueError(f"its threshold {name} is {threshold!r}, expected a number in 0…1")
+    if not _is_number(fitted.temperature, *_TEMPERATURES):
+        low, high = _TEMPERATURES
+        raise ValueError(f"its temperature is {fitted.temperature!r}, expected a number in {low}…{high}")
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return type(value) in (int, float) and low <= cast(float, value) <= high  # bool is an int, too; NaN is in no range
 
 
 def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
@@ -172,10 +202,11 @@ def missing(run_folder: str) -> str:
 def _training_command(run_folder: str) -> str:
     return (
         "run its training command again, which fits them on validation (a finished run is not trained again): "
-        f"python -m trainers.{run_dir.read(run_folder)['model']} --run_dir={run_folder} with the flags of its training"
+        f"python -m trainers.{run_dir.read(run_folder)['model']} --run_dir={shlex.quote(run_folder)} with the flags of "
+        "its training"
     )
 
 
 def _model_digest(run_folder: str) -> str:
-    with (Path(run_folder) / run_dir.MODEL).open("rb") as file:
+    with storage.open_regular(str(Path(run_folder) / run_dir.MODEL)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,12 +3,15 @@
 Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import cv2
 import keras
 import matplotlib
 import numpy as np
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
 _OPACITY = 0.45
 
@@ -29,20 +32,34 @@ def heatmaps(model: keras.Model, images: np.ndarray) -> np.ndarray | None:
     convolutions, head = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)], model.layers[-1]
     if not convolutions or not isinstance(head, layers.Dense):
         return None
-    inner = keras.Model(model.inputs, [convolutions[-1].output, head.input])
-    kernel, bias = (tf.cast(tf.convert_to_tensor(weight), tf.float32) for weight in head.weights)
-    with tf.GradientTape() as tape:
-        activations, features = inner(tf.constant(images), training=False)
-        logit = tf.cast(features, tf.float32) @ kernel + bias
+    activations = keras.Model(model.inputs, convolutions[-1].output)(ops.convert_to_tensor(images), training=False)
+    rest = keras.Model(convolutions[-1].output, head.input)
+    kernel, bias = (ops.cast(weight, "float32") for weight in head.weights)
+
+    def supported(activations: Any) -> Any:
+        logit = ops.cast(rest(activations, training=False), "float32") @ kernel + bias
         # Every cell's logit depends on its own activations only, so the gradient of the sum is that of every cell.
-        supported = tf.reduce_sum(tf.where(logit >= 0, logit, -logit))
-    gradient = tf.cast(tape.gradient(supported, activations), tf.float32)
-    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
-    maps = tf.nn.relu(tf.reduce_sum(weights * tf.cast(activations, tf.float32), axis=-1)).numpy()
+        return ops.sum(ops.where(logit >= 0, logit, -logit))
+
+    gradient, activations = (ops.cast(item, "float32") for item in (_gradient(supported, activations), activations))
+    weights = ops.mean(gradient, axis=(1, 2), keepdims=True)
+    maps = ops.convert_to_numpy(ops.relu(ops.sum(weights * activations, axis=-1)))
     peaks = maps.max(axis=(1, 2), keepdims=True)
     maps = np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
     size = (images.shape[2], images.shape[1])
     return np.stack([np.clip(cv2.resize(item, size, interpolation=cv2.INTER_LINEAR), 0, 1) for item in maps])
+
+
+def _gradient(function: Callable[[Any], Any], at: Any) -> Any:
+    """Of a function that returns a number; Keras itself has no gradients."""
+    if keras.config.backend() == "jax":
+        import jax  # only there where it is the backend
+
+        return jax.grad(function)(at)
+    with tf.GradientTape() as tape:
+        tape.watch(at)
+        value = function(at)
+    return tape.gradient(value, at)
 
 
 def overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:

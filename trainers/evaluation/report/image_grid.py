@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pipeline.cells import LABELS
+from pipeline.plot_style import optional
 from trainers.data import DataSet, Split
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics.metrics import THRESHOLD
@@ -51,8 +51,13 @@ def worst_misclassified(cells: Predictions) -> list[int]:
     return wrong[np.lexsort((cells.filenames[wrong], -distance))][:MAX_CELLS].tolist()
 
 
-def collect(model: ModelPredictions, indices: Sequence[int], data_set: DataSet, with_heatmaps: bool) -> list[GridCell]:
-    """Reads the images of some cells, by index, and with heatmaps computes Grad-CAM of the run that predicted each."""
+def collect(
+    model: ModelPredictions, indices: Sequence[int], data_set: DataSet, failures: dict[str, str] | None = None
+) -> list[GridCell]:
+    """Reads the images of some cells, by index.
+
+    Given `failures` (see `optional`), it also computes Grad-CAM of the run that predicted each cell.
+    """
     labels, probabilities, filenames, _ = model.predictions
     cells: dict[int, GridCell] = {}
     for number, run in enumerate(model.model_runs.runs):
@@ -60,14 +65,17 @@ def collect(model: ModelPredictions, indices: Sequence[int], data_set: DataSet, 
         if not own:
             continue
         images = predictions.fetch_images(data_set.open_split(run.expression), filenames[own].tolist())
-        maps = gradcam.heatmaps(predictions.load_model(run.path), images) if with_heatmaps else None
+        maps = None
+        if failures is not None:
+            with optional(f"Grad-CAM of {model.name}", failures):
+                maps = gradcam.heatmaps(predictions.load_model(run.path), images)
         overlays = [None] * len(own) if maps is None else list(gradcam.overlay(images, maps))
         for i, image, overlay in zip(own, images, overlays, strict=True):
             cells[i] = GridCell(str(filenames[i]), LABELS[labels[i]], float(probabilities[i]), image, overlay)
     return [cells[i] for i in indices]
 
 
-@rc_context(plots.STYLE)
+@plots.style
 def plot(cells: Sequence[GridCell], title: str) -> Figure:
     """At least one cell in a figure, each beside its heatmap."""
     rows = -(-len(cells) // _COLUMNS)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.terminal import printable
 from trainers.evaluation.metrics import bootstrap, metrics, patients
 from trainers.evaluation.metrics.bootstrap import Resampled
 from trainers.evaluation.metrics.thresholds import DEFAULT
@@ -123,7 +124,7 @@ def as_table(entries: dict[str, dict[str, Any]]) -> str:
         if folds := entry["folds"]:
             lines += ["", f"{model}: mean ± standard deviation over {len(folds['accuracy']['values'])} folds"]
             lines += [f"{name:<18}{folds[name]['mean']:.4f} ± {folds[name]['sd']:.4f}" for name in metrics.NAMES]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _patients(num_patients: int) -> str:

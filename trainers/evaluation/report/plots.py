@@ -1,22 +1,23 @@
 """The report's plots, from numbers to matplotlib figures, and how figures are saved: as PNG and as SVG for the page."""
 
-import html
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+from xml.dom import minidom
 
 import numpy as np
 from cycler import cycler
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from sklearn import metrics
 
+from pipeline import plot_style
 from pipeline.cells import LABELS
+from pipeline.plot_style import legend_label
+from pipeline.terminal import printable
 from trainers.evaluation.metrics import thresholds
 from trainers.evaluation.metrics.metrics import reliability as reliability_bins
 from trainers.evaluation.predictions import ModelPredictions
@@ -27,12 +28,11 @@ _INK = "#1b1f24"  # becomes the page's own text colour in the SVG
 _GREY = "#808080"
 _PAGE_SCALE = 1.25  # pixels of the page per point of the figure
 _MIN_WIDTH = 620  # pixels; on a narrower page a plot is scrolled rather than made illegible
-STYLE: dict[Any, Any] = {
+_STYLE: dict[Any, Any] = {
     "axes.prop_cycle": cycler(color=_COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 11,
-    "figure.constrained_layout.use": True,
     "font.size": 10,
     "grid.alpha": 0.3,
     "grid.color": _GREY,
@@ -40,33 +40,37 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
 } | dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK)
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _FOREST_METRICS = {"sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy", "auc": "AUC"}
 _MARKERS = dict(zip(thresholds.NAMES, "oDs^", strict=True))
 
 
+style = plot_style.style(_STYLE)
+
+
 def save(figure: Figure, file: Path | BinaryIO) -> None:
     """Writes a figure as PNG on white."""
-    figure.savefig(file, format="png", dpi=120, facecolor="white")
+    plot_style.save(figure, file, _STYLE, format="png", dpi=120, facecolor="white")
 
 
-@rc_context(STYLE)
 def to_svg(figure: Figure, label: str) -> str:
-    """A figure as an SVG element for a page, in the page's text colour and font; the label is its alternative text."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
-    svg = svg.replace(_INK, "currentColor")
-    svg = re.sub(r"(font: [\d.]+px) [^\";]+", r"\1 var(--font)", svg)
+    """A figure as an SVG element for a page, in the page's text colour; the label is its alternative text."""
+    buffer = io.BytesIO()
+    plot_style.save(figure, buffer, _STYLE, format="svg", transparent=True, metadata=_NO_METADATA)
+    svg = minidom.parseString(buffer.getvalue()).getElementsByTagName("svg")[0]
+    for element in svg.getElementsByTagName("*"):
+        if css := element.getAttribute("style"):
+            element.setAttribute("style", css.replace(_INK, "currentColor"))
+    width = float(svg.getAttribute("width").removesuffix("pt"))
+    for side in ("width", "height"):
+        svg.removeAttribute(side)
+    size = f"max-width:{width * _PAGE_SCALE:.0f}px;min-width:{min(width, _MIN_WIDTH):.0f}px"
+    for name, value in {"style": size, "role": "img", "aria-label": printable(label)}.items():
+        svg.setAttribute(name, value)
+    return svg.toxml()
 
-    def opening(match: re.Match[str]) -> str:
-        width, height = map(float, match.groups())
-        size = f"max-width:{width * _PAGE_SCALE:.0f}px;min-width:{min(width, _MIN_WIDTH):.0f}px"
-        return f'<svg viewBox="0 0 {width} {height}" style="{size}" role="img" aria-label="{html.escape(label)}"'
 
-    return re.sub(r'<svg [^>]*?viewBox="0 0 ([\d.]+) ([\d.]+)"', opening, svg, count=1)
-
-
-@rc_context(STYLE)
+@style
 def forest(entries: dict[str, dict[str, Any]]) -> Figure:
     """The main metrics of all models of `metrics.json`: value, interval over patients (bold) and over cells (thin)."""
     figure = Figure(figsize=(7.5, 0.7 + 0.32 * len(_FOREST_METRICS) * (len(entries) + 0.6)))
@@ -80,7 +84,7 @@ def forest(entries: dict[str, dict[str, Any]]) -> Figure:
                 axis.plot(ends, [height + 0.22] * 2, color=colour, linewidth=1, alpha=0.8)
             if ends := entry[metric]["ci95"]:
                 axis.plot(ends, [height] * 2, color=colour, linewidth=4, alpha=0.55, solid_capstyle="butt")
-            label = name if len(ticks) == 1 else None
+            label = legend_label(name) if len(ticks) == 1 else None
             axis.plot(entry[metric]["value"], height, "o", color=colour, markersize=6, label=label)
             height += 1
         height += 0.6
@@ -94,7 +98,7 @@ def forest(entries: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-@rc_context(STYLE)
+@style
 def roc_and_precision_recall(models: Sequence[ModelPredictions], entries: dict[str, dict[str, Any]]) -> Figure:
     """ROC and precision-recall curves with the operating points that were fitted on validation."""
     figure = Figure(figsize=(10, 4.6))
@@ -104,9 +108,9 @@ def roc_and_precision_recall(models: Sequence[ModelPredictions], entries: dict[s
         entry, colour = entries[model.name], _colour(number)
         fpr, tpr, _ = metrics.roc_curve(labels, probabilities)
         precisions, recalls, _ = metrics.precision_recall_curve(labels, probabilities)
-        roc.plot(fpr, tpr, color=colour, label=f"{model.name}, AUC {entry['auc']['value']:.3f}")
+        roc.plot(fpr, tpr, color=colour, label=f"{legend_label(model.name)}, AUC {entry['auc']['value']:.3f}")
         ap = entry["average_precision"]["value"]
-        recall.plot(recalls, precisions, color=colour, label=f"{model.name}, AP {ap:.3f}")
+        recall.plot(recalls, precisions, color=colour, label=f"{legend_label(model.name)}, AP {ap:.3f}")
         for name, point in entry["operating_points"].items():
             sensitivity, specificity, ppv = (point[key]["value"] for key in ("sensitivity", "specificity", "precision"))
             style = {"color": colour, "markersize": 7, "markeredgecolor": _INK}
@@ -123,7 +127,7 @@ def roc_and_precision_recall(models: Sequence[ModelPredictions], entries: dict[s
     return figure
 
 
-@rc_context(STYLE)
+@style
 def reliability(model: ModelPredictions) -> Figure:
     """Reliability diagram before and after temperature scaling, with the number of cells by probability."""
     labels, probabilities, *_ = model.predictions
@@ -139,13 +143,15 @@ def reliability(model: ModelPredictions) -> Figure:
     left.plot([0, 1], [0, 1], linestyle=":", color=_GREY)
     left.set(xlabel="predicted probability", ylabel="fraction parasitized", title="Reliability", aspect="equal")
     right.set(xlabel="predicted probability", ylabel="cells", title="Number of cells", yscale="log")
+    right.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))  # the default one writes mathematics
+    right.yaxis.set_minor_formatter(NullFormatter())
     for axis in (left, right):
         axis.grid()
     left.legend(loc="upper left", fontsize=8)
     return figure
 
 
-@rc_context(STYLE)
+@style
 def confusion(counts: dict[str, int], title: str) -> Figure:
     """Confusion matrix with counts and fractions of each true class."""
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
@@ -165,7 +171,7 @@ def confusion(counts: dict[str, int], title: str) -> Figure:
     return figure
 
 
-@rc_context(STYLE)
+@style
 def patients(counts: Sequence[dict[str, Any]]) -> Figure:
     """Each patient (see `patients.count`) as a dot: sensitivity, and false positives per 1,000 uninfected cells."""
     figure = Figure(figsize=(10, 3.6))
@@ -199,7 +205,7 @@ def _scatter(
     axis.grid(axis="x")
 
 
-@rc_context(STYLE)
+@style
 def learning_curves(histories: dict[str, list[HistoryRow]], title: str = "") -> Figure:
     """Loss and accuracy of training and validation over the epochs, the best epoch of each run marked by a dot.
 
@@ -214,7 +220,7 @@ def learning_curves(histories: dict[str, list[HistoryRow]], title: str = "") -> 
             epochs = [row["epoch"] + 1 for row in history]
             best = int(np.argmin([row["val_loss"] for row in history]))
             is_alone = len(histories) == 1
-            prefix = "" if is_alone else f"{name}, "
+            prefix = "" if is_alone else f"{legend_label(name)}, "
             training, validation = (_colour(0), _colour(1)) if is_alone else (_colour(number),) * 2
             axis.plot(
                 epochs, [row[metric] for row in history], "o--", markersize=3, color=training, label=f"{prefix}training"

@@ -73,7 +73,8 @@ def _of_leak(name: str, leak: dict[str, Any]) -> Iterator[ReportWarning]:
     if trained is None or validated is None:
         yield ReportWarning(
             "caution",
-            f"{name} cannot be checked for leaks: its patients are unknown (an older run, or cells without patients).",
+            f"{name} cannot be checked for leaks: its patients are unknown (an older run, cells without patients, or "
+            "another --patient_regex).",
         )
     elif trained or validated:
         parts = []
@@ -85,6 +86,9 @@ def _of_leak(name: str, leak: dict[str, Any]) -> Iterator[ReportWarning]:
         if leak["is_external"]:
             text += " (the source is another one; this holds if equal names mean the same patients)"
         yield ReportWarning("leak", f"{text}.")
+    if leak["data_differences"]:
+        text = f"The data set is not the one that {name} was trained on: {'; '.join(leak['data_differences'])}."
+        yield ReportWarning("caution", text)
     if leak["is_external"]:
         yield ReportWarning("note", f"External data for {name}: it was trained on cells of another source.")
 

@@ -2,7 +2,8 @@
 
 import base64
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from pipeline.plot_style import optional
 from pipeline.source.decode import encode_png
+from pipeline.terminal import printable
 from trainers import run_dir
 from trainers.data import DataSet
 from trainers.evaluation.metrics import metrics, thresholds
@@ -21,6 +24,7 @@ from trainers.evaluation.report import image_grid, plots, warnings
 from trainers.evaluation_flags import Options
 
 REPORT = "report.html"
+_LABEL_ISSUES = "suspected_label_errors.png"
 
 _TITLES = {
     "accuracy": "Accuracy",
@@ -53,7 +57,7 @@ def write(
     issues: Sequence[LabelIssue],
     data_set: DataSet,
     options: Options,
-) -> None:
+) -> dict[str, str]:
     """Writes all files into a folder.
 
     Args:
@@ -62,100 +66,125 @@ def write(
       contents: of `metrics.json`.
       issues: see `label_issues`.
       data_set, options: see `evaluate`.
+
+    Returns:
+      file or part of the report -> why it could not be made.
     """
+    failures: dict[str, str] = {}
     entries, first, manifest = contents["models"], models[0], data_set.manifest
     shared = {"dataset": f"{manifest['dataset']}/{manifest['config']}/{manifest['version']}"}
-    sections = [_section(folder, model, entries[model.name], data_set) for model in models]
-    roc = plots.roc_and_precision_recall(models, entries)
-    page = render(
-        "report.html.j2",
-        models=sections,
-        split=first.model_runs.split,
-        num_cells=len(first.predictions.labels),
-        num_patients=entries[first.name]["num_patients"],
-        config=data_set.config,
-        source=manifest["source"]["name"],
-        num_folds=len(first.model_runs.runs),
-        cautions=contents["cautions"],
-        comparisons=contents["comparisons"],
-        forest=_save_plot(folder, "metrics", plots.forest(entries), "The main metrics with their intervals"),
-        roc=_save_plot(folder, "roc", roc, "ROC and precision-recall curves"),
-        num_label_issues=len(issues),
-        label_issues=_label_issues(folder, first, issues, data_set),
-        options=options,
-        **shared,
-    )
-    (folder / REPORT).write_text(page)
-    for model, section in zip(models, sections, strict=True):
-        card = render(
-            "model_card.md.j2",
-            **section,
-            model=model.model_runs.model,
-            image_size_px=manifest["settings"]["image_size_px"],
-            cautions=warnings.find([model], data_set.config),
+    sections = [_section(folder, model, entries[model.name], data_set, failures) for model in models]
+    forest = _save_plot(folder, failures, "metrics", lambda: plots.forest(entries), "The main metrics and intervals")
+    roc = _save_plot(folder, failures, "roc", lambda: plots.roc_and_precision_recall(models, entries), "ROC curves")
+    worst_issues = _label_issues(folder, first, issues, data_set, failures)
+    with optional(REPORT, failures):
+        page = render(
+            "report.html.j2",
+            models=sections,
+            split=first.model_runs.split,
+            num_cells=len(first.predictions.labels),
+            num_patients=entries[first.name]["num_patients"],
+            config=data_set.config,
+            source=manifest["source"]["name"],
+            num_folds=len(first.model_runs.runs),
+            warnings=[*contents["cautions"], *({"severity": "caution", "text": text} for text in failures.values())],
+            comparisons=contents["comparisons"],
+            forest=forest,
+            roc=roc,
+            num_label_issues=len(issues),
+            label_issues=worst_issues,
+            options=options,
             **shared,
         )
-        (folder / f"model_card_{_slug(model.name)}.md").write_text(card)
+        (folder / REPORT).write_text(page, encoding="utf-8")
+    for model, section in zip(models, sections, strict=True):
+        name = f"model_card_{_slug(model.name)}.md"
+        with optional(name, failures):
+            card = render(
+                "model_card.md.j2",
+                **section,
+                model=model.model_runs.model,
+                image_size_px=manifest["settings"]["image_size_px"],
+                warnings=warnings.find([model], data_set.config),
+                **shared,
+            )
+            (folder / name).write_text(card, encoding="utf-8")
+    return failures
 
 
-def _section(folder: Path, model: ModelPredictions, entry: dict[str, Any], data_set: DataSet) -> dict[str, Any]:
+def _section(
+    folder: Path, model: ModelPredictions, entry: dict[str, Any], data_set: DataSet, failures: dict[str, str]
+) -> dict[str, Any]:
     """What the report shows of one model."""
     slug = _slug(model.name)
     worst = image_grid.worst_misclassified(model.predictions)
-    misclassified = image_grid.collect(model, worst, data_set, with_heatmaps=True)
-    if misclassified:
-        title = f"{model.name}: worst misclassified cells, with Grad-CAM"
-        plots.save(image_grid.plot(misclassified, title), folder / f"{slug}_mistakes.png")
-    histories = {
-        run.folder_name: history
-        for run in model.model_runs.runs
-        if (history := run_dir.read_history(Path(run.path) / run_dir.HISTORY))
-    }
-    figures = {
-        "confusion": (plots.confusion(entry["confusion"], model.name), "Confusion matrix"),
-        "patient_strip": (plots.patients(entry["patients"]), "Sensitivity and false positives by patient"),
-        "reliability": (plots.reliability(model), "Reliability diagram"),
+    misclassified: list[image_grid.GridCell] = []
+    with optional(f"{slug}_mistakes.png", failures):
+        misclassified = image_grid.collect(model, worst, data_set, failures)
+        if misclassified:
+            title = f"{model.name}: worst misclassified cells, with Grad-CAM"
+            plots.save(image_grid.plot(misclassified, title), folder / f"{slug}_mistakes.png")
+    histories: dict[str, list[run_dir.HistoryRow]] = {}
+    with optional(f"{slug}_learning_curves.png", failures):
+        histories = {
+            run.folder_name: history
+            for run in model.model_runs.runs
+            if (history := run_dir.read_history(Path(run.path) / run_dir.HISTORY))
+        }
+    figures: dict[str, tuple[Callable[[], Figure], str]] = {
+        "confusion": (lambda: plots.confusion(entry["confusion"], model.name), "Confusion matrix"),
+        "patient_strip": (lambda: plots.patients(entry["patients"]), "Sensitivity and false positives by patient"),
+        "reliability": (lambda: plots.reliability(model), "Reliability diagram"),
     }
     if histories:
-        figures["learning_curves"] = plots.learning_curves(histories), "Loss and accuracy over the epochs"
+        figures["learning_curves"] = lambda: plots.learning_curves(histories), "Loss and accuracy over the epochs"
     return {
         "name": model.name,
         "entry": entry,
         "runs": model.model_runs.runs,
+        "num_misclassified": len(worst),
         "misclassified": misclassified,
         "plots": {
-            name: _save_plot(folder, f"{slug}_{name}", figure, f"{label} of {model.name}")
-            for name, (figure, label) in figures.items()
+            name: _save_plot(folder, failures, f"{slug}_{name}", draw, f"{label} of {model.name}")
+            for name, (draw, label) in figures.items()
         },
     }
 
 
 def _label_issues(
-    folder: Path, model: ModelPredictions, issues: Sequence[LabelIssue], data_set: DataSet
+    folder: Path, model: ModelPredictions, issues: Sequence[LabelIssue], data_set: DataSet, failures: dict[str, str]
 ) -> list[image_grid.GridCell]:
     index = {name: i for i, name in enumerate(model.predictions.filenames.tolist())}
     worst = issues[: image_grid.MAX_CELLS]
-    indices = [index[issue.filename] for issue in worst]
-    cells = image_grid.collect(model, indices, data_set, with_heatmaps=False)
-    cells = [cell._replace(probability=issue.probability) for cell, issue in zip(cells, worst, strict=True)]
-    if cells:
-        plots.save(image_grid.plot(cells, "Suspected label errors, worst first"), folder / "suspected_label_errors.png")
+    cells: list[image_grid.GridCell] = []
+    with optional(_LABEL_ISSUES, failures):
+        cells = image_grid.collect(model, [index[issue.filename] for issue in worst], data_set)
+        cells = [cell._replace(probability=issue.probability) for cell, issue in zip(cells, worst, strict=True)]
+        if cells:
+            plots.save(image_grid.plot(cells, "Suspected label errors, worst first"), folder / _LABEL_ISSUES)
     return cells
 
 
-def _save_plot(folder: Path, name: str, figure: Figure, label: str) -> str:
-    """Writes a figure as PNG, and returns it as SVG for the page."""
-    plots.save(figure, folder / f"{name}.png")
-    return plots.to_svg(figure, label)
+def _save_plot(folder: Path, failures: dict[str, str], name: str, draw: Callable[[], Figure], label: str) -> str:
+    """Writes a figure as PNG, and returns it as SVG for the page; "" if it fails."""
+    svg = ""
+    with optional(f"{name}.png", failures):
+        figure = draw()
+        plots.save(figure, folder / f"{name}.png")
+        svg = plots.to_svg(figure, label)
+    return svg  # noqa: RET504 - still empty where the block failed
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name)
+    """The beginning of a model's file names; a changed name has its checksum, since two must not become one."""
+    slug = re.sub(r"[^\w.-]", "_", name)[:100]
+    return slug if slug == name else f"{slug}_{zlib.crc32(name.encode(errors='surrogatepass')):08x}"
 
 
 def render(template: str, **contents: Any) -> str:
     """Fills a template, a file of `templates/`, with its variables; a missing one is an error."""
     environment = jinja2.Environment(
+        finalize=_as_markdown if template.endswith(".md.j2") else _as_text,
         loader=jinja2.PackageLoader("trainers.evaluation.report"),
         autoescape=jinja2.select_autoescape(["html.j2"]),
         undefined=jinja2.StrictUndefined,
@@ -173,6 +202,18 @@ def render(template: str, **contents: Any) -> str:
         by_patient_accuracy=_BY_PATIENT_ACCURACY,
         **contents,
     )
+
+
+def _as_text(value: Any) -> Any:
+    """Text of the page without control characters and lone surrogates; Markup, the SVG, stays as it is."""
+    return printable(value) if type(value) is str else value
+
+
+def _as_markdown(value: Any) -> Any:
+    """Text that Markdown shows as it is; `_` means nothing within a word."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"[\\`*\[\]<>&|~$#]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(value))
 
 
 def published_metrics(counts: tuple[int, int, int, int]) -> dict[str, float]:
