@@ -42,13 +42,13 @@ def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, 
     except OSError as error:
         raise InputError(f"--output_dir={output_dir} cannot be written: {error}; give another") from error
     models = [predict_runs(item, data_set, options.batch_size, options.test_time_flips) for item in grouped]
-    resampled = {model.name: metrics_json.resample(model, options) for model in models}
-    entries = {model.name: metrics_json.build_entry(model, resampled[model.name], options) for model in models}
+    sums = {model.name: metrics_json.sum_by_patient(model) for model in models}
+    entries = {model.name: metrics_json.build_entry(model, sums[model.name], options) for model in models}
     cautions = warnings.find(models, data_set.config)
     issues = _label_issues(models)
     contents = {
         "models": entries,
-        "comparisons": [metrics_json.compare(*pair) for pair in combinations(resampled.items(), 2)],
+        "comparisons": [metrics_json.compare(*pair, options) for pair in combinations(sums.items(), 2)],
         "cautions": [warning._asdict() for warning in cautions],
         "suspected_label_errors": len(issues),
     }
