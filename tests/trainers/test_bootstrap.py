@@ -47,13 +47,13 @@ def find_truth(equal):
     return {"patients": one, "difference": {name: one[name] - other[name] for name in NAMES}, "cells": one}
 
 
-def count_covered(num_data_sets, num_patients, equal, num_resamples, kinds):
+def count_covered(num_data_sets, num_patients, equal, num_resamples, kinds, names=NAMES):
     """How many percent of intervals cover the truth, by kind (patients, difference, cells) and metric.
 
     The few data sets without an interval, since no patient makes a difference, do not count.
     """
     truth = find_truth(equal)
-    covered: dict = {kind: {name: [] for name in NAMES} for kind in kinds}
+    covered: dict = {kind: {name: [] for name in names} for kind in kinds}
     for seed in range(num_data_sets):
         labels, one, other, patients = simulate_two_models(np.random.default_rng(seed), num_patients, equal)
         for kind in kinds:
@@ -61,7 +61,7 @@ def count_covered(num_data_sets, num_patients, equal, num_resamples, kinds):
             sums = [
                 bootstrap.Sums(labels, item, clusters) for item in ([one, other] if kind == "difference" else [one])
             ]
-            for name, (_, ends) in bootstrap.estimate(sums, num_resamples, seed + 1, NAMES).items():
+            for name, (_, ends) in bootstrap.estimate(sums, num_resamples, seed + 1, names).items():
                 if ends:
                     covered[kind][name].append(ends[0] <= truth[kind][name] <= ends[1])
     return {kind: {name: 100 * np.mean(items) for name, items in of_kind.items()} for kind, of_kind in covered.items()}
@@ -186,3 +186,11 @@ def test_coverage_is_as_documented(num_patients, equal):
     assert all(93.3 <= percent <= 97.7 for percent in covered["patients"].values()), covered
     assert all(percent >= 90 for percent in covered["difference"].values()), covered
     assert all(percent < 80 for percent in covered.get("cells", {}).values()), covered
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_patients", [20, 60, 200])
+def test_coverage_of_every_metric(num_patients):
+    covered = count_covered(500, num_patients, False, 300, ["patients"], metrics.NAMES)["patients"]
+    print(num_patients, {name: f"{percent:.1f}" for name, percent in covered.items()})
+    assert all(percent >= 90 for percent in covered.values()), covered
