@@ -53,7 +53,7 @@ def model_predictions(predictions, num_runs=1, fitted=None, leak=NO_LEAK):
 
 
 def build_entry(model):
-    return metrics_json.build_entry(model, metrics_json.resample(model, OPTIONS), OPTIONS)
+    return metrics_json.build_entry(model, metrics_json.sum_by_patient(model), OPTIONS)
 
 
 def evaluate_runs(data_dir, run_dirs, output_dir, config=None, split=None, options=OPTIONS):

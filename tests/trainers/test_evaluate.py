@@ -28,8 +28,11 @@ def test_the_report_is_complete(small_report):
     for kind in ("confusion", "learning_curves", "mistakes", "patient_strip", "reliability"):
         assert f"basic_cnn_{kind}.png" in names
     assert not [name for name in names if name.startswith(".")]
-    assert "Few patients" in text
     page = (folder / "report.html").read_text()
+    for warning in ("Few patients", "shows 11 differences"):
+        assert warning in text
+        assert warning in page
+        assert any(warning in caution["text"] for caution in contents["cautions"])
     entry = contents["models"]["vgg_ft"]
     assert f"{entry['auc']['value']:.4f}" in page
     assert "basic_cnn minus vgg_ft" in page

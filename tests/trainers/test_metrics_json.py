@@ -58,8 +58,8 @@ def test_without_thresholds_there_is_the_default_only():
 def test_a_comparison_is_the_difference():
     model = model_predictions(make_predictions())
     worse = model._replace(predictions=model.predictions._replace(probabilities=model.predictions.probabilities * 0.8))
-    named = [(name, metrics_json.resample(item, OPTIONS)) for name, item in (("a", model), ("b", worse))]
-    compared = metrics_json.compare(*named)
+    named = [(name, metrics_json.sum_by_patient(item)) for name, item in (("a", model), ("b", worse))]
+    compared = metrics_json.compare(*named, OPTIONS)
     assert compared["models"] == ["a", "b"]
     difference = compared["difference"]["sensitivity"]
     assert difference["value"] > 0

@@ -27,10 +27,17 @@ def test_leaks_come_first_and_once():
     leak = NO_LEAK | {"is_external": True, "train_patients": ["C1"], "validation_patients": ["C2", "C3"]}
     model = model_predictions(make_predictions(num_patients=12), leak=leak)
     warned = warnings.find([model, model], "by_cell")
-    assert [warning.severity for warning in warned] == ["leak", "leak", "caution", "note"]
+    assert [warning.severity for warning in warned] == ["leak", "leak", "caution", "note", "note"]
     assert "test patients are in the training split" in warned[0].text
     assert "was trained on 1 patient (C1) of this split and had its best epoch chosen on 2 patients" in warned[1].text
     assert "the source is another one" in warned[1].text
+
+
+def test_several_differences_are_counted():
+    model = model_predictions(make_predictions())
+    (warning,) = warnings.find([model] * 3, "by_patient")
+    assert warning.text.startswith("The model comparison shows 33 differences: ")
+    assert "1 in 20 would differ by chance" in warning.text
 
 
 def test_unknown_patients_cannot_be_checked():

@@ -43,14 +43,14 @@ def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, 
     except OSError as error:
         raise InputError(f"--output_dir={output_dir} cannot be written: {error}; give another") from error
     models = [predict_runs(item, data_set, options.batch_size, options.test_time_flips) for item in grouped]
-    resampled = {model.name: metrics_json.resample(model, options) for model in models}
-    entries = {model.name: metrics_json.build_entry(model, resampled[model.name], options) for model in models}
-    found = warnings.find(models, data_set.config)
+    sums = {model.name: metrics_json.sum_by_patient(model) for model in models}
+    entries = {model.name: metrics_json.build_entry(model, sums[model.name], options) for model in models}
+    report_warnings = warnings.find(models, data_set.config)
     issues = _label_issues(models)
     contents = {
         "models": entries,
-        "comparisons": [metrics_json.compare(*pair) for pair in combinations(resampled.items(), 2)],
-        "cautions": [warning._asdict() for warning in found],
+        "comparisons": [metrics_json.compare(*pair, options) for pair in combinations(sums.items(), 2)],
+        "cautions": [warning._asdict() for warning in report_warnings],
         "suspected_label_errors": len(issues),
     }
     try:
@@ -66,7 +66,7 @@ def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, 
                 (destination / name).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"--output_dir={output_dir} cannot be written: {error}; give another") from error
-    lines = [f"{warning.severity}: {warning.text}" for warning in found]
+    lines = [f"{warning.severity}: {warning.text}" for warning in report_warnings]
     lines += [f"caution: {text}" for text in failures.values()]
     paths = [destination / name for name in (METRICS, writer.REPORT) if name not in failures]
     return "\n".join([metrics_json.as_table(entries), *map(printable, [*lines, *paths])])

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.terminal import printable
 from trainers.evaluation.metrics import bootstrap, metrics, patients
-from trainers.evaluation.metrics.bootstrap import Resampled
+from trainers.evaluation.metrics.bootstrap import Sums
 from trainers.evaluation.metrics.thresholds import DEFAULT
 from trainers.evaluation.predictions import ModelPredictions
 from trainers.evaluation_flags import Options
@@ -15,27 +15,25 @@ from trainers.evaluation_flags import Options
 _THRESHOLD_METRICS = ("sensitivity", "specificity", "precision")
 
 
-def resample(model: ModelPredictions, options: Options) -> dict[str, Resampled]:
-    """All metrics of a model on resampled patients."""
+def sum_by_patient(model: ModelPredictions) -> Sums:
+    """What the metrics of a model consist of, summed by patient."""
     labels, probabilities, _, patient_ids = model.predictions
-    return bootstrap.resample(labels, probabilities, patient_ids, options.num_resamples, options.bootstrap_seed)
+    return Sums(labels, probabilities, patient_ids)
 
 
-def build_entry(model: ModelPredictions, resampled: dict[str, Resampled], options: Options) -> dict[str, Any]:
-    """Builds one model's entry, with the metrics of `resample`."""
+def build_entry(model: ModelPredictions, by_patient: Sums, options: Options) -> dict[str, Any]:
+    """Builds one model's entry, from its sums of `sum_by_patient`."""
     labels, probabilities, _, patient_ids = model.predictions
-    cells = np.arange(len(labels))
-    by_cell = bootstrap.resample(labels, probabilities, cells, options.num_resamples, options.bootstrap_seed)
+    by_cell = _estimate([Sums(labels, probabilities, np.arange(len(labels)))], options)
     predictions = probabilities >= metrics.THRESHOLD
     counts = patients.count(labels, predictions, patient_ids)
-    values = metrics.compute(labels, probabilities)
     return {
         "split": model.model_runs.split,
         "num_cells": len(labels),
         "num_patients": len(set(patient_ids.tolist()) - {""}),
         "confusion": metrics.confusion(labels, probabilities),
-        **{name: {"value": values[name], "ci95": _interval(item, name, labels)} for name, item in resampled.items()},
-        "ci95_by_cell": {name: _interval(item, name, labels) for name, item in by_cell.items()},
+        **_estimate([by_patient], options),
+        "ci95_by_cell": {name: item["ci95"] for name, item in by_cell.items()},
         "class_weighted": metrics.class_weighted(labels, predictions),
         "operating_points": _operating_points(model, options),
         "calibration": _calibration(model),
@@ -47,8 +45,9 @@ def build_entry(model: ModelPredictions, resampled: dict[str, Resampled], option
     }
 
 
-def _interval(item: Resampled, name: str, labels: np.ndarray) -> bootstrap.Interval:
-    return bootstrap.interval(item, len(labels), lowest=-1.0 if name == "mcc" else 0.0)
+def _estimate(models: list[Sums], options: Options, names: Iterable[str] = metrics.NAMES) -> dict[str, dict[str, Any]]:
+    estimates = bootstrap.estimate(models, options.num_resamples, options.bootstrap_seed, names)
+    return {name: item._asdict() for name, item in estimates.items()}
 
 
 def _operating_points(model: ModelPredictions, options: Options) -> dict[str, Any]:
@@ -56,17 +55,11 @@ def _operating_points(model: ModelPredictions, options: Options) -> dict[str, An
     points = {}
     for name, cell_thresholds in model.cell_thresholds.items():
         predictions = (probabilities >= cell_thresholds).astype(np.float64)
-        resampled = bootstrap.resample(
-            labels, predictions, patient_ids, options.num_resamples, options.bootstrap_seed, _THRESHOLD_METRICS
-        )
         points[name] = {
             "thresholds": [fitted.thresholds[name] for fitted in model.thresholds],
             "chosen_on": [fitted.split for fitted in model.thresholds] if name != DEFAULT else None,
             "confusion": metrics.confusion(labels, predictions),
-            **{
-                metric: {"value": item.value, "ci95": _interval(item, metric, labels)}
-                for metric, item in resampled.items()
-            },
+            **_estimate([Sums(labels, predictions, patient_ids)], options, _THRESHOLD_METRICS),
         }
     return points
 
@@ -97,14 +90,9 @@ def _folds(model: ModelPredictions) -> dict[str, Any] | None:
     }
 
 
-def compare(one: tuple[str, dict[str, Resampled]], other: tuple[str, dict[str, Resampled]]) -> dict[str, Any]:
-    """Paired differences of two models, each a name and its metrics of `resample`: the first minus the second."""
-    (one_name, one_metrics), (other_name, other_metrics) = one, other
-    differences = {name: bootstrap.difference(one_metrics[name], other_metrics[name]) for name in metrics.NAMES}
-    return {
-        "models": [one_name, other_name],
-        "difference": {name: {"value": value, "ci95": ends} for name, (value, ends) in differences.items()},
-    }
+def compare(one: tuple[str, Sums], other: tuple[str, Sums], options: Options) -> dict[str, Any]:
+    """Paired differences of two models, each a name and its `sum_by_patient`: the first minus the second."""
+    return {"models": [one[0], other[0]], "difference": _estimate([one[1], other[1]], options)}
 
 
 def as_table(entries: dict[str, dict[str, Any]]) -> str:
@@ -133,5 +121,5 @@ def _patients(num_patients: int) -> str:
     return f"{num_patients} patient{'' if num_patients == 1 else 's'}; 95 % intervals over patients"
 
 
-def _with_interval(value: float, ci95: bootstrap.Interval) -> str:
+def _with_interval(value: float, ci95: list[float] | None) -> str:
     return f"{value:.4f}" + (f" ({ci95[0]:.3f}–{ci95[1]:.3f})" if ci95 else " " * 14)

@@ -1,12 +1,14 @@
 """What readers of the report must know before they read its numbers. Pure."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from trainers.evaluation.metrics import metrics
 from trainers.evaluation.predictions import ModelPredictions
 
 SEVERITIES = ("leak", "caution", "note")
-_MIN_PATIENTS = 30  # at 60 the intervals were simulated to cover as they should
+_MIN_PATIENTS = 30  # simulated down to 20, but real patients are less regular
 _MIN_VALIDATION_PATIENTS = 10
 
 
@@ -30,6 +32,9 @@ def find(models: Sequence[ModelPredictions], config: str) -> list[ReportWarning]
       config: of the data set.
     """
     warnings = dict.fromkeys(warning for model in models for warning in _of_model(model, config))
+    if num_differences := math.comb(len(models), 2) * len(metrics.NAMES):
+        chance = "even if the models were equally good, about 1 in 20 would differ by chance"
+        warnings[ReportWarning("note", f"The model comparison shows {num_differences} differences: {chance}.")] = None
     return sorted(warnings, key=lambda warning: SEVERITIES.index(warning.severity))
 
 
