@@ -92,11 +92,7 @@ def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mappin
             os._exit(0)  # somebody pipes it to head
         sys.exit(0)
     try:
-        arguments = flags.FLAGS(argv, known_only=keep_unknown_flags)
-        for text in argv:  # TensorFlow takes no other names
-            if text not in arguments and text != text.encode(errors="replace").decode():
-                raise flags.IllegalFlagValueError(f"{text} is not UTF-8; give another name")
-        return arguments
+        return flags.FLAGS(argv, known_only=keep_unknown_flags)
     except flags.Error as error:
         lines = (line.strip() for line in str(error).splitlines() if line.strip())
         faults = [

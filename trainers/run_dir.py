@@ -113,6 +113,8 @@ def digests(run_dir: str) -> dict[str, str]:
 @contextmanager
 def lock(run_dir: str) -> Iterator[None]:
     """Holds a run's folder, which is made if it is missing; raises InputError if another trainer holds it."""
+    if run_dir != run_dir.encode(errors="replace").decode():
+        raise InputError(f"--run_dir={run_dir} is not UTF-8, and TensorFlow takes no other names; give another")
     with ExitStack() as stack:
         try:
             stack.enter_context(storage.lock(epath.Path(run_dir), epath.Path(run_dir) / LOCK))

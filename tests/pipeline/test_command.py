@@ -123,8 +123,3 @@ def test_help_groups_the_flags_and_shows_defaults_as_one_types_them():
     assert recipe < result.stdout.index("--kind: <a|b>: Chooses.\n    (default: a)") < other
     assert other < result.stdout.index("--[no]again: Repeats.\n    (default: false)")
     assert "(default: x,y; a comma separated list)" in result.stdout
-
-
-def test_a_flag_that_is_not_utf_8_is_one_line(tmp_path):
-    result = run_in_process("pipeline.verify", f"--data_dir={tmp_path}/\udcff")
-    assert_one_line_error(result, f"--data_dir={tmp_path}/\\udcff is not UTF-8; give another name")

@@ -140,3 +140,9 @@ def test_only_a_run_that_has_saved_nothing_is_released(tmp_path):
             (folder / saved).touch()
         run_dir.release(str(folder))
         assert (folder / run_dir.RUN).exists() == (saved is not None)
+
+
+def test_a_name_that_is_not_utf_8_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="is not UTF-8"), run_dir.lock(f"{tmp_path}/\udcff"):
+        pass
+    assert list(tmp_path.iterdir()) == []
