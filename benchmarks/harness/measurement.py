@@ -31,7 +31,7 @@ class Measurement(NamedTuple):
 
     seconds: float  # of a command, from start to end; of a function, what it returned
     cpu_seconds: float  # user and system time, of a command with its own children
-    peak_rss_bytes: int  # most that a command's process, or its largest child, held at a time
+    peak_rss_bytes: int  # most that a command's process, or its largest child, held; of a function, what is held after
     output: str = ""  # on standard output
 
 
@@ -83,7 +83,7 @@ def _tree_bytes(process: psutil.Process) -> int:
 def measure_in_turn(
     functions: Mapping[str, Callable[[], float]], num_images: int, repeats: int
 ) -> tuple[list[dict[str, Any]], dict[str, list[Measurement]]]:
-    """Cases, and runs by name, of functions run in turn that return the seconds that count; memory is held after it."""
+    """Runs functions in turn that return the seconds that count; returns their cases, and the runs by name."""
     runs: dict[str, list[Measurement]] = {name: [] for name in functions}
     with progress_bar(repeats * len(functions), "measuring", "runs") as bar:
         for _ in range(repeats):

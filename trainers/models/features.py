@@ -104,7 +104,7 @@ def fingerprint(backbone: keras.Model, split: Split, vgg_input: str | None) -> d
 
 
 def training_batches(features: Features, order: ShuffleOrder, epochs: int, start_step: int = 0) -> tf.data.Dataset:
-    """Shuffled batches of all epochs, in the order of `batching.training_batches`: see `evaluation_batches`."""
+    """Batches as of `evaluation_batches`, of all epochs, in the order of `batching.training_batches`."""
     return batching.gathered_batches(lambda indices: _gather(features, indices), order, epochs, start_step)
 
 
