@@ -97,11 +97,7 @@ def run_once(work: Work, launcher: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def leading_shards(contents: Manifest, num_cells: int) -> tuple[str, int, list[str]]:
-    """The fewest leading shards of the splits, in their order, that hold at least a number of cells, or all.
-
-    Returns:
-      their split expression, the number of cells in them, and their file names.
-    """
+    """The fewest leading shards, in order, that hold at least a number of cells, or all: expression, cells, files."""
     parts, files, total = [], [], 0
     for name, split in contents["splits"].items():
         taken = 0
@@ -116,11 +112,7 @@ def leading_shards(contents: Manifest, num_cells: int) -> tuple[str, int, list[s
 
 
 def lay_out(data_set: DataSet, num_cells: int, folder: Path, with_arrays: bool) -> Work:
-    """Reads the leading cells of a data set, at least that many, and can write them into a folder as arrays.
-
-    Returns:
-      the work on these cells, without a reader.
-    """
+    """The work on the leading cells of a data set, at least that many, without a reader; can write them as arrays."""
     tf_import.import_tensorflow()
 
     from trainers.input_pipeline import batching
@@ -167,9 +159,8 @@ def prepare(
 ) -> list[Case]:
     """Lays out the cells and lets every reader write its format and show that it reads every byte.
 
-    Returns:
-      first all readers at all batch sizes on the same cells, then the three modes on other numbers of cells: fewer
-      cells for more epochs, so that as many images are timed.
+    Returns all readers at all batch sizes on the same cells, then the three modes on other numbers of cells: fewer
+    cells for more epochs, so that as many images are timed.
     """
     values = flags.FLAGS
     totals = {leading_shards(data_set.manifest, size)[1] for size in sizes}
@@ -183,8 +174,9 @@ def prepare(
     for total in sorted(totals - {main_size}):
         epochs = 1 + math.ceil((main.epochs - 1) * max(1, main_size / total))
         work = dataclasses.replace(lay_out(data_set, total, work_dir, with_arrays=False), epochs=epochs)
-        modes = [mode for mode in MODES if mode in readers]
-        works += [dataclasses.replace(work, reader=mode, batch_size=min(batch_sizes)) for mode in modes]
+        works += [
+            dataclasses.replace(work, reader=mode, batch_size=min(batch_sizes)) for mode in MODES if mode in readers
+        ]
     cases = [Case(work, values.launcher.split()) for work in works]
     with progress_bar(len(readers), "checking", "readers") as bar:
         for reader in readers:

@@ -29,12 +29,12 @@ _TIMES = re.compile(r"listed in ([\d.]+) s, planned in ([\d.]+) s.*?filled [\d,]
 
 def run_case(name: str, source: Path, output_dir: Path) -> tuple[measurement.Measurement, float]:
     """Runs a baseline or `pipeline.preprocess`; returns also the seconds without start-up."""
-    command = [sys.executable, "-m", "benchmarks.baselines.preprocess", f"--baseline={name}"]
+    python = [sys.executable, "-m"]
     if name in BASELINES:
-        measured = measurement.measure(name, [*command, f"--source={source}", f"--output_dir={output_dir}"])
+        arguments = [f"--baseline={name}", f"--source={source}", f"--output_dir={output_dir}"]
+        measured = measurement.measure(name, [*python, "benchmarks.baselines.preprocess", *arguments])
         return measured, float(measured.output.split()[-1])
-    command = [sys.executable, "-m", _OURS, f"--source={source}", f"--data_dir={output_dir}"]
-    measured = measurement.measure(_OURS, command)
+    measured = measurement.measure(_OURS, [*python, _OURS, f"--source={source}", f"--data_dir={output_dir}"])
     times = _TIMES.search(measured.output)
     if times is None:
         raise InputError(f"{_OURS} prints {measured.output!r}; expected the times of listing, planning and filling")

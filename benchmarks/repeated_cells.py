@@ -19,8 +19,7 @@ from pipeline.source.listing import list_cells
 def lay_out(source: str, folder: Path, num_cells: int) -> int:
     """Writes a source's cells into a new folder and repeats them, as links, under the names of new patients.
 
-    Returns:
-      how many cells there are: the multiple of the source's number that is next to `num_cells`.
+    Returns how many cells there are: the multiple of the source's number that is next to `num_cells`.
     """
     patient_regex = compile_patient_regex(DEFAULT_PATIENT_REGEX)
     with open_source(source) as opened:

@@ -21,39 +21,23 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class ZipEntry(NamedTuple):
-    """Where a zip archive holds a file, as its directory says; with it a worker needs no directory.
+    """Where a zip archive holds a file, as its directory says; with it a worker needs no directory."""
 
-    Attributes:
-      offset: byte offset of the file's local header.
-      compressed_size: in bytes.
-      method: `zipfile.ZIP_STORED` or `zipfile.ZIP_DEFLATED`.
-      crc: CRC-32 of the uncompressed bytes.
-    """
-
-    offset: int
-    compressed_size: int
-    method: int
-    crc: int
+    offset: int  # of the file's local header, in bytes
+    compressed_size: int  # in bytes
+    method: int  # `zipfile.ZIP_STORED` or `zipfile.ZIP_DEFLATED`
+    crc: int  # CRC-32 of the uncompressed bytes
 
 
 class Cell(NamedTuple):
-    """One cell crop of the source, not yet read.
+    """One cell crop of the source, not yet read."""
 
-    Attributes:
-      filename: path from the class folder on, with `/`, such as `Parasitized/C33P1thinF_cell_179.png`.
-      label: index into `LABELS`.
-      patient_id: the patient, "" if the name tells none.
-      num_bytes: size of the image file.
-      zip_entry: where the archive holds the file; None in a folder.
-      modified_ns: when the file, or the archive, was last changed, in ns since 1970; None in an object store.
-    """
-
-    filename: str
-    label: int
-    patient_id: str
-    num_bytes: int
-    zip_entry: ZipEntry | None = None
-    modified_ns: int | None = None
+    filename: str  # path from the class folder on, with `/`, such as `Parasitized/C33P1thinF_cell_179.png`
+    label: int  # index into `LABELS`
+    patient_id: str  # "" if the name tells none
+    num_bytes: int  # of the image file
+    zip_entry: ZipEntry | None = None  # None in a folder
+    modified_ns: int | None = None  # of the file or the archive, in ns since 1970; None in an object store
 
 
 class Rejected(NamedTuple):
@@ -85,8 +69,7 @@ def parse_patient(base_name: str, patient_regex: re.Pattern[str]) -> str:
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:
     """Reads `--class_folders`: one folder per label in label order, or pairs such as `parasitized=infected`.
 
-    Returns one folder name per label, in label order. Raises InputError for another number of folders, the same folder
-    twice, or an unknown label.
+    Returns one folder name per label, in label order. Raises InputError for anything else.
     """
     expected = f"one folder per label in the order {','.join(LABELS)}, or {','.join(f'{x}=<folder>' for x in LABELS)}"
     folders = tuple(values)

@@ -68,12 +68,6 @@ _DOWNLOAD_DIR = flags.DEFINE_string(
     "download_dir", "~/.cache/tfds_malaria", "Folder for the archive that --source=nih downloads."
 )
 
-_FLAG_GROUPS = {
-    "source": ("source", "class_folders", "patient_regex", "max_rejected_fraction", "download_dir"),
-    "data set": ("data_dir", "config", "split_seed", "image_size_px", "image_encoding", "cells_per_shard"),
-    "job": ("overwrite", "repair", "pipeline_options"),
-}
-
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the job for each config and prints what came out."""
@@ -164,4 +158,11 @@ def _summary(result: prepare.JobResult) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(main, flag_groups=_FLAG_GROUPS)
+    run(
+        main,
+        flag_groups={
+            "source": ("source", "class_folders", "patient_regex", "max_rejected_fraction", "download_dir"),
+            "data set": ("data_dir", "config", "split_seed", "image_size_px", "image_encoding", "cells_per_shard"),
+            "job": ("overwrite", "repair", "pipeline_options"),
+        },
+    )

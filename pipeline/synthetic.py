@@ -188,16 +188,15 @@ def cells(num_patients: int, cells_per_patient: int, seed: int) -> Iterator[tupl
     """Yields `<class>/<file name>.png` and the pixels, as from `synthesize_cell`, of patients C1, C2, ...
 
     Every fourth patient is healthy, the others have both classes. Each has half to twice `cells_per_patient` cells, at
-    least 2. A cell's pixels and name depend on the seed, its patient and its number alone.
+    least 2.
     """
     for number in range(1, num_patients + 1):
         patient = _patient(seed, number, cells_per_patient)
         for cell in range(1, patient.num_cells + 1):  # not from 0: numpy takes [seed, n, 0] for [seed, n]
             rng = np.random.default_rng([seed, number, cell])
+            parasitized = cell == 1 and patient.parasitized_fraction > 0  # of the first two, one of each class
             if patient.parasitized_fraction and cell > 2:
                 parasitized = bool(rng.random() < patient.parasitized_fraction)
-            else:  # of the first two, one of each class
-                parasitized = bool(patient.parasitized_fraction) and cell == 1
             time = patient.first_image + datetime.timedelta(seconds=97 * (cell // 25))
             name = f"{patient.slide}_IMG_{time:%Y%m%d_%H%M%S}{'' if number % 3 else 'a'}_cell_{cell}.png"
             yield f"{DEFAULT_CLASS_FOLDERS[parasitized]}/{name}", synthesize_cell(rng, patient, parasitized)

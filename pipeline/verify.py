@@ -34,9 +34,7 @@ class Problem(NamedTuple):
     what: str
 
 
-class _ShardContent(NamedTuple):
-    problems: list[Problem]
-    counts: Counter[tuple[int, str]]  # (label, patient) -> number of cells
+_ShardContent = tuple[list[Problem], Counter[tuple[int, str]]]  # problems; (label, patient) -> number of cells
 
 
 def verify(directory: epath.Path) -> list[Problem]:
@@ -75,7 +73,13 @@ def _check(directory: epath.Path, parsed: manifest.Manifest) -> Iterator[Problem
         what = f"is that of {parsed['config']}/{parsed['version']}, but lies in {config}/{version}"
         yield Problem(layout.MANIFEST, what)
     shards = [(split, shard) for split, entry in parsed["splits"].items() for shard in entry["shards"]]
-    yield from _check_names(directory, [shard["file"] for _, shard in shards])
+    shard_files = {shard["file"] for _, shard in shards}
+    expected, present = layout.expected_files(shard_files), set(storage.list_names(directory))
+    indexes = set(map(layout.index_name, shard_files))
+    yield from (Problem(name, "is missing") for name in sorted(expected - present - shard_files - indexes))
+    yield from (Problem(name, "does not belong to the data set") for name in sorted(present - expected))
+    if len(shard_files) < len(shards):
+        yield Problem(layout.MANIFEST, "names a shard more than once")
     for name, digest in parsed["files"].items():
         if (directory / name).exists() and (fault := manifest.check_file(directory / name, digest)):
             yield Problem(name, fault)
@@ -88,22 +92,15 @@ def _check(directory: epath.Path, parsed: manifest.Manifest) -> Iterator[Problem
         for (split, shard), content in zip(shards, checked, strict=True):
             by_split[split].append(content)
             bar.update(shard["num_bytes"])
-            yield from content.problems
+            yield from content[0]
     yield from _check_counts(parsed, by_split)
-
-
-def _check_names(directory: epath.Path, shard_files: list[str]) -> Iterator[Problem]:
-    expected, present = layout.expected_files(shard_files), set(storage.list_names(directory))
-    indexes = set(map(layout.index_name, shard_files))
-    yield from (Problem(name, "is missing") for name in sorted(expected - present - set(shard_files) - indexes))
-    yield from (Problem(name, "does not belong to the data set") for name in sorted(present - expected))
 
 
 def _check_shard(directory: epath.Path, shard: dict[str, Any], raw_size_px: int | None) -> _ShardContent:
     """Compares digests, then reads the records: they may disagree with the index and with the manifest's numbers."""
     name, index_name = shard["file"], shard["index_file"]
     faults = manifest.check_shard(directory, shard)
-    content = _ShardContent([Problem(*fault) for fault in faults.items()], Counter())
+    problems, counts = [Problem(*fault) for fault in faults.items()], Counter[tuple[int, str]]()
     rows: list[tuple[int, int, int, int]] = []
     try:
         with storage.open_file(directory / name) as file:
@@ -116,18 +113,18 @@ def _check_shard(directory: epath.Path, shard: dict[str, Any], raw_size_px: int 
                     raise ValueError(f"record {len(rows)} is not serialised as pipeline.preprocess does")
                 image_offset = offset + tfrecord.HEADER_BYTES + image_start
                 rows.append((offset, image_offset, len(cell.image), cell.label))
-                content.counts[cell.label, cell.patient_id] += 1
+                counts[cell.label, cell.patient_id] += 1
         if len(rows) != shard["num_records"]:
             raise ValueError(f"has {len(rows)} records, the manifest says {shard['num_records']}")
         if index_name not in faults and not np.array_equal(read_index(str(directory / name)), index_array(rows)):
-            content.problems.append(Problem(index_name, "does not point at the records"))
+            problems.append(Problem(index_name, "does not point at the records"))
     except (tfrecord.CorruptRecord, ValueError) as error:
-        content.problems.append(Problem(name, str(error)))
+        problems.append(Problem(name, str(error)))
     except InputError as error:
-        content.problems.append(Problem(index_name, str(error)))
+        problems.append(Problem(index_name, str(error)))
     except OSError:
         pass  # among the faults already
-    return content
+    return problems, counts
 
 
 def _check_counts(parsed: manifest.Manifest, by_split: dict[str, list[_ShardContent]]) -> Iterator[Problem]:
@@ -135,10 +132,9 @@ def _check_counts(parsed: manifest.Manifest, by_split: dict[str, list[_ShardCont
     config = CONFIGS[parsed["config"]]
     split_of: dict[str, str] = {}
     for split, entry in parsed["splits"].items():
-        contents = by_split[split]
-        if any(shard.problems for shard in contents):
+        if any(problems for problems, _ in by_split[split]):
             continue
-        counted = manifest.count_cells(sum((shard.counts for shard in contents), Counter()))
+        counted = manifest.count_cells(sum((counts for _, counts in by_split[split]), Counter()))
         for key, value in counted.items():
             if entry[key] != value:
                 yield Problem(layout.MANIFEST, f"split {split}: {key} is {entry[key]}, its records say {value}")

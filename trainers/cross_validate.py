@@ -26,7 +26,6 @@ from trainers.evaluation.runs import FOLDS
 from trainers.training.signals import INTERRUPTED, PREEMPTED
 from trainers.training_flags import MODELS
 
-_REPORT = "report"
 _BATCH_SIZE = 256  # of predictions; --batch_size is the trainer's
 _SET_HERE = ("train_split", "validation_split", "test_split", "run_dir")
 
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str]) -> int | None:
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
 
-    print(evaluate.evaluate(grouped, data_set, options, str(Path(_OUTPUT_DIR.value) / _REPORT)))
+    print(evaluate.evaluate(grouped, data_set, options, str(Path(_OUTPUT_DIR.value) / "report")))
     return None
 
 

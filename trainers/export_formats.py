@@ -39,15 +39,7 @@ NAMES = tuple(_FORMATS)
 
 
 def check(names: Sequence[str], flag: str) -> None:
-    """Checks, before anything slow, that formats can be written.
-
-    Args:
-      names: the formats.
-      flag: name of the flag they came from, for errors.
-
-    Raises:
-      InputError: if there is no such format, or what it needs is not installed.
-    """
+    """Raises InputError, before anything slow, if a flag names an unknown format, or what it needs is not installed."""
     for name in names:
         if name not in _FORMATS:
             raise InputError(f"--{flag}={name} is no known format; expected some of {','.join(NAMES)}")
@@ -63,16 +55,8 @@ def check(names: Sequence[str], flag: str) -> None:
 def export(run_folder: str | Path, model: "keras.Model", names: Sequence[str]) -> list[Path]:
     """Writes a run's model in other formats; each file appears once it is complete, and replaces an older one.
 
-    Args:
-      run_folder: the run's folder.
-      model: its model.
-      names: formats, see `check`.
-
-    Returns:
-      what was written, in the order of the names.
-
-    Raises:
-      InputError: if the folder cannot be written, or Keras does not run on TensorFlow.
+    Returns what was written, in the order of the names. Raises InputError if the folder cannot be written, or Keras
+    does not run on TensorFlow.
     """
     import keras
 

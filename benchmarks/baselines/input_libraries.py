@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import clock
-from benchmarks.harness.clock import Batch, Reader, Work
+from benchmarks.harness.clock import SEED, SHUFFLED_RECORDS, Batch, Reader, Work
 
 _WORKERS = os.cpu_count() or 1
-_SHUFFLED_RECORDS = 2048
-_SEED = 42
 
 
 class IndexedCells:
@@ -53,7 +51,7 @@ def _read_ffcv(work: Work) -> Iterator[Batch]:
         num_workers=_WORKERS,
         os_cache=True,
         order=OrderOption.RANDOM,
-        seed=_SEED,
+        seed=SEED,
         drop_last=False,
         pipelines={"image": [NDArrayDecoder(), ToTensor()], "label": [IntDecoder(), ToTensor()]},
     )
@@ -75,7 +73,7 @@ def _read_dali(work: Work) -> Iterator[Batch]:
     from nvidia.dali import fn, tfrecord
     from nvidia.dali.pipeline import Pipeline
 
-    pipeline = Pipeline(work.batch_size, num_threads=_WORKERS, device_id=None, seed=_SEED)
+    pipeline = Pipeline(work.batch_size, num_threads=_WORKERS, device_id=None, seed=SEED)
     with pipeline:
         features = {
             "image": tfrecord.FixedLenFeature((), tfrecord.string, ""),
@@ -86,7 +84,7 @@ def _read_dali(work: Work) -> Iterator[Batch]:
             index_path=[str(work.own / Path(shard).name) for shard in work.shards],
             features=features,
             random_shuffle=True,
-            initial_fill=_SHUFFLED_RECORDS,
+            initial_fill=SHUFFLED_RECORDS,
             pad_last_batch=True,
         )
         pipeline.set_outputs(fn.reshape(cell["image"], shape=work.images.shape[1:]), cell["label"])
@@ -113,8 +111,8 @@ def _read_webdataset(work: Work) -> Iterator[Batch]:
     shape = work.images.shape[1:]
     tars = sorted(map(str, work.own.glob("*.tar")))
     cells = (
-        webdataset.WebDataset(tars, shardshuffle=len(tars), seed=_SEED, empty_check=False)
-        .shuffle(_SHUFFLED_RECORDS)
+        webdataset.WebDataset(tars, shardshuffle=len(tars), seed=SEED, empty_check=False)
+        .shuffle(SHUFFLED_RECORDS)
         .to_tuple("image", "cls")
         .map_tuple(lambda image: np.frombuffer(image, np.uint8).reshape(shape), int)
         .batched(work.batch_size)
@@ -144,16 +142,16 @@ def _read_grain(work: Work) -> Iterator[Batch]:
         return np.frombuffer(record, np.uint8, len(record) - 1).reshape(shape), record[-1]
 
     source = grain.sources.ArrayRecordDataSource(str(work.own / "cells.array_record"))
-    cells = grain.MapDataset.source(source).seed(_SEED).map(parse)
+    cells = grain.MapDataset.source(source).seed(SEED).map(parse)
     for epoch in range(work.epochs):
-        yield from cells.shuffle(_SEED + epoch).batch(work.batch_size).to_iter_dataset()
+        yield from cells.shuffle(SEED + epoch).batch(work.batch_size).to_iter_dataset()
 
 
 def _read_torch(work: Work) -> Iterator[Batch]:
     import torch
     from torch.utils.data import DataLoader
 
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(SEED)
     loader = DataLoader(IndexedCells(work), work.batch_size, shuffle=True, generator=generator)
     for _ in range(work.epochs):
         for images, labels in loader:

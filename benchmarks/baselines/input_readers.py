@@ -12,14 +12,11 @@ import cv2
 import numpy as np
 
 from benchmarks.harness import clock
-from benchmarks.harness.clock import Batch, Reader, Work
+from benchmarks.harness.clock import SEED, SHUFFLED_RECORDS, Batch, Reader, Work
 from pipeline.cells import LABELS
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-_SHUFFLED_RECORDS = 2048  # as DALI
-_SEED = 42
 
 
 def _numpy(batches: "tf.data.Dataset", epochs: int = 1) -> Iterator[Batch]:
@@ -37,7 +34,7 @@ def _input_mode(mode: str, work: Work) -> Iterator[Batch]:
 
     tf_import.keep_freed_memory()  # as every trainer does
     split = open_data_set(work.data_dir, work.config).open_split(work.split)
-    order = ShuffleOrder(split.num_cells, work.batch_size, _SEED)
+    order = ShuffleOrder(split.num_cells, work.batch_size, SEED)
     return _numpy(batching.training_batches(split, order, work.epochs, mode))
 
 
@@ -55,7 +52,7 @@ def _tf_data(work: Work) -> Iterator[Batch]:
     import tensorflow as tf
 
     records = tf.data.TFRecordDataset(work.shards)
-    batches = records.map(_parse).shuffle(_SHUFFLED_RECORDS).batch(work.batch_size)
+    batches = records.map(_parse).shuffle(SHUFFLED_RECORDS).batch(work.batch_size)
     return _numpy(batches, work.epochs)
 
 
@@ -65,7 +62,7 @@ def _tf_data_autotuned(work: Work) -> Iterator[Batch]:
     autotune = tf.data.AUTOTUNE
     shards = tf.data.Dataset.from_tensor_slices(work.shards).shuffle(len(work.shards))
     records = shards.interleave(tf.data.TFRecordDataset, num_parallel_calls=autotune)
-    cells = records.shuffle(_SHUFFLED_RECORDS).map(_parse, num_parallel_calls=autotune)
+    cells = records.shuffle(SHUFFLED_RECORDS).map(_parse, num_parallel_calls=autotune)
     batches = cells.batch(work.batch_size).prefetch(autotune)
     return _numpy(batches, work.epochs)
 
@@ -75,13 +72,13 @@ def _tfds_load(work: Work) -> Iterator[Batch]:
     import tensorflow_datasets as tfds
 
     cells = tfds.load(f"tfds_malaria/{work.config}", data_dir=work.data_dir, split=work.split)
-    batches = cells.shuffle(_SHUFFLED_RECORDS).batch(work.batch_size).prefetch(tf.data.AUTOTUNE)
+    batches = cells.shuffle(SHUFFLED_RECORDS).batch(work.batch_size).prefetch(tf.data.AUTOTUNE)
     return _numpy(batches.map(lambda cell: (cell["image"], cell["label"])), work.epochs)
 
 
 def _numpy_in_memory(work: Work) -> Iterator[Batch]:
     images, labels = np.array(work.images), work.labels
-    random = np.random.default_rng(_SEED)
+    random = np.random.default_rng(SEED)
     for _ in range(work.epochs):
         order = random.permutation(len(images))
         for first in range(0, len(order), work.batch_size):
@@ -101,7 +98,7 @@ def _keras_directory(work: Work) -> Iterator[Batch]:
 
     size = work.images.shape[1]
     batches = keras.utils.image_dataset_from_directory(
-        str(work.own), class_names=list(LABELS), image_size=(size, size), batch_size=work.batch_size, seed=_SEED
+        str(work.own), class_names=list(LABELS), image_size=(size, size), batch_size=work.batch_size, seed=SEED
     )
     return _numpy(batches, work.epochs)
 

@@ -24,46 +24,33 @@ import psutil
 Batch = tuple[np.ndarray, np.ndarray]
 """(uint8 RGB [n, size, size, 3], or floats of the same values; integers [n])."""
 
+SHUFFLED_RECORDS = 2048  # of readers that shuffle in a buffer
+SEED = 42
+
 
 class Content(NamedTuple):
-    """What an epoch holds, whatever its order.
-
-    Attributes:
-      touched: sum of one byte of every 4 KiB of each image.
-      labels: sum of the labels.
-      crcs: sum of CRC-32s over each image with its label; 0 if not computed.
-    """
+    """What an epoch holds, whatever its order."""
 
     num_cells: int
-    touched: int
-    labels: int
-    crcs: int = 0
+    touched: int  # sum of one byte of every 4 KiB of each image
+    labels: int  # sum of the labels
+    crcs: int = 0  # sum of CRC-32s over each image with its label; 0 if not computed
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a reader is to do.
-
-    Attributes:
-      reader: its name.
-      folder: has the cells as arrays, and a folder for each reader's own format.
-      data_dir, config, split: the same cells in the project's format; the split is of complete shards.
-      shards: their files.
-      expected: what every epoch must hold.
-      batch_size, epochs: of the batches.
-      is_check: compare the CRC-32s, too; its seconds mean nothing.
-    """
+    """What a reader is to do."""
 
     reader: str
-    folder: str
-    data_dir: str
+    folder: str  # has the cells as arrays, and a folder for each reader's own format
+    data_dir: str  # with config and split: the same cells in the project's format
     config: str
-    split: str
-    shards: list[str]
-    expected: Content
+    split: str  # of complete shards
+    shards: list[str]  # their files
+    expected: Content  # of every epoch
     batch_size: int = 64
     epochs: int = 6
-    is_check: bool = False
+    is_check: bool = False  # compare the CRC-32s, too; its seconds mean nothing
 
     @property
     def images(self) -> np.ndarray:
@@ -82,17 +69,11 @@ class Work:
 
 
 class Reader(NamedTuple):
-    """A way to read cells.
+    """A way to read cells; modules are imported and the reader's own format is prepared outside of the clock."""
 
-    Attributes:
-      read: work -> batches of all epochs.
-      modules: what it imports, outside of the clock.
-      prepare: writes the reader's own format into `work.own`, outside of the clock.
-    """
-
-    read: Callable[[Work], Iterator[Batch]]
+    read: Callable[[Work], Iterator[Batch]]  # batches of all epochs
     modules: Sequence[str] = ()
-    prepare: Callable[[Work], None] = lambda work: None
+    prepare: Callable[[Work], None] = lambda work: None  # writes into `work.own`
 
 
 def content_of(batch: Batch, with_crcs: bool) -> Content:

@@ -27,32 +27,19 @@ _SECONDS_BETWEEN_SAMPLES = 0.25  # looking at a process's memory stops it for so
 
 
 class Measurement(NamedTuple):
-    """One run of a command or function.
+    """One run of a command or function."""
 
-    Attributes:
-      seconds: of a command, from start to end; of a function, what it returned.
-      cpu_seconds: user and system time, of a command with its own children.
-      peak_rss_bytes: most memory that a command's process, or its largest child, held at a time.
-      output: standard output.
-    """
-
-    seconds: float
-    cpu_seconds: float
-    peak_rss_bytes: int
-    output: str = ""
+    seconds: float  # of a command, from start to end; of a function, what it returned
+    cpu_seconds: float  # user and system time, of a command with its own children
+    peak_rss_bytes: int  # most that a command's process, or its largest child, held; of a function, what is held after
+    output: str = ""  # on standard output
 
 
 def measure(name: str, command: Sequence[str], with_descendants: bool = False) -> Measurement:
-    """Runs a command in the project's folder and measures it.
+    """Runs a command in the project's folder and measures it; InputError with its name and last line if it fails.
 
-    Args:
-      name: what to call it in errors.
-      command: what to run.
-      with_descendants: peak memory is that of all its processes together, sampled four times per second; on Linux,
-        memory that several of them share counts once.
-
-    Raises:
-      InputError: if it fails; the message ends with the last line on its standard error.
+    With its descendants, peak memory is that of all its processes together, sampled four times per second; on Linux,
+    memory that several of them share counts once.
     """
     samples: list[int] = []
     ended = threading.Event()
@@ -96,11 +83,7 @@ def _tree_bytes(process: psutil.Process) -> int:
 def measure_in_turn(
     functions: Mapping[str, Callable[[], float]], num_images: int, repeats: int
 ) -> tuple[list[dict[str, Any]], dict[str, list[Measurement]]]:
-    """Runs functions of this process in turn that return the seconds that count; memory is what it then holds.
-
-    Returns:
-      their cases, and the runs by name.
-    """
+    """Runs functions in turn that return the seconds that count; returns their cases, and the runs by name."""
     runs: dict[str, list[Measurement]] = {name: [] for name in functions}
     with progress_bar(repeats * len(functions), "measuring", "runs") as bar:
         for _ in range(repeats):

@@ -138,25 +138,18 @@ def parse_options(pipeline_options: Sequence[str]) -> PipelineOptions:
     given = f"--pipeline_options={','.join(pipeline_options)}"
     if stray := [option for option in pipeline_options if not option.startswith("--")]:
         raise InputError(f"{given}: {stray[0]!r} is no option; expected --<name>=<value>")
+    arguments = [_DASK if option == "--runner=DaskRunner" else option for option in pipeline_options]
+    if not any(option.startswith("--runner=") for option in arguments):
+        arguments.insert(0, "--runner=FnApiRunner")  # Beam's default first tries to download another one
+    if _DASK in arguments and "--dask_npartitions" not in given and "--dask_partition_size" not in given:
+        arguments.insert(0, "--dask_partition_size=1")  # by default all shards are one partition, for one worker
     message = io.StringIO()
     try:
         with redirect_stderr(message):
-            options = PipelineOptions(_with_defaults(pipeline_options))
+            options = PipelineOptions(arguments)
             options.get_all_options()
     except SystemExit as error:
         raise InputError(f"{given}: {message.getvalue().strip().rpartition('error: ')[2]}") from error
-    return options
-
-
-def _with_defaults(pipeline_options: Sequence[str]) -> list[str]:
-    """Beam's options as given, and what must not be left to Beam."""
-    options = [_DASK if option == "--runner=DaskRunner" else option for option in pipeline_options]
-    if not any(option.startswith("--runner=") for option in options):
-        return ["--runner=FnApiRunner", *options]  # Beam's default first tries to download another one
-    if _DASK in options and not any(
-        option.startswith(("--dask_npartitions", "--dask_partition_size")) for option in options
-    ):
-        return ["--dask_partition_size=1", *options]  # by default all shards are one partition, for one worker
     return options
 
 

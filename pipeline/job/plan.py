@@ -6,7 +6,6 @@ so that a worker reads only its own cells.
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -21,25 +20,15 @@ from pipeline.splits.configs import CONFIGS, seeded_hash
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides, with the source, on every byte of a data set. Two equal settings give equal shards.
+    """What decides, with the source, on every byte of a data set. Two equal settings give equal shards."""
 
-    Attributes:
-      config: name in `splits.configs.CONFIGS`.
-      image_size_px: side of the stored image in pixels.
-      image_encoding: "raw" (uint8 bytes, no decoding when read) or "png" (lossless, compact).
-      split_seed: decides on the split and the order of the cells.
-      cells_per_shard: planned size of a shard; 1024 raw cells are 46 MiB.
-      class_folders: folder of each label in label order.
-      patient_regex: finds the patient in a file's base name.
-    """
-
-    config: str = "by_patient"
-    image_size_px: int = 125
-    image_encoding: str = "raw"
-    split_seed: int = 42
-    cells_per_shard: int = 1024
-    class_folders: tuple[str, ...] = DEFAULT_CLASS_FOLDERS
-    patient_regex: str = DEFAULT_PATIENT_REGEX
+    config: str = "by_patient"  # name in `splits.configs.CONFIGS`
+    image_size_px: int = 125  # side of the stored image in pixels
+    image_encoding: str = "raw"  # uint8 bytes, no decoding when read; or "png": lossless, compact
+    split_seed: int = 42  # decides on the split and the order of the cells
+    cells_per_shard: int = 1024  # at most; 1024 raw cells are 46 MiB
+    class_folders: tuple[str, ...] = DEFAULT_CLASS_FOLDERS  # in label order
+    patient_regex: str = DEFAULT_PATIENT_REGEX  # finds the patient in a file's base name
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON values, in the manifest's form."""
@@ -47,13 +36,7 @@ class Settings:
 
 
 class Shard(NamedTuple):
-    """One file to fill.
-
-    Attributes:
-      split: name of the split.
-      file_name: name of the TFRecord file.
-      cells: in the order of the records.
-    """
+    """One TFRecord file to fill; the cells are in the order of its records."""
 
     split: str
     file_name: str
@@ -73,19 +56,11 @@ class Shard(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ShardJob:
-    """Where a worker finds the plan and the cells and puts the shards.
+    """Where a worker finds the plan and the cells and puts the shards."""
 
-    Attributes:
-      source: path of the folder or archive.
-      root: path of the class folders' folder within the source, "" or ending with `/`.
-      job_dir: folder of the plan's parts and of the results.
-      shards_dir: folder of the shards.
-      image_size_px, image_encoding: see `Settings`.
-    """
-
-    source: str
-    root: str
-    job_dir: epath.Path
+    source: str  # path of the folder or archive
+    root: str  # path of the class folders' folder within the source, "" or ending with `/`
+    job_dir: epath.Path  # of the plan's parts and of the results
     shards_dir: epath.Path
     image_size_px: int
     image_encoding: str
@@ -93,23 +68,14 @@ class ShardJob:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A planned data set; the plan itself lies in files, so this is small.
+    """A planned data set; the plan itself lies in files, so this is small."""
 
-    Attributes:
-      directory: the version folder that it becomes.
-      identity: see `build_manifest.identity`.
-      shard_job: what workers need to know.
-      num_cells: shard's file name -> number of planned cells, in the order of the plan.
-      rejected: files rejected by name.
-      same_names: base names in both class folders.
-    """
-
-    directory: epath.Path
-    identity: Manifest
+    directory: epath.Path  # the version folder that it becomes
+    identity: Manifest  # see `build_manifest.identity`
     shard_job: ShardJob
-    num_cells: dict[str, int]
-    rejected: list[Rejected]
-    same_names: list[str]
+    num_cells: dict[str, int]  # shard's file name -> number of planned cells, in the order of the plan
+    rejected: list[Rejected]  # by the listing
+    same_names: list[str]  # see `Listing`
 
 
 def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[Shard]:
@@ -120,8 +86,13 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[
     there are too few patients.
     """
     config = CONFIGS[settings.config]
-    if config.needs_patients:
-        _check_patients(listing.cells, settings, source_name)
+    nameless = [cell for cell in listing.cells if not cell.patient_id]
+    if config.needs_patients and nameless:
+        raise InputError(
+            f"{len(nameless)} of {len(listing.cells)} file names in {source_name} tell no patient, such as "
+            f"{nameless[0].filename!r}; expected names that match --patient_regex={settings.patient_regex}; give a "
+            f"--patient_regex that fits, or use --config=by_cell"
+        )
     shards = []
     try:
         splits = config.assign(listing.cells, settings.split_seed)
@@ -138,13 +109,3 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[
             part = cells[number * len(cells) // num_parts : (number + 1) * len(cells) // num_parts]
             shards.append(Shard(split, shard_name(split, number, num_parts), tuple(part)))
     return shards
-
-
-def _check_patients(cells: Sequence[Cell], settings: Settings, source_name: str) -> None:
-    nameless = [cell for cell in cells if not cell.patient_id]
-    if nameless:
-        raise InputError(
-            f"{len(nameless)} of {len(cells)} file names in {source_name} tell no patient, such as "
-            f"{nameless[0].filename!r}; expected names that match --patient_regex={settings.patient_regex}; give a "
-            f"--patient_regex that fits, or use --config=by_cell"
-        )

@@ -20,44 +20,24 @@ _SECONDS_BETWEEN_REMOTE_LOOKS = 5.0
 
 
 class RecordFacts(NamedTuple):
-    """What the manifest's statistics need of a stored cell.
-
-    Attributes:
-      filename, label, patient_id: see `cells.Cell`.
-      height, width: of the source's image, in pixels.
-      content: hash of the image file, to find duplicates by.
-      conversions: see `source.decode.DecodedImage`.
-    """
+    """What the manifest's statistics need of a stored cell, see `cells.Cell`."""
 
     filename: str
     label: int
     patient_id: str
-    height: int
+    height: int  # of the source's image, in pixels
     width: int
-    content: int
-    conversions: tuple[str, ...]
+    content: int  # hash of the image file, to find duplicates by
+    conversions: tuple[str, ...]  # see `source.decode.DecodedImage`
 
 
 class ShardResult(NamedTuple):
-    """What is known of a filled shard, stored in the job's folder until the manifest is written.
-
-    Attributes:
-      split: name of the split.
-      entry: the shard in the manifest.
-      rejected: cells that are not in it, and why.
-      records: in their order.
-    """
+    """What is known of a filled shard, stored as JSON in the job's folder until the manifest is written."""
 
     split: str
-    entry: dict[str, Any]
-    rejected: list[Rejected]
-    records: list[RecordFacts]
-
-    @classmethod
-    def from_json(cls, text: str) -> "ShardResult":
-        """Reads a result that was written as JSON."""
-        split, entry, rejected, records = json.loads(text)
-        return cls(split, entry, [Rejected(*item) for item in rejected], [RecordFacts(*facts) for facts in records])
+    entry: dict[str, Any]  # in the manifest
+    rejected: list[Rejected]  # cells that are not in it, and why
+    records: list[RecordFacts]  # in their order
 
 
 def done(job_dir: epath.Path) -> set[str]:
@@ -69,7 +49,8 @@ def done(job_dir: epath.Path) -> set[str]:
 def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
     """A filled shard's result; None if its file is missing or damaged."""
     try:
-        return ShardResult.from_json((job_dir / layout.result_name(file_name)).read_text())
+        split, entry, rejected, records = json.loads((job_dir / layout.result_name(file_name)).read_text())
+        return ShardResult(split, entry, [Rejected(*cell) for cell in rejected], [RecordFacts(*r) for r in records])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 

@@ -103,12 +103,11 @@ def _leave(*_: object) -> None:
 
 def _initialize(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and kills its workers
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+    def end_with_parent() -> None:  # a worker whose main process was killed would wait forever
+        while os.getppid() == parent:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     importlib.import_module("pipeline.job.fill")  # a second in which the main process lists and plans
-
-
-def _end_with(parent: int) -> None:
-    """Ends a worker whose main process was killed, which would wait forever."""
-    while os.getppid() == parent:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    os._exit(1)

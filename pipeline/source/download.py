@@ -27,11 +27,6 @@ class Archive(NamedTuple):
     num_bytes: int
     sha256: str
 
-    @property
-    def name(self) -> str:
-        """File name in the cache."""
-        return self.url.rpartition("/")[2]
-
 
 NIH_ARCHIVE = Archive(
     "https://data.lhncbc.nlm.nih.gov/public/Malaria/cell_images.zip",
@@ -46,7 +41,7 @@ def fetch_archive(directory: str, archive: Archive = NIH_ARCHIVE) -> Path:
     A broken download stays there as `<name>.partial`. Raises InputError if the server cannot be reached, the download
     breaks off, or the file is not the archive.
     """
-    path = Path(directory).expanduser() / archive.name
+    path = Path(directory).expanduser() / archive.url.rpartition("/")[2]
     partial = path.with_name(f"{path.name}.partial")
     try:
         if _is_complete(path, archive):
@@ -68,9 +63,8 @@ def _download(archive: Archive, partial: Path) -> None:
         raise InputError(
             f"{partial.parent} has {free:,} bytes free, but {missing:,} are needed; give another --download_dir"
         )
-    with progress_bar(
-        archive.num_bytes, f"downloading {archive.name}", "B", unit_scale=True, initial=_size(partial)
-    ) as bar:
+    text = f"downloading {partial.stem}"
+    with progress_bar(archive.num_bytes, text, "B", unit_scale=True, initial=_size(partial)) as bar:
         for _ in range(_NUM_ATTEMPTS):
             before = _size(partial)
             reason = _continue_download(archive, partial, bar)

@@ -9,7 +9,7 @@ import heapq
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
@@ -24,21 +24,15 @@ _FILES_WITH_CHECKSUM = 1024
 class Listing(NamedTuple):
     """What a source holds.
 
-    Attributes:
-      root: path of the folder that holds the class folders, from the source's top, "" or ending with `/`.
-      cells: sorted by file name, code point by code point.
-      rejected: image files that cannot be used because of their name or type.
-      skipped: number of files that are no images, by reason.
-      same_names: base names that are in both class folders, which may be a mistake in copying.
-      fingerprint: sha256 over the sorted file names and sizes and the CRC-32 of 1,024 files chosen by a hash of their
-        names; the same for a folder and a zip of that folder, and cheap for both.
+    The fingerprint is a sha256 over the sorted file names and sizes and the CRC-32 of 1,024 files chosen by a hash of
+    their names; the same for a folder and a zip of that folder, and cheap for both.
     """
 
-    root: str
-    cells: list[Cell]
-    rejected: list[Rejected]
-    skipped: dict[str, int]
-    same_names: list[str]
+    root: str  # path of the folder that holds the class folders, from the source's top, "" or ending with `/`
+    cells: list[Cell]  # sorted by file name, code point by code point
+    rejected: list[Rejected]  # image files that cannot be used because of their name or type
+    skipped: dict[str, int]  # number of files that are no images, by reason
+    same_names: list[str]  # base names that are in both class folders, which may be a mistake in copying
     fingerprint: str
 
 
@@ -97,7 +91,9 @@ def list_cells(
         fingerprint = _fingerprint(ordered, root, source)
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be read: {error}; fix that, then the same command continues") from error
-    return Listing(root, ordered, rejected, dict(sorted(skipped.items())), _same_names(ordered), fingerprint)
+    names = ({c.filename.rpartition("/")[2] for c in ordered if c.label == label} for label in range(len(LABELS)))
+    same_names = sorted(set.intersection(*names))
+    return Listing(root, ordered, rejected, dict(sorted(skipped.items())), same_names, fingerprint)
 
 
 def _find_root(files: Sequence[File], folders: set[str], class_folders: Sequence[str], source_name: str) -> str:
@@ -156,13 +152,6 @@ def _fingerprint(cells: Sequence[Cell], root: str, source: Source) -> str:
             raise UnreadableImage(f"{cell.filename}: {error}") from error
         digest.update(f"{crc}\n".encode())
     return digest.hexdigest()
-
-
-def _same_names(cells: Iterable[Cell]) -> list[str]:
-    by_label: tuple[set[str], ...] = tuple(set() for _ in LABELS)
-    for cell in cells:
-        by_label[cell.label].add(cell.filename.rpartition("/")[2])
-    return sorted(set.intersection(*by_label))
 
 
 def _printable(path: str) -> str:

@@ -24,19 +24,12 @@ _FOLD_FRACTIONS = {f"fold_{i}": 1 / NUM_FOLDS for i in range(NUM_FOLDS)}
 
 
 class SplitConfig(NamedTuple):
-    """A config of the data set: how cells are split.
+    """A config of the data set: how cells are split."""
 
-    Attributes:
-      description: one sentence for people.
-      splits: names of the splits, in their order.
-      assign: (cells sorted by file name, seed) -> split name of each cell.
-      needs_patients: whether a cell without a patient is an error.
-    """
-
-    description: str
-    splits: tuple[str, ...]
-    assign: Callable[[Sequence[Cell], int], list[str]]
-    needs_patients: bool
+    description: str  # one sentence for people
+    splits: tuple[str, ...]  # names, in their order
+    assign: Callable[[Sequence[Cell], int], list[str]]  # (cells sorted by file name, seed) -> split of each cell
+    needs_patients: bool  # whether a cell without a patient is an error
 
 
 def seeded_hash(seed: int, key: str) -> bytes:

@@ -1,7 +1,6 @@
-"""Assigns whole groups (patients) to splits, as close to the wanted fractions of every class as whole groups allow."""
+"""Assigns complete groups (patients) to splits."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +17,11 @@ def assign_groups(counts: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
     Groups are cut into splits in the given order. Then single groups are moved and pairs exchanged between splits,
     best first, as long as that lowers the sum over splits and classes of
     (fraction reached - fraction wanted)² / fraction wanted. The best of twenty starts is returned. Healthy and
-    infected patients are two more, lightly weighted classes, so that healthy patients are in every split.
+    infected patients are two more, lightly weighted classes, so that healthy patients are in every split. The
+    arithmetic is elementwise on exact counts, so every machine finds the same split.
 
     scikit-learn's StratifiedGroupKFold only makes folds of equal size; ten folds put together to 70/30, then to
     90/10, end at fractions such as 58/8/33 on 60 real patients.
-
-    The arithmetic is elementwise on exact counts, so every machine finds the same split.
 
     Args:
       counts: int [groups, classes], the number of cells.
@@ -33,7 +31,7 @@ def assign_groups(counts: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
       int [groups], the index of each group's split. No split lacks a class, provided that there are two classes
       and each is in at least as many groups as there are splits.
     """
-    problem = _Problem.of(counts, fractions)
+    problem = _Problem(counts, fractions)
     best_splits, best_cost = np.zeros(len(counts), np.int64), np.inf
     for start in range(min(_NUM_STARTS, len(counts))):
         splits = problem.cut(start * len(counts) // _NUM_STARTS)
@@ -45,22 +43,16 @@ def assign_groups(counts: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
     return best_splits
 
 
-class _Problem(NamedTuple):
+class _Problem:
     """What `assign_groups` minimizes: columns are the classes, then healthy and infected patients."""
 
-    table: np.ndarray  # int [groups, columns]
-    totals: np.ndarray  # int [columns]
-    weights: np.ndarray  # float [columns]
-    fractions: np.ndarray  # float [splits]
-    num_classes: int
-
-    @classmethod
-    def of(cls, counts: np.ndarray, fractions: Sequence[float]) -> "_Problem":
+    def __init__(self, counts: np.ndarray, fractions: Sequence[float]) -> None:
         infected = counts[:, 1:].any(axis=1)
         status = np.stack([~infected, infected], axis=1)[:, [not infected.all(), bool(infected.any())]]
-        weights = [1.0] * counts.shape[1] + [_WEIGHT_OF_PATIENTS] * status.shape[1]
-        table = np.concatenate([counts, status], axis=1).astype(np.int64)
-        return cls(table, table.sum(axis=0), np.array(weights), np.array(fractions, np.float64), counts.shape[1])
+        self.num_classes, self.fractions = counts.shape[1], np.array(fractions, np.float64)
+        self.weights = [1.0] * self.num_classes + [_WEIGHT_OF_PATIENTS] * status.shape[1]
+        self.table = np.concatenate([counts, status], axis=1).astype(np.int64)  # [groups, columns]
+        self.totals = self.table.sum(axis=0)
 
     def cut(self, first: int) -> np.ndarray:
         """Cuts the groups, in order from `first` on, at the cumulated fractions of cells."""

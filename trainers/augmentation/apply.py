@@ -1,8 +1,7 @@
-"""Augmentation on the device: uint8 images and the numbers sampled for them in, changed uint8 images out.
+"""Augmentation on the device: uint8 images and the numbers that `params` samples in, changed uint8 images out.
 
-It belongs to the training step and is not part of the saved model. Nothing is random here:
-`trainers.augmentation.params` samples the numbers from (seed, step), so that a resumed run repeats them. The training
-step uses Keras's public operations alone, for any backend.
+It belongs to the training step and is not part of the saved model. The step uses Keras's public operations alone, for
+any backend.
 """
 
 from pathlib import Path
@@ -18,9 +17,6 @@ from trainers.augmentation import params
 from trainers.augmentation.ranges import FILLS, Ranges
 
 _FILL_MODES = dict(zip(FILLS, ("constant", "nearest"), strict=True))
-_NUM_TRANSFORM = 8
-_NUM_STAIN = 15
-_MAX = 255.0
 _NUM_VERSIONS = 5  # in a preview
 
 
@@ -35,8 +31,8 @@ def augmented(model: keras.Model, fill: str) -> keras.Model:
       a model of the inputs `image` as before, `transform` float32 [batch, 8] and `stain` float32 [batch, 15].
     """
     image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
-    transform = keras.Input((_NUM_TRANSFORM,), dtype="float32", name="transform")
-    stain_params = keras.Input((_NUM_STAIN,), dtype="float32", name="stain")
+    transform = keras.Input((8,), dtype="float32", name="transform")
+    stain_params = keras.Input((15,), dtype="float32", name="stain")
     changed = warp(stain(ops.cast(image, "float32"), stain_params), transform, fill)
     return keras.Model(
         {"image": image, "transform": transform, "stain": stain_params},
@@ -49,13 +45,10 @@ def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str) ->
     """Rotation, zoom, shift, shear and flip of each image as one bilinear resampling.
 
     Args:
-      images: float32 [batch, height, width, channels].
+      images: float32 [batch, height, width, channels], as the result.
       transforms: float32 [batch, 8], from a pixel of the result to the point of the source it is taken from:
         (x, y) ← (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels, x to the right, y down.
       fill: see `ranges.FILLS`.
-
-    Returns:
-      as `images`.
     """
     return ops.image.affine_transform(images, transforms, interpolation="bilinear", fill_mode=_FILL_MODES[fill])
 
@@ -66,12 +59,9 @@ def stain(images: keras.KerasTensor, stains: keras.KerasTensor) -> keras.KerasTe
     The black background, where all channels are 0, stays black.
 
     Args:
-      images: float32 RGB [batch, height, width, 3] in 0…255.
+      images: float32 RGB [batch, height, width, 3] in 0…255; the result is not clipped.
       stains: float32 [batch, 15]: a 3×3 matrix of gain and hue row by row, contrast per channel, offset per channel
         in 0…255.
-
-    Returns:
-      as `images`; not clipped.
     """
     matrix = ops.reshape(stains[:, :9], (-1, 3, 3))
     contrast, offset = stains[:, 9:12], stains[:, 12:15]
@@ -87,18 +77,11 @@ def stain(images: keras.KerasTensor, stains: keras.KerasTensor) -> keras.KerasTe
 
 def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
     """Rounds and clips to uint8 in 0…255, which the saved model takes."""
-    return ops.cast(ops.clip(ops.round(images), 0.0, _MAX), "uint8")
+    return ops.cast(ops.clip(ops.round(images), 0.0, 255.0), "uint8")
 
 
 def save_preview(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
-    """Plots a cell and five augmented versions of it: do they still look like cells?
-
-    Args:
-      image: uint8 RGB [size, size, 3].
-      ranges: how far it is changed.
-      seed: seed of the run.
-      path: PNG to write.
-    """
+    """Plots a cell, uint8 RGB [size, size, 3], and five augmented versions of it: do they still look like cells?"""
     step = tf.constant(0, tf.int64)
     transforms, stains = params.sample(ranges, image.shape[0], seed, step, tf.constant(_NUM_VERSIONS))
     images = np.repeat(image[None].astype(np.float32), _NUM_VERSIONS, axis=0)

@@ -1,8 +1,6 @@
 """The random numbers of augmentation, sampled from (seed, step) without state: any step can be the first.
 
-For each cell of a batch they are one affine transform and one change of its colours, which
-`trainers.augmentation.apply` applies on the device. They are sampled in the input pipeline, on the CPU, so that they
-are the same for every backend.
+They are sampled in the input pipeline, on the CPU, so that they are the same for every backend.
 """
 
 import math
@@ -13,8 +11,6 @@ from trainers.augmentation.ranges import FLIPS, Ranges
 
 _STREAM = 0x5EED  # keeps these numbers apart from those that decide the order
 _NUM_UNIFORM = 18
-_HUE_AXIS = 1 / math.sqrt(3)
-_PREFETCHED_BATCHES = 2
 
 
 def with_augmentation_params(
@@ -36,19 +32,17 @@ def with_augmentation_params(
         return {"image": image, "transform": transform, "stain": stain}, label
 
     steps = tf.data.Dataset.range(start_step, tf.int64.max)
-    return tf.data.Dataset.zip(steps, batches).map(add).prefetch(_PREFETCHED_BATCHES)
+    return tf.data.Dataset.zip(steps, batches).map(add).prefetch(2)
 
 
 def sample(
     ranges: Ranges, image_size_px: int, seed: int, step: tf.Tensor, num_cells: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Samples the numbers for a batch.
+    """Samples the numbers for a batch of the run of some seed.
 
     Args:
-      ranges: how far cells are changed.
-      image_size_px: side of the images.
-      seed: seed of the run.
-      step: int64 scalar, counted over all epochs from 0.
+      ranges, image_size_px: how far cells are changed, and the side of their images.
+      seed, step: of the run; int64 scalar, counted over all epochs from 0.
       num_cells: int scalar, cells in the batch.
 
     Returns:
@@ -91,14 +85,8 @@ def compose(
 ) -> tf.Tensor:
     """Combines rotation, shift, shear, zoom about the centre, then flips, into one map from result to source.
 
-    Order and directions are those of Keras's `ImageDataGenerator`, which the original used.
-
-    Args:
-      image_size_px: side of the images.
-      **changes: float32 [n], and bool [n] for the flips.
-
-    Returns:
-      float32 [n, 8], see `trainers.augmentation.apply.warp`.
+    Order and directions are those of Keras's `ImageDataGenerator`, which the original used. Changes are float32 [n],
+    flips bool [n], the map float32 [n, 8], see `trainers.augmentation.apply.warp`.
     """
     theta, phi = (tf.cast(degrees, tf.float32) * (math.pi / 180) for degrees in (rotation_degrees, shear_degrees))
     zero, one = tf.zeros_like(theta), tf.ones_like(theta)
@@ -124,5 +112,5 @@ def compose(
 def _hue_rotations(degrees: tf.Tensor) -> tf.Tensor:
     """Rotations of RGB about the grey axis (Rodrigues' formula): float32 [n] -> [n, 3, 3]."""
     angle = degrees[:, None, None] * (math.pi / 180)
-    cross = _HUE_AXIS * tf.constant([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
+    cross = 1 / math.sqrt(3) * tf.constant([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
     return tf.cos(angle) * tf.eye(3) + tf.sin(angle) * cross + (1 - tf.cos(angle)) / 3 * tf.ones([3, 3])

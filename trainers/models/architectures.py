@@ -25,12 +25,7 @@ _IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)  # mean pixel of ImageNet in 0�
 def basic_cnn(image_size_px: int, *, dropout_rate: float = 0.3) -> keras.Model:
     """Model 1, from scratch: 15,102,529 parameters at 125 pixels.
 
-    Args:
-      image_size_px: side of the input in pixels, at least 8.
-      dropout_rate: rate of both dropouts of the head, in [0, 1).
-
-    Raises:
-      InputError: if the image is too small.
+    Raises InputError if the image is smaller than 8 pixels. The rate, in [0, 1), is that of both dropouts of the head.
     """
     image = _image(image_size_px, at_least=8, model="basic_cnn")
     x = layers.Rescaling(1 / 255, name="scale")(image)
@@ -54,13 +49,10 @@ def vgg_ft(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate: flo
     The convolutions have He initialisation until `trainers.models.vgg_weights` loads others.
 
     Args:
-      image_size_px: side of the input in pixels, at least 32.
+      image_size_px: side of the input in pixels; InputError if it is less than 32.
       vgg_input: what the convolutions see: "imagenet", BGR in 0…255 minus ImageNet's mean, as the public weights
         expect; or "original", BGR in 0…1, as in the original work.
       dropout_rate: rate of both dropouts of the head, in [0, 1).
-
-    Raises:
-      InputError: if the image is too small.
     """
     return _vgg("vgg_ft", image_size_px, vgg_input, dropout_rate, train_from="block4_conv1")
 
@@ -77,7 +69,13 @@ def _image(size: int, at_least: int, model: str) -> keras.KerasTensor:
 def _vgg(name: str, image_size_px: int, vgg_input: str, dropout_rate: float, train_from: str) -> keras.Model:
     """VGG-19 without its top (K. Simonyan, A. Zisserman, arXiv:1409.1556), with Keras's layer names, and our head."""
     image = _image(image_size_px, at_least=32, model=name)
-    x = _preprocess(image, vgg_input)
+    # In float32 under every policy, so that values are rounded once, after the mean is subtracted.
+    if vgg_input == "original":
+        scaling = layers.Rescaling(1 / 255, dtype="float32", name="scale")
+    else:
+        offset = [-mean for mean in _IMAGENET_MEAN_BGR]
+        scaling = layers.Rescaling(1.0, offset=offset, dtype="float32", name="center")
+    x = scaling(image[..., ::-1])
     block = "block1"
     for convolution, filters in VGG_CONVOLUTIONS.items():
         if not convolution.startswith(block):
@@ -92,15 +90,6 @@ def _vgg(name: str, image_size_px: int, vgg_input: str, dropout_rate: float, tra
     for layer in model.layers[: names.index(train_from)]:
         layer.trainable = False
     return model
-
-
-def _preprocess(image: keras.KerasTensor, vgg_input: str) -> keras.KerasTensor:
-    bgr = image[..., ::-1]
-    # In float32 under every policy, so that values are rounded once, after the mean is subtracted.
-    if vgg_input == "original":
-        return layers.Rescaling(1 / 255, dtype="float32", name="scale")(bgr)
-    offset = [-mean for mean in _IMAGENET_MEAN_BGR]
-    return layers.Rescaling(1.0, offset=offset, dtype="float32", name="center")(bgr)
 
 
 def _head(x: keras.KerasTensor, dropout_rate: float) -> keras.KerasTensor:

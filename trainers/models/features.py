@@ -1,8 +1,7 @@
-"""Features of a frozen backbone: computed once per split, kept in a file, and trained on in batches.
+"""Features of a frozen backbone: computed once per split, stored in a file, and trained on in batches.
 
 A file's name is a fingerprint of everything that decides its features, so that stale features are never read. It holds
 one NumPy array and, behind it, the SHA-256 of the array's file content; a file that does not fit it is computed again.
-Batches come in the order of `trainers.input_pipeline.batching`.
 """
 
 import hashlib
@@ -30,9 +29,8 @@ _SHA256_BYTES = hashlib.sha256().digest_size
 class Parts(NamedTuple):
     """A model in two parts, which share their layers with it: training one trains the others.
 
-    Attributes:
-      backbone: uint8 RGB [batch, size, size, 3] -> features [batch, num_features], in the policy's compute dtype.
-      head: features, float16 [batch, num_features] -> probability float32 [batch, 1]; has the name of the model.
+    The backbone takes uint8 RGB [batch, size, size, 3] and gives features [batch, num_features] in the policy's compute
+    dtype; the head, which has the model's name, takes them in float16 and gives probabilities float32 [batch, 1].
     """
 
     backbone: keras.Model
@@ -40,24 +38,14 @@ class Parts(NamedTuple):
 
 
 class Features(NamedTuple):
-    """The features of a split, in the order of its records.
+    """The features of a split, memory-mapped, in the order of its records."""
 
-    Attributes:
-      values: float16 [cells, num_features], memory-mapped.
-      labels: int64 [cells], memory-mapped.
-    """
-
-    values: np.ndarray
-    labels: np.ndarray
+    values: np.ndarray  # float16 [cells, num_features]
+    labels: np.ndarray  # int64 [cells]
 
 
 def split_backbone(model: keras.Model, jit_compile: bool = False) -> Parts:
-    """Splits a model behind its flattened features; those of `vgg_frozen` never change.
-
-    Args:
-      model: one of `trainers.models.architectures`.
-      jit_compile: whether XLA compiles the backbone.
-    """
+    """Splits a model of `architectures` behind its flattened features; `jit_compile`: XLA compiles the backbone."""
     names = [layer.name for layer in model.layers]
     flattened = model.get_layer("flatten").output
     features = keras.Input(flattened.shape[1:], dtype="float16", name="features")
@@ -72,14 +60,10 @@ def split_backbone(model: keras.Model, jit_compile: bool = False) -> Parts:
 def extract(
     backbone: keras.Model, split: Split, cache: Path, *, vgg_input: str | None, batch_size: int = 64
 ) -> Features:
-    """Runs a backbone once over a split, unless the cache has its features already.
+    """Runs a backbone of `Parts`, built with `vgg_input`, once over a split, unless the cache has its features already.
 
     Args:
-      backbone: see `Parts`.
-      split: what to run it over.
       cache: folder for the features of any number of splits and backbones.
-      vgg_input: what the backbone was built with.
-      batch_size: cells per step.
 
     Raises:
       InputError: if a feature is beyond float16's range, a shard cannot be read, or the cache cannot be written.
@@ -121,20 +105,12 @@ def fingerprint(backbone: keras.Model, split: Split, vgg_input: str | None) -> d
 
 
 def training_batches(features: Features, order: ShuffleOrder, epochs: int, start_step: int = 0) -> tf.data.Dataset:
-    """Shuffled batches of all epochs in a row: the features of the batches of `batching.training_batches`.
-
-    Returns:
-      a data set of (float16 [n, num_features], int64 [n]).
-    """
+    """Batches as of `evaluation_batches`, of all epochs, in the order of `batching.training_batches`."""
     return batching.gathered_batches(lambda indices: _gather(features, indices), order, epochs, start_step)
 
 
 def evaluation_batches(features: Features, batch_size: int) -> tf.data.Dataset:
-    """Every cell once, in the order of the records.
-
-    Returns:
-      a data set of (float16 [n, num_features], int64 [n]).
-    """
+    """Every cell once, in the order of the records: batches of (float16 [n, num_features], int64 [n])."""
     indices = tf.data.Dataset.range(len(features.labels)).batch(batch_size)
     return batching.with_options(indices.map(lambda indices: _gather(features, indices)).prefetch(2))
 

@@ -33,16 +33,8 @@ _Arrays = Mapping[str, Sequence[np.ndarray]]  # layer name -> kernel (height, wi
 def load(model: keras.Model, source: str) -> list[str]:
     """Sets the convolutions of a VGG; those that the source lacks keep their initialisation.
 
-    Args:
-      model: `vgg_frozen` or `vgg_ft` of `trainers.models.architectures`.
-      source: "imagenet", "none", or a path.
-
-    Returns:
-      lines to print: how many layers were loaded, and the name of each that was not.
-
-    Raises:
-      InputError: if the file is missing, cannot be read, has no VGG-19 or arrays of other shapes, or the download is
-        neither cached nor possible.
+    Returns lines to print: how many layers were loaded, and the name of each that was not. Raises InputError if the
+    file cannot be read, has no VGG-19 or arrays of other shapes, or the download is neither cached nor possible.
     """
     if source == NONE:
         return ["VGG weights: none, all convolutions start from He initialisation"]
@@ -65,16 +57,12 @@ def load(model: keras.Model, source: str) -> list[str]:
 
 def _imagenet() -> _Arrays:
     try:
-        return _of_model(_vgg19(weights=IMAGENET))
+        return _of_model(keras.applications.VGG19(include_top=False, weights=IMAGENET, input_shape=(32, 32, 3)))
     except Exception as error:  # Keras raises a plain Exception where there is no network
         raise InputError(
             f"--vgg_weights={IMAGENET} cannot be downloaded ({error}); connect this machine, or copy {_IMAGENET_FILE} "
             f"into ~/.keras/models (or $KERAS_HOME/models), or give --vgg_weights=<file> or --vgg_weights={NONE}"
         ) from error
-
-
-def _vgg19(weights: str | None) -> keras.Model:
-    return keras.applications.VGG19(include_top=False, weights=weights, input_shape=(32, 32, 3))
 
 
 def _read(path: Path) -> _Arrays:
@@ -90,7 +78,7 @@ def _read(path: Path) -> _Arrays:
             if "layer_names" in group.attrs:
                 return _of_older_format(group)
         # The new format numbers layers by type, so that convolutions load whatever layers follow them.
-        vgg19 = _vgg19(weights=None)
+        vgg19 = keras.applications.VGG19(include_top=False, weights=None, input_shape=(32, 32, 3))
         try:
             with warnings.catch_warnings(action="ignore"):  # one per layer of another model
                 vgg19.load_weights(path)

@@ -16,21 +16,13 @@ from pipeline.terminal import csv_text
 
 
 class LabelIssue(NamedTuple):
-    """A cell whose label is probably wrong.
+    """A cell whose label is probably wrong."""
 
-    Attributes:
-      filename: path from the class folder on.
-      patient_id: the patient.
-      label: the given label.
-      probability: of being parasitized.
-      label_probability: of the given label; the smaller, the more likely the label is wrong.
-    """
-
-    filename: str
+    filename: str  # path from the class folder on
     patient_id: str
-    label: str
-    probability: float
-    label_probability: float
+    label: str  # as given
+    probability: float  # of being parasitized
+    label_probability: float  # of the given label; the smaller, the more likely the label is wrong
 
 
 def find(

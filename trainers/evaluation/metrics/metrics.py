@@ -27,13 +27,7 @@ _MARGIN = 1e-7  # a float32 sigmoid returns exactly 0 and 1 for large logits
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray, threshold: float = THRESHOLD) -> dict[str, int]:
-    """True and false negatives and positives; a cell is predicted parasitized from `threshold` on.
-
-    Args:
-      labels: int [cells], 1 is parasitized.
-      probabilities: float [cells] in 0…1, of being parasitized.
-      threshold: in 0…1.
-    """
+    """True and false negatives and positives; arguments as of `compute`."""
     counts = metrics.confusion_matrix(labels, probabilities >= threshold, labels=[0, 1])
     return dict(zip(("tn", "fp", "fn", "tp"), counts.ravel().tolist(), strict=True))
 
@@ -45,7 +39,7 @@ def compute(labels: np.ndarray, probabilities: np.ndarray, threshold: float = TH
     squared error of the probability; for `ece` see `expected_calibration_error`.
 
     Args:
-      labels: int [cells], both classes present.
+      labels: int [cells], 1 is parasitized, both classes present.
       probabilities: float [cells] in 0…1, of being parasitized.
       threshold: a cell is predicted parasitized from here on.
     """
@@ -68,10 +62,8 @@ def compute(labels: np.ndarray, probabilities: np.ndarray, threshold: float = TH
 def class_weighted(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     """The table of the original work: accuracy, and the means of precision, recall and F1 weighted by class size.
 
-    Its recall equals its accuracy, whatever the model, so it hides which class is missed.
-
-    Args:
-      labels, predictions: int [cells], 1 is parasitized.
+    Its recall equals its accuracy, whatever the model, so it hides which class is missed. Labels and predictions are
+    int [cells], 1 is parasitized.
     """
     means = metrics.precision_recall_fscore_support(labels, predictions, average="weighted", zero_division=0.0)[:3]
     accuracy = metrics.accuracy_score(labels, predictions)
@@ -79,27 +71,15 @@ def class_weighted(labels: np.ndarray, predictions: np.ndarray) -> dict[str, flo
 
 
 class Reliability(NamedTuple):
-    """Bins of equal width over the predicted probabilities; empty bins are left out.
+    """Bins of equal width over the predicted probabilities; empty bins are left out."""
 
-    Attributes:
-      mean_probabilities: float64 [bins].
-      fractions: float64 [bins], fraction of parasitized cells.
-      num_cells: int64 [bins].
-    """
-
-    mean_probabilities: np.ndarray
-    fractions: np.ndarray
-    num_cells: np.ndarray
+    mean_probabilities: np.ndarray  # float64 [bins]
+    fractions: np.ndarray  # float64 [bins], of parasitized cells
+    num_cells: np.ndarray  # int64 [bins]
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
-    """The reliability diagram.
-
-    Args:
-      labels: int [cells].
-      probabilities: float [cells] in 0…1.
-      num_bins: number of bins over 0…1, each closed on the right.
-    """
+    """The reliability diagram: arguments as of `compute`, and the number of bins, each closed on the right."""
     bins = assign_bins(probabilities, num_bins)
     counts, *sums = (np.bincount(bins, weights, num_bins) for weights in (None, probabilities, labels))
     filled = counts > 0

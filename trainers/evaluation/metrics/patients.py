@@ -4,20 +4,14 @@ from typing import Any
 
 import numpy as np
 
-SMEAR_CELLS = 5000
-"""Cells that a microscopist counts in a thin film, roughly."""
+_SMEAR_CELLS = 5000  # roughly what a microscopist counts in a thin film
 
 
 def count(labels: np.ndarray, predictions: np.ndarray, patient_ids: np.ndarray) -> list[dict[str, Any]]:
     """Counts cells by patient, sorted by patient: the table of `metrics.json`.
 
-    Args:
-      labels, predictions: int [cells], 1 is parasitized.
-      patient_ids: str [cells].
-
-    Returns:
-      for each patient numbers of cells by label, and how many of these are predicted parasitized; sensitivity is None
-      without parasitized cells, false_positives_per_1000 without uninfected ones.
+    Labels and predictions are int [cells], 1 is parasitized; patient IDs str [cells]. Sensitivity is None without
+    parasitized cells, false_positives_per_1000 without uninfected ones.
     """
     names, patient = np.unique(patient_ids, return_inverse=True)
     table = np.zeros((len(names), 2, 2), np.int64)
@@ -52,22 +46,24 @@ def smear(counts: list[dict[str, Any]], prevalence: float) -> dict[str, Any]:
         sum(row[part] for row in counts) / sum(row[total] for row in counts)
         for part, total in (("true_positives", "num_parasitized"), ("false_positives", "num_uninfected"))
     )
-    true_positives = SMEAR_CELLS * prevalence * sensitivity
-    false_positives = SMEAR_CELLS * (1 - prevalence) * false_positive_rate
-    true_negatives = SMEAR_CELLS * (1 - prevalence) * (1 - false_positive_rate)
+    true_positives = _SMEAR_CELLS * prevalence * sensitivity
+    false_positives = _SMEAR_CELLS * (1 - prevalence) * false_positive_rate
+    true_negatives = _SMEAR_CELLS * (1 - prevalence) * (1 - false_positive_rate)
     rates = [row["false_positives"] / row["num_uninfected"] for row in counts if not row["num_parasitized"]]
     uninfected, hidden_below = None, None
     if rates:
-        smallest, median, largest = (SMEAR_CELLS * float(value) for value in (min(rates), np.median(rates), max(rates)))
+        smallest, median, largest = (
+            _SMEAR_CELLS * float(value) for value in (min(rates), np.median(rates), max(rates))
+        )
         uninfected = {"num_patients": len(rates), "min": smallest, "median": median, "max": largest}
         hidden_below = min(1.0, max(rates) / sensitivity) if sensitivity else 1.0
     return {
-        "num_cells": SMEAR_CELLS,
+        "num_cells": _SMEAR_CELLS,
         "prevalence": prevalence,
         "true_positives": true_positives,
         "false_positives": false_positives,
         "positive_predictive_value": _ratio(true_positives, true_positives + false_positives),
-        "negative_predictive_value": _ratio(true_negatives, SMEAR_CELLS - true_positives - false_positives),
+        "negative_predictive_value": _ratio(true_negatives, _SMEAR_CELLS - true_positives - false_positives),
         "uninfected_patients": uninfected,
         "hidden_below": hidden_below,
     }

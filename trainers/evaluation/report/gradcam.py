@@ -63,12 +63,7 @@ def _gradient(function: Callable[[Any], Any], at: Any) -> Any:
 
 
 def overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Lays heatmaps over images: uint8 RGB [n, size, size, 3].
-
-    Args:
-      images: uint8 RGB [n, size, size, 3].
-      maps: float [n, size, size] in 0…1; where they are 0 the image stays as it is.
-    """
+    """Lays heatmaps, float [n, size, size] in 0…1, over images, uint8 RGB [n, size, size, 3]; 0 changes nothing."""
     colours = matplotlib.colormaps["plasma"](maps)[..., :3] * 255
     opacity = (_OPACITY * np.sqrt(maps))[..., None]
     return np.rint(images * (1 - opacity) + colours * opacity).astype(np.uint8)

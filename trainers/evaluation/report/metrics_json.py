@@ -104,10 +104,9 @@ def as_table(entries: dict[str, dict[str, Any]]) -> str:
         return f"{title:<18}" + "".join(f"{text:>{width}}" for text in texts)
 
     lines = [f"{first['split']}: {first['num_cells']:,} cells of {_patients(first['num_patients'])}", line("", entries)]
-    lines += [line(name, (_with_interval(**entry[name]) for entry in entries.values())) for name in metrics.NAMES]
-    lines += [
-        line(name, (f"{entry['confusion'][name]:,}" for entry in entries.values())) for name in first["confusion"]
-    ]
+    models = entries.values()
+    lines += [line(name, (_with_interval(**entry[name]) for entry in models)) for name in metrics.NAMES]
+    lines += [line(name, (f"{entry['confusion'][name]:,}" for entry in models)) for name in first["confusion"]]
     for model, entry in entries.items():
         if folds := entry["folds"]:
             lines += ["", f"{model}: mean ± standard deviation over {len(folds['accuracy']['values'])} folds"]
