@@ -7,6 +7,7 @@ from unittest import mock
 import forked
 import pytest
 from conftest import ROOT, assert_one_line_error, run_in_process
+from evaluating import NO_LEAK
 
 FOLDS = [f"fold_{fold}" for fold in range(5)]
 
@@ -58,7 +59,7 @@ def test_five_folds_make_one_report_and_continue(data_dir, tmp_path):
     entry = json.loads((tmp_path / "report" / "metrics.json").read_text())["models"]["basic_cnn"]
     splits = json.loads((data_dir / "tfds_malaria/folds/1.0.0/manifest.json").read_text())["splits"]
     assert entry["num_cells"] == sum(split["num_cells"] for split in splits.values())
-    assert entry["leak"] == {"is_external": False, "train_patients": [], "validation_patients": []}
+    assert entry["leak"] == NO_LEAK
     assert len(entry["folds"]["auc"]["values"]) == 5
     assert "over 5 folds" in result.stdout
     for fold in FOLDS:

@@ -1,7 +1,6 @@
 """Exported models, used as BUILD.md says."""
 
 import importlib.util
-import json
 import re
 import shutil
 
@@ -9,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, run_in_process
+from evaluating import run_record
 
 from pipeline.errors import InputError
-from trainers import export_formats
+from trainers import export_formats, run_dir
 from trainers.models import architectures
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
@@ -31,7 +31,7 @@ def make_run(folder, model):
         last = model.get_layer("probability").kernel
         last.assign(0.1 * np.asarray(last))  # or an untrained VGG's probabilities would all be 0
     model.save(folder / "model.keras")
-    (folder / "run.json").write_text(json.dumps({"model": model.name, "status": "finished"}))
+    run_dir.write(str(folder), run_record())
     return folder
 
 
