@@ -3,6 +3,7 @@
 import ast
 import functools
 import gc
+import io
 import os
 import re
 import sys
@@ -58,6 +59,9 @@ def run(
         gc.collect()
         return status
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # in an ASCII locale "×" would end the command
     set_environment()
     parse = functools.partial(_parse, keep_unknown_flags=keep_unknown_flags, flag_groups=flag_groups or {})
     app.run(guarded, flags_parser=parse)

@@ -60,6 +60,8 @@ def check(run: Any) -> None:
     """Raises ValueError if a value of `run.json` is none that a trainer writes."""
     if not isinstance(run, dict):
         raise ValueError(f"it holds a {type(run).__name__}, expected an object")
+    if isinstance(run.get("data"), dict) and "content_digest" in run["data"] and "checksum" not in run:
+        raise ValueError("its checksum is missing")  # runs of earlier versions have neither
     if "checksum" in run and run.pop("checksum") != compute_checksum(run):
         raise ValueError("its checksum does not fit: it has been changed")
     for entry, is_valid in (_SCHEMA | _OPTIONAL).items():

@@ -1,5 +1,6 @@
 """The shell around every command."""
 
+import os
 import subprocess
 import sys
 
@@ -123,3 +124,11 @@ def test_help_groups_the_flags_and_shows_defaults_as_one_types_them():
     assert recipe < result.stdout.index("--kind: <a|b>: Chooses.\n    (default: a)") < other
     assert other < result.stdout.index("--[no]again: Repeats.\n    (default: false)")
     assert "(default: x,y; a comma separated list)" in result.stdout
+
+
+def test_an_ascii_locale_does_not_end_a_command():
+    code = "from pipeline.command import run\nrun(lambda _: print('125 \\xd7 125'))"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | ascii_only)
+    assert result.stdout == "125 \\xd7 125\n"

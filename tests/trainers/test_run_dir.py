@@ -103,6 +103,15 @@ def test_a_flipped_bit_in_a_runs_folder_is_noticed(name, expected, run):
         run_dir.read(str(run))
 
 
+def test_a_checksum_that_was_removed_is_noticed(run):
+    record = json.loads((run / run_dir.RUN).read_text())
+    record["data"]["content_digest"] = "d"
+    del record["checksum"]
+    (run / run_dir.RUN).write_text(json.dumps(record))
+    with pytest.raises(InputError, match="its checksum is missing"):
+        run_dir.read(str(run))
+
+
 def test_a_history_that_is_damaged_is_named(tmp_path):
     for content in ("epoch,loss\n0,x\n", "epoch,loss\n0\n", "epoch\n0,1\n"):
         (tmp_path / run_dir.HISTORY).write_text(content)

@@ -13,6 +13,7 @@ exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import InputError
@@ -23,6 +24,7 @@ from trainers.input_pipeline.shuffle_order import ShuffleOrder
 
 _RESIDENT_FRACTION_OF_MEMORY = 0.5
 _PARALLEL_BATCHES = 2  # enough to hide a gather of a few hundred µs
+_CELLS_PER_CHECK = 256
 _PREFETCHED_BATCHES = 4
 
 _Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -162,6 +164,10 @@ def reading(*splits: Split) -> Iterator[None]:
                 for split in splits:
                     for _ in resident.read_cells(split):
                         pass
+                    if is_mappable(split):  # the index and the records may be intact, but not each other's
+                        cells = MappedCells(split)
+                        for start in range(0, split.num_cells, _CELLS_PER_CHECK):
+                            cells.gather(np.arange(start, min(start + _CELLS_PER_CHECK, split.num_cells)))
             except InputError as corrupt:
                 raise corrupt from error
         raise
