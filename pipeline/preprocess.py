@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     for config in configs:
         layout.dataset_dir(_DATA_DIR.value, config)
     if not math.isfinite(_MAX_REJECTED_FRACTION.value):
-        raise InputError(f"--max_rejected_fraction={_MAX_REJECTED_FRACTION.value} is no number from 0 to 1")
+        raise InputError(f"--max_rejected_fraction={_MAX_REJECTED_FRACTION.value}; expected a number from 0 to 1")
     if not configs:
         raise InputError(f"--config is empty; expected one or more of {', '.join(CONFIGS)}")
     if _OVERWRITE.value and _REPAIR.value:
