@@ -17,6 +17,7 @@ from pipeline.records.manifest import corrupt_shard
 _HEADER_BYTES = 128  # what `np.save` writes before the array
 INDEX_COLUMNS = ("record_offset", "image_offset", "image_num_bytes", "label")
 """Columns of a shard's index, int64 [records, 4]: byte offsets in the shard's file, to be read by a memory map."""
+_NUM_CHECKED_RECORDS = 16  # per shard
 
 
 def index_array(rows: Sequence[tuple[int, int, int, int]] | np.ndarray) -> np.ndarray:
@@ -48,6 +49,20 @@ def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray
     if not (fits & np.isin(labels, range(len(LABELS)))).all():
         raise corrupt_shard(shard, "its index does not point at records")
     return index
+
+
+def check_shard(shard: str, entry: Mapping[str, Any]) -> None:
+    """Compares the lengths of some records with the index: swapped shards of equal size have others.
+
+    Raises InputError if they differ. It reads a few bytes per shard, which in an object store would be requests.
+    """
+    index = read_index(shard, entry)
+    lengths = np.diff(index[:, 0], append=entry["num_bytes"]) - tfrecord.HEADER_BYTES - tfrecord.FOOTER_BYTES
+    with storage.open_file(epath.Path(shard)) as file:
+        for row in np.linspace(0, len(index) - 1, min(_NUM_CHECKED_RECORDS, len(index)), dtype=int).tolist():
+            file.seek(int(index[row, 0]))
+            if file.read(tfrecord.LENGTH_BYTES) != int(lengths[row]).to_bytes(tfrecord.LENGTH_BYTES, "little"):
+                raise corrupt_shard(shard, f"record {row} has another length than the index says")
 
 
 def to_bytes(index: np.ndarray) -> bytes:
