@@ -74,7 +74,7 @@ class FillShard(beam.DoFn):
         """Waits for the worker processes; raises ShardError if one failed."""
         if self._filling:
             # Needed at the end of the job: TFDS takes a second to import, and workers are busy now.
-            from pipeline.records import tfds_metadata  # noqa: F401
+            from pipeline.records import tfds_metadata  # noqa: F401 - for its import
         for file_name, filling in self._filling.items():
             with _explained_as_shard_errors(file_name):
                 self._count(filling.result())
