@@ -13,7 +13,7 @@ _CONTEXT.set_forkserver_preload(["tensorflow", "keras", "tensorflow_datasets", "
 
 
 def _run(output, module, arguments, num_devices):
-    with open(output, "ab") as file:  # noqa: PTH123 - before anything else is imported
+    with output.open("ab") as file:
         for standard in (1, 2):
             os.dup2(file.fileno(), standard)
     if num_devices:
