@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, assert_one_line_error, run_in_process, small_model, write_run
 
 from pipeline import synthetic
+from trainers import run_dir
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics import thresholds
 from trainers.input_pipeline import image_files
@@ -119,6 +120,14 @@ def test_mistakes_are_one_line(small_run, cells, data_dir, tmp_path):
     result = predict(older, "--threshold=youden", cells)
     command = f"python -m trainers.basic_cnn --run_dir={older}"
     assert_one_line_error(result, "has no thresholds.json", "run its training command again", command)
+
+
+def test_an_unfinished_run_predicts_with_a_word(cells, data_dir, tmp_path):
+    run = write_run(tmp_path / "run", data_dir, small_model())
+    run_dir.write(str(run), {**run_dir.read(str(run)), "status": "unfinished"})
+    result = predict(run, cells)
+    assert result.returncode == 0, result.stderr
+    assert f"caution: {run} has not finished training" in result.stderr
 
 
 def test_a_reader_that_closes_the_pipe_ends_it_quietly(small_run, cells):

@@ -123,6 +123,14 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(run_dir, data_dir):
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 
 
+def test_a_checkpoint_of_another_run_does_not_continue_this_one(run_dir, data_dir):
+    newest = checkpoint.read_newest(run_dir / "checkpoint")
+    assert newest.run == runs.identity(runs.read(str(run_dir)))
+    checkpoint.save(run_dir / "checkpoint", newest._replace(run="another"), step=3)
+    result = run_in_process(*command("basic_cnn", data_dir, run_dir))
+    assert_one_line_error(result, "step_000000003.npz is damaged (it is of another run)", "another --run_dir")
+
+
 def test_a_step_beyond_the_epoch_is_named(run_dir, data_dir):
     newest = checkpoint.read_newest(run_dir / "checkpoint")
     checkpoint.save(run_dir / "checkpoint", newest._replace(step_in_epoch=10**6), step=10**6)
@@ -178,6 +186,7 @@ def npy(shape, descr="<f4"):
         ({"history": []}, "not that of 1 epochs"),
         ({"history": [{**HISTORY[0], "val_loss": float("nan")}]}, "NaN or infinite"),
         ({"history": [{"epoch": 0}]}, "'loss'"),
+        ({"run": "another"}, "it is of another run"),
         ({"other": 1}, "unexpected keyword"),
         (npy((1 << 40,)), r"shape \(1099511627776,\) of float32, but it has 0 bytes"),
         (npy((-1, -1)) + b"1234", r"shape \(-1, -1\)"),
@@ -193,7 +202,7 @@ def test_a_checkpoint_that_no_training_writes(change, expected, tmp_path):
         with zipfile.ZipFile(tmp_path / "step_000000001.npz", "a") as archive:
             archive.writestr("0000:kernel.npy", change)
     with pytest.raises(InputError, match=f"step_000000001.npz is damaged .*{expected}.*nothing was changed"):
-        checkpoint.read_newest(tmp_path)
+        checkpoint.read_newest(tmp_path, run="this one")
 
 
 def test_every_kind_of_damage_is_noticed(tmp_path):

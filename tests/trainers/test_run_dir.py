@@ -2,15 +2,17 @@
 
 import json
 import os
+import shlex
 
 import pytest
+from absl import flags
 from conftest import flip_bit, small_model, write_run
 
 from pipeline.errors import InputError
 from trainers import run_dir
 
 DATA = {"fingerprint": "f", "settings": {"split_seed": 42}, "content_digest": "d", "train_patients": ["C1"]}
-WANTED = {"model": "basic_cnn", "flags": {"epochs": 2, "run_dir": "run"}, "data": DATA}
+WANTED = {"model": "basic_cnn", "backend": "tensorflow", "flags": {"epochs": 2, "run_dir": "run"}, "data": DATA}
 
 
 @pytest.mark.parametrize(
@@ -32,16 +34,17 @@ def test_what_is_no_run(content, expected, tmp_path):
 
 def test_what_tells_runs_apart():
     assert run_dir.differences(WANTED, WANTED) == []
-    other = {"model": "vgg_ft", "flags": {"epochs": 3}, "data": {**DATA, "fingerprint": "g"}}
+    other = {"model": "vgg_ft", "backend": "jax", "flags": {"epochs": 3}, "data": {**DATA, "fingerprint": "g"}}
     differences = run_dir.differences(other, WANTED)
     assert differences[0] == "its model is vgg_ft, wanted basic_cnn"
+    assert differences[1] == "its KERAS_BACKEND is jax, wanted tensorflow"
     assert "its --epochs is 3, wanted 2" in differences
     assert differences[-1] == "its data set was made from another source"
 
 
 def test_runs_of_earlier_versions_can_continue():
     data = {name: DATA[name] for name in ("fingerprint", "train_patients")}
-    earlier = {**WANTED, "flags": {**WANTED["flags"], "max_corrupt_records": 0}, "data": data}
+    earlier = {"model": WANTED["model"], "flags": {**WANTED["flags"], "max_corrupt_records": 0}, "data": data}
     assert run_dir.differences(earlier, WANTED) == []
     data["train_patients"] = ["C2"]
     assert run_dir.differences(earlier, WANTED) == ["its data set had other patients in training or validation"]
@@ -130,6 +133,12 @@ def test_two_trainers_do_not_share_a_folder(tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["a;b", "a,b", 'a "b", c', "a'b"])
+def test_the_next_command_names_the_run_that_it_is_of(name):
+    *_, run_dirs, _ = shlex.split(run_dir.next_steps(name, "my data").partition("next: ")[2])
+    assert flags.ListParser().parse(run_dirs.removeprefix("--run_dirs=")) == [name]
+
+
 def test_the_next_command_is_quoted():
     assert "'--data_dir=my data' '--run_dirs=a;b' --output_dir=report" in run_dir.next_steps("a;b", "my data")
 
@@ -151,7 +160,8 @@ def test_only_a_run_that_has_saved_nothing_is_released(tmp_path):
         assert (folder / run_dir.RUN).exists() == (saved is not None)
 
 
-def test_a_name_that_is_not_utf_8_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="is not UTF-8"), run_dir.lock(f"{tmp_path}/\udcff"):
+@pytest.mark.parametrize("name", ["\udcff", "a\nb"])
+def test_a_name_that_no_command_could_print_is_an_error(name, tmp_path):
+    with pytest.raises(InputError, match="is not UTF-8 or has control characters"), run_dir.lock(f"{tmp_path}/{name}"):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,9 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, open_split, run_in_process
+from conftest import ROOT, assert_one_line_error, open_split, run_in_process, small_model
 
+from pipeline import storage
 from pipeline.records.manifest import compute_checksum
 from trainers import export_formats, training_flags
 from trainers.evaluation import predictions
@@ -146,19 +147,36 @@ def test_pictures_and_exports_do_not_decide_over_a_result(data_dir, tmp_path, mo
     for picture in ("curves.png", "augmentation.png", image_grid.TAG):
         assert f"warning: {picture} could not be made: RuntimeError: unexpected" in result.stderr
     assert json.loads((tmp_path / "my run/run.json").read_text())["status"] == "finished"
+    monkeypatch.setattr(export_formats, "export", lambda *_: ["export/saved_model"])
     result = train(*arguments)
     assert result.returncode == 0, result.stderr
     assert "is trained already" in result.stdout
+    assert "exported export/saved_model" in result.stdout, "it was missing"
+
+
+def test_a_model_that_is_not_the_best_epochs_does_not_become_the_result(data_dir, tmp_path, monkeypatch):
+    other = small_model()
+    other.layers[-1].bias.assign([4.0])
+    monkeypatch.setattr(predictions, "load_model", lambda _: other)
+    result = train(data_dir, tmp_path / "run", "--epochs=1", "--warmup_epochs=0")
+    assert_one_line_error(result, "model.keras is not the model of the best epoch", "train again")
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "unfinished"
 
 
 @pytest.mark.parametrize("backend", ["nosuch", "torch"])
 def test_a_backend_that_cannot_be_used_is_named_first(backend, data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", backend)
-    assert_one_line_error(train(data_dir, tmp_path / "run"), f"KERAS_BACKEND={backend} is no backend of the models")
+    assert_one_line_error(
+        train(data_dir, tmp_path / "run"), f"KERAS_BACKEND={backend} is no backend of the models", "unset it"
+    )
     assert not (tmp_path / "run").exists()
 
 
-def test_the_same_command_again_leaves_a_finished_run(run, data_dir):
+def test_the_same_command_again_leaves_a_finished_run(run, data_dir, monkeypatch):
+    def fail(*_):
+        raise OSError("read-only")
+
+    monkeypatch.setattr(storage, "lock", fail)
     path, _ = run
     before = {item: item.read_bytes() for item in path.iterdir() if item.is_file()}
     result = train(data_dir, path)
@@ -179,8 +197,7 @@ def test_the_same_command_again_fits_thresholds_that_are_missing_or_of_another_m
             path.write_bytes(content)
         flags = ("--run_dir", tmp_path / "run")
         result = train(data_dir, *flags[1:])
-        assert "is trained already" in result.stdout
-        assert "no thresholds.json yet: fitting them" in result.stdout, result.stderr
+        assert "is trained already; its thresholds or exports are missing" in result.stdout, result.stderr
         assert path.read_bytes() == before
 
 

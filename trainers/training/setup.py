@@ -41,6 +41,7 @@ class TrainSetup:
       validation_model: what takes `validation_batches`; shares its weights with `model`.
       open_batches: opens the training batches.
       validation_batches: the validation split.
+      run: see `run_dir.identity`.
       check_data: raises InputError if the data set has been replaced: nothing may be saved then.
       num_cells: trained cells per epoch.
       steps_per_epoch: trained steps per epoch.
@@ -54,6 +55,7 @@ class TrainSetup:
     validation_model: keras.Model
     open_batches: OpenBatches
     validation_batches: tf.data.Dataset
+    run: str
     check_data: Callable[[], None]
     num_cells: int
     steps_per_epoch: int
@@ -118,6 +120,7 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         validation_model=keras.Model(validated.inputs, validated.outputs, name=validated.name),
         open_batches=_open_batches(batches_from, data, options, order, only_full=bool(num_left_out)),
         validation_batches=validation,
+        run=run_dir.identity(record),
         check_data=data.train.check_unchanged,
         num_cells=order.num_cells - num_left_out,
         steps_per_epoch=order.steps_per_epoch - bool(num_left_out),
