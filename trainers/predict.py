@@ -14,6 +14,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 from absl import flags
 
@@ -78,7 +79,8 @@ def _writer(file_format: str) -> Callable[[str, float, str], object]:
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be text
     if file_format == "jsonl":
         return lambda *row: print(json.dumps(dict(zip(_FIELDS, row, strict=True))))
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    # Its own \r\n makes it quote names with either of them.
+    writer = csv.writer(SimpleNamespace(write=lambda row: sys.stdout.write(row.removesuffix("\r\n") + "\n")))
     writer.writerow(_FIELDS)
     shown = printable if sys.stdout.isatty() else str
     return lambda file, *row: writer.writerow((csv_text(shown(file)), *row))

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -60,6 +61,14 @@ def test_folders_and_files_in_order(small_run, cells):
     probabilities = [float(row["probability"]) for row in rows]
     np.testing.assert_allclose(probabilities, expected(small_run, files), atol=1e-5)
     assert [row["label"] for row in rows] == [("uninfected", "parasitized")[value >= 0.5] for value in probabilities]
+
+
+def test_names_with_quotes_and_ends_of_lines_are_one_row(small_run, cells, tmp_path):
+    names = sorted(["a\rb.png", "a\nb.png", 'a"b.png', "a,b.png", "a\r\nb.png"])
+    for name in names:
+        shutil.copy(sorted(cells.glob("*.png"))[0], tmp_path / name)
+    rows = list(csv.reader(io.StringIO(predict(small_run, tmp_path).stdout, newline="")))
+    assert [row[0] for row in rows[1:]] == [str(tmp_path / name) for name in names]
 
 
 def test_a_rejected_file_has_its_own_line(small_run, cells, tmp_path):

@@ -215,7 +215,17 @@ def test_every_kind_of_damage_is_noticed(tmp_path):
     assert newest[:4] == (1, 4, HISTORY, 4.5)
     np.testing.assert_array_equal(newest.arrays["0000:kernel"], arrays["0000:kernel"])
     intact = path.read_bytes()
-    for damaged in (b"", intact[:-200], intact[:1000] + b"\x01\x02" + intact[1002:], b"\0" * len(intact)):
+    encrypted, other_version = bytearray(intact), bytearray(intact)
+    encrypted[intact.index(b"PK\1\2") + 8] |= 1
+    other_version[intact.index(b"PK\1\2") + 6] |= 64
+    for damaged in (
+        encrypted,
+        other_version,
+        b"",
+        intact[:-200],
+        intact[:1000] + b"\x01\x02" + intact[1002:],
+        b"\0" * len(intact),
+    ):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="is damaged"):
             checkpoint.read_newest(tmp_path)

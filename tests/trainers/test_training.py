@@ -187,8 +187,13 @@ def test_the_same_command_again_leaves_a_finished_run(run, data_dir, monkeypatch
 
 def test_the_same_command_again_fits_thresholds_that_are_missing_or_of_another_model(run, data_dir, tmp_path):
     shutil.copytree(run[0], tmp_path / "run")
-    path = tmp_path / "run/thresholds.json"
+    path, checkpoint = tmp_path / "run/thresholds.json", tmp_path / "run/checkpoint"
     before = path.read_bytes()
+    checkpoint.mkdir()  # of a process that was killed before it removed it
+    result = train(data_dir, tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    assert path.read_bytes() == before
+    assert not checkpoint.exists()
     other = {**json.loads(before), "model_sha256": "0"}
     other["checksum"] = compute_checksum({name: value for name, value in other.items() if name != "checksum"})
     for content in (None, json.dumps(other).encode()):
@@ -197,7 +202,7 @@ def test_the_same_command_again_fits_thresholds_that_are_missing_or_of_another_m
             path.write_bytes(content)
         flags = ("--run_dir", tmp_path / "run")
         result = train(data_dir, *flags[1:])
-        assert "is trained already; its thresholds or exports are missing" in result.stdout, result.stderr
+        assert "is trained already; what was not written after" in result.stdout, result.stderr
         assert path.read_bytes() == before
 
 

@@ -80,7 +80,7 @@ def read_newest(folder: Path, run: str = "") -> Checkpoint | None:
         KeyError,
         TypeError,
         EOFError,
-        RecursionError,
+        RuntimeError,  # of a zip that says it is encrypted, and RecursionError
         zipfile.BadZipFile,
         zlib.error,
     ) as error:

@@ -35,7 +35,7 @@ def _train(model: str, data: TrainingData, options: Options, record: run_dir.Run
     if "content_digest" not in record["data"]:
         say(f"{options.run_dir} {run_dir.NO_DIGEST}")
     if record["status"] == "finished":
-        print(f"{model} is trained already; its thresholds or exports are missing and are written now", flush=True)
+        print(f"{model} is trained already; what was not written after its training is written now", flush=True)
     try:
         tf_import.import_tensorflow()
         from trainers.training.train import train  # seconds of imports that mistakes need not wait for
@@ -51,4 +51,5 @@ def _is_complete(options: Options) -> bool:
     from trainers.evaluation.metrics import thresholds  # seconds of imports
 
     has_thresholds = thresholds.read(options.run_dir, test_time_flips=True) is not None
-    return has_thresholds and not export_formats.missing(options.run_dir, options.export)
+    has_checkpoint = (Path(options.run_dir) / run_dir.CHECKPOINT).exists()
+    return has_thresholds and not has_checkpoint and not export_formats.missing(options.run_dir, options.export)

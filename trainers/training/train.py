@@ -35,7 +35,7 @@ def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | No
     Args:
       data: the data set and its splits.
       options: the flags.
-      record: `run.json` of the run's folder; a finished run only gets its thresholds and missing exports.
+      record: `run.json` of the run's folder; a finished run only gets what follows its training.
 
     Returns:
       exit status: None when finished, 75 or 130 if SIGTERM or Ctrl-C stopped it with a checkpoint.
@@ -55,8 +55,9 @@ def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | No
             _finish(history, data, options, record)
         else:
             model = predictions.load_model(options.run_dir)
-            predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
-            _export(model, options)
+            validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
+            history = run_dir.read_history(Path(options.run_dir) / run_dir.HISTORY)
+            _complete(history, model, validated, data, options, record)
     say(run_dir.next_steps(options.run_dir, options.data_dir))
     return None
 
@@ -105,10 +106,24 @@ def _finish(history: list[HistoryRow], data: TrainingData, options: Options, rec
     _check_is_best(validated, best["val_loss"], directory)
     record |= {"status": "finished", "files": run_dir.digests(options.run_dir)}
     run_dir.write(options.run_dir, record)
+    _complete(history, model, validated, data, options, record)
+
+
+def _complete(
+    history: list[HistoryRow],
+    model: keras.Model,
+    validated: predictions.Predictions,
+    data: TrainingData,
+    options: Options,
+    record: run_dir.Run,
+) -> None:
+    """Does what follows a finished run: removes its checkpoint, draws its plots, exports its model."""
+    directory = Path(options.run_dir)
     for unfinished in (run_dir.CHECKPOINT, run_dir.FEATURES):
         shutil.rmtree(directory / unfinished, ignore_errors=True)
     with optional(run_dir.CURVES):
-        plots.save(plots.learning_curves({"": history}, f"{name}, {options.config}"), directory / run_dir.CURVES)
+        title = f"{record['model']}, {options.config}"
+        plots.save(plots.learning_curves({"": history}, title), directory / run_dir.CURVES)
     with optional(image_grid.TAG):
         folder = directory / run_dir.TENSORBOARD / "validation"
         image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])
