@@ -78,6 +78,7 @@ def test_nothing_of_an_earlier_evaluation_stays(small_run, small_report, data_di
     monkeypatch.setattr(writer, "write", lambda *_: {})
     shutil.copytree(small_report.folder, tmp_path / "report")
     (tmp_path / "report/notes.txt").touch()
+    (tmp_path / "report/.partial-killed/x").mkdir(parents=True)
     for _ in range(2):
         folder, _, contents = evaluate_runs(data_dir, [small_run], tmp_path / "report")
         assert list(contents["models"]) == ["basic_cnn"], "there were two"

@@ -93,6 +93,33 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(model, data_dir, tmp_path,
         np.testing.assert_array_equal(weight, expected_weight)
 
 
+@pytest.mark.slow
+def test_a_run_survives_kills_at_random_moments(data_dir, tmp_path, random_seed):
+    rng, num_killed = np.random.default_rng(random_seed), 0
+
+    def run_until(seconds, folder):
+        process = forked.start(tmp_path / "output", *command("basic_cnn", data_dir, folder, "--export=saved_model"))
+        process.join(seconds)
+        process.kill()  # the only signal that nothing answers to
+        process.join()
+        return process.exitcode
+
+    def result_of(folder):
+        fitted = json.loads((folder / "thresholds.json").read_text())
+        del fitted["model_sha256"], fitted["checksum"]  # a .keras file holds the time
+        return numbers_of(folder), fitted, runs.read(str(folder))["status"], sorted(p.name for p in folder.iterdir())
+
+    started = time.monotonic()
+    assert run_until(300, tmp_path / "undisturbed") == 0
+    seconds = time.monotonic() - started
+    for number in range(10):
+        num_killed += run_until(rng.uniform(0, seconds), tmp_path / str(number)) != 0
+        assert run_until(300, tmp_path / str(number)) == 0, (tmp_path / "output").read_text()
+        assert result_of(tmp_path / str(number)) == result_of(tmp_path / "undisturbed")
+        shutil.rmtree(tmp_path / str(number))
+    print(f"killed {num_killed} of 10 runs")
+
+
 @pytest.fixture(scope="module")
 def stopped(data_dir, tmp_path_factory):
     """The folder of a run that Ctrl-C has stopped."""

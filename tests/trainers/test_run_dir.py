@@ -4,12 +4,15 @@ import json
 import os
 import shlex
 
+import numpy as np
 import pytest
 from absl import flags
-from conftest import flip_bit, small_model, write_run
+from conftest import flip_bit, open_split, small_model, write_run
 
 from pipeline.errors import InputError
 from trainers import run_dir
+from trainers.evaluation.metrics import thresholds
+from trainers.training import checkpoint
 
 DATA = {"fingerprint": "f", "settings": {"split_seed": 42}, "content_digest": "d", "train_patients": ["C1"]}
 WANTED = {"model": "basic_cnn", "backend": "tensorflow", "flags": {"epochs": 2, "run_dir": "run"}, "data": DATA}
@@ -104,6 +107,51 @@ def test_a_flipped_bit_in_a_runs_folder_is_noticed(name, expected, run):
     flip_bit(run / name, content.index(b"finished") if name == run_dir.RUN else len(content) // 2)
     with pytest.raises(InputError, match=expected):
         run_dir.read(str(run))
+
+
+def _outcome(read):
+    try:
+        return read()
+    except InputError:
+        return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_no_flipped_bit_changes_what_is_read(is_finished, run, data_dir, random_seed):
+    """A bit is found, or it is one that nobody reads; nothing but `run.json` vouches for the model of a stopped run."""
+    from trainers.evaluation import predictions
+
+    rng, images = np.random.default_rng(random_seed), np.zeros((1, 32, 32, 3), np.uint8)
+    model = small_model()
+    predictions.fit_thresholds(str(run), model, open_split(data_dir, "validation"), 32)
+    if not is_finished:
+        record = {**run_dir.read(str(run)), "status": "unfinished"}
+        del record["files"]
+        run_dir.write(str(run), record)
+    rows = [dict.fromkeys(run_dir.HISTORY_COLUMNS, 0.0)]
+    checkpoint.save(run / "checkpoint", checkpoint.Checkpoint(1, 2, rows, 3.5, {"0000:x": np.arange(9)}, "run"), 9)
+
+    def read_model():
+        run_dir.read(str(run))
+        return predictions.predictor(predictions.load_model(str(run)), 1)(images).tolist()
+
+    def read_checkpoint():
+        newest = checkpoint.read_newest(run / "checkpoint", "run")
+        return newest and (*newest[:4], newest.arrays["0000:x"].tolist(), len(newest.arrays))
+
+    readers = {
+        run / run_dir.RUN: (2000, lambda: run_dir.read(str(run))),
+        run / run_dir.MODEL: (500, read_model),
+        run / thresholds.FILE: (2000, lambda: thresholds.read(str(run), False)),
+        next((run / "checkpoint").iterdir()): (2000, read_checkpoint),
+    }
+    for path, (num_flips, read) in readers.items():
+        intact, expected = path.read_bytes(), read()
+        for position, bit in rng.integers(0, (len(intact), 8), (num_flips, 2)).tolist():
+            flip_bit(path, position, 1 << bit)
+            assert _outcome(read) in (expected, None), (path.name, position, bit)
+            path.write_bytes(intact)
 
 
 def test_a_checksum_that_was_removed_is_noticed(run):

@@ -26,6 +26,7 @@ from trainers.evaluation_flags import Options
 METRICS = "metrics.json"
 LABEL_ISSUES = "suspected_label_errors.csv"
 _LOCK = "evaluate.lock"
+_PARTIAL = ".partial-"
 _PLOTS = ("metrics.png", "roc.png", "suspected_label_errors.png")
 _FILES_OF_A_MODEL = (
     "model_card_{}.md",
@@ -71,7 +72,9 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
         "suspected_label_errors": len(issues),
     }
     try:
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=destination) as partial:
+        for killed in destination.glob(f"{_PARTIAL}*"):  # nobody else is at work here
+            shutil.rmtree(killed)
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=destination) as partial:
             folder = Path(partial)
             (folder / METRICS).write_text(json.dumps(contents, indent=1, allow_nan=False) + "\n")
             label_issues.write(issues, folder / LABEL_ISSUES)
