@@ -113,14 +113,13 @@ def _say_error(message: str) -> None:
 
 def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mapping[str, Sequence[str]]) -> list[str]:
     """What absl's own parser does, with its errors in one line and its help in groups."""
-    if not _HELP.isdisjoint(argv[1:]):
-        try:
-            print(_help(flag_groups), flush=True)
-        except BrokenPipeError:
-            os._exit(0)  # somebody pipes it to head
-        sys.exit(0)
     try:
-        return flags.FLAGS(argv, known_only=keep_unknown_flags)
+        if not _HELP.isdisjoint(argv[1:]):
+            print(_help(flag_groups), flush=True)
+            sys.exit(0)
+        return flags.FLAGS(argv, known_only=keep_unknown_flags)  # prints --helpfull
+    except InputError:
+        sys.exit(0)  # somebody pipes the help to head
     except flags.Error as error:
         lines = (line.strip() for line in str(error).splitlines() if line.strip())
         faults = [

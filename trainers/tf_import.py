@@ -62,7 +62,7 @@ def import_tensorflow() -> None:
     except Exception as error:  # of a value in keras.json, a device that is missing, or a library
         if "tensorflow" not in sys.modules and isinstance(error, ImportError):
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
         raise InputError(
             f"Keras cannot compute on {backend} ({reason}); mend that, unset KERAS_BACKEND, or remove keras.json from "
             "~/.keras or KERAS_HOME: it may hold an unknown value"

@@ -16,6 +16,7 @@ from trainers.evaluation.metrics import thresholds
 from trainers.evaluation.predictions import load_model
 from trainers.evaluation.report import image_grid, plots
 from trainers.input_pipeline import resident
+from trainers.models import features
 from trainers.run_dir import read_history
 from trainers.training import setup
 
@@ -95,6 +96,19 @@ def test_a_vgg_trains_and_its_saved_model_is_complete(model, data_dir, tmp_path)
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["input"]["mode"] == ("features" if model == "vgg_frozen" else "resident")
     check_numbers(model, tmp_path / "run", data_dir)
+
+
+def test_other_weights_do_not_continue_a_frozen_vgg(data_dir, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("unexpected")
+
+    with monkeypatch.context() as context:
+        context.setattr("trainers.training.train.fit", fail)
+        with pytest.raises(RuntimeError, match="unexpected"):
+            train(data_dir, tmp_path / "run", model="vgg_frozen")
+    monkeypatch.setattr(features, "digest", lambda _: "of another file")
+    result = train(data_dir, tmp_path / "run", model="vgg_frozen")
+    assert_one_line_error(result, "--vgg_weights=none has other weights than", "another --run_dir")
 
 
 def test_a_frozen_vgg_recomputes_when_cells_are_augmented(data_dir, tmp_path):

@@ -106,7 +106,7 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     order = ShuffleOrder(data.train.num_cells, options.batch_size, options.seed)
     num_left_out = _count_left_out(order, used)
     if is_on_features:
-        training_model, validated, batches_from, validation = _on_features(model, data, options, order, used)
+        training_model, validated, batches_from, validation = _on_features(model, data, options, order, used, record)
     else:
         if name == "vgg_frozen":
             print("augmentation is on, so features are not cached: the frozen layers compute every cell in each epoch")
@@ -170,10 +170,22 @@ def _on_cells(
 
 
 def _on_features(
-    model: keras.Model, data: TrainingData, options: Options, order: ShuffleOrder, used: hardware.Hardware
+    model: keras.Model,
+    data: TrainingData,
+    options: Options,
+    order: ShuffleOrder,
+    used: hardware.Hardware,
+    record: run_dir.Run,
 ) -> tuple[keras.Model, keras.Model, _BatchesFrom, tf.data.Dataset]:
     with used.scope():
         backbone, head = features.split_backbone(model, used.jit_compile)
+    digest = features.digest(backbone)
+    if record.setdefault("backbone_digest", digest) != digest:  # the checkpoint holds the head alone
+        raise InputError(
+            f"--vgg_weights={options.vgg_weights} has other weights than {options.run_dir} began with; give the same "
+            "file, or another --run_dir"
+        )
+    run_dir.write(options.run_dir, record)
     cache = Path(options.run_dir) / run_dir.FEATURES
     train, validation = (
         features.extract(backbone, split, cache, vgg_input=options.vgg_input, batch_size=options.batch_size)
