@@ -122,8 +122,8 @@ def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[Non
 
     Raises InputError if another process holds it, or it cannot be written.
     """
-    if not folder.isprintable():  # a lone surrogate included, which TensorFlow would not take
-        raise InputError(f"{flag}={folder} is not UTF-8 or has control characters; give another")
+    if not folder or not folder.isprintable():  # a lone surrogate included, which TensorFlow would not take
+        raise InputError(f"{flag}={folder} is empty, not UTF-8 or has control characters; give another")
     with ExitStack() as stack:
         try:
             stack.enter_context(storage.lock(epath.Path(folder), epath.Path(folder) / name))

@@ -208,8 +208,9 @@ def test_only_a_run_that_has_saved_nothing_is_released(tmp_path):
         assert (folder / run_dir.RUN).exists() == (saved is not None)
 
 
-@pytest.mark.parametrize("name", ["\udcff", "a\nb"])
+@pytest.mark.parametrize("name", ["\udcff", "a\nb", ""])
 def test_a_name_that_no_command_could_print_is_an_error(name, tmp_path):
-    with pytest.raises(InputError, match="is not UTF-8 or has control characters"), run_dir.lock(f"{tmp_path}/{name}"):
+    folder = name and f"{tmp_path}/{name}"
+    with pytest.raises(InputError, match="is empty, not UTF-8 or has control"), run_dir.lock(folder):
         pass
     assert list(tmp_path.iterdir()) == []
