@@ -85,7 +85,6 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         jit_compile=options.jit_compile,
         distribute=options.distribute,
         batch_size=options.batch_size,
-        is_augmented=not options.ranges.is_nothing,
     )
     if not options.ranges.is_nothing:
         (image, *_), *_ = batching.evaluation_batches(data.train, 1).take(1)
@@ -156,7 +155,7 @@ def _on_cells(
 ) -> tuple[keras.Model, keras.Model, _BatchesFrom, tf.data.Dataset]:
     ranges = options.ranges
     with used.scope():
-        training_model = model if ranges.is_nothing else augmented(model, ranges.fill)
+        training_model = model if ranges.is_nothing else augmented(model, ranges.fill, by_gathers=used.jit_compile)
     plain_batches = batching.open_training(data.train, order, options.epochs, mode)
 
     def batches_from(step: int) -> tf.data.Dataset:
