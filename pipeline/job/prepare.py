@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from pipeline import storage
-from pipeline.command import num_processors
 from pipeline.errors import InputError
-from pipeline.job import acquire, build_manifest, results, workers
+from pipeline.job import acquire, build_manifest, results
 from pipeline.job.plan import Job, Settings, Shard, ShardJob, plan_shards
 from pipeline.job.repair import make_again
 from pipeline.records import layout, manifest
@@ -196,13 +195,7 @@ def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
     missing = [file_name for file_name in job.num_cells if file_name not in done]
     if missing:
         with results.watch(job_dir, job.num_cells):
-            num_threads = None
-            if workers.are_started():  # they begin while this process imports Beam, which takes a second
-                num_threads = max(1, num_processors() // len(missing))
-                for file_name in missing:
-                    workers.begin(file_name, job.shard_job, num_threads)
+            from pipeline.job import beam_pipeline  # Beam takes a second to import
 
-            from pipeline.job import beam_pipeline
-
-            beam_pipeline.fill_shards(missing, job.shard_job, num_threads, pipeline_options)
+            beam_pipeline.fill_shards(missing, job.shard_job, pipeline_options)
     return sum(job.num_cells[file_name] for file_name in missing)

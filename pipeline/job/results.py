@@ -1,6 +1,7 @@
 """What workers leave in the job's folder: one result per filled shard. Progress is read from there on every runner."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -38,6 +39,41 @@ class ShardResult(NamedTuple):
     entry: dict[str, Any]  # in the manifest
     rejected: list[Rejected]  # cells that are not in it, and why
     records: list[RecordFacts]  # in their order
+
+
+class ShardCounts(NamedTuple):
+    """What Beam is told of a filled shard; its counters have the names of the fields."""
+
+    records_written: int
+    bytes_written: int
+    cells_rejected: int
+    cells_converted: int
+
+    @classmethod
+    def of(cls, result: ShardResult) -> "ShardCounts":
+        """Counts a shard's result."""
+        num_converted = sum(len(facts.conversions) for facts in result.records)
+        return cls(len(result.records), result.entry["num_bytes"], len(result.rejected), num_converted)
+
+
+class ShardError(Exception):
+    """A shard could not be filled; the message is one line.
+
+    Runners hand on a worker's error as their own, with its text in theirs; Beam has no other way to tell what it was.
+    """
+
+    _START, _END = "shard ", "; fix that, then the same command continues"
+
+    @classmethod
+    def of(cls, file_name: str, reason: object) -> "ShardError":
+        """The error of a shard."""
+        return cls(f"{cls._START}{file_name} could not be filled: {reason}{cls._END}")
+
+    @classmethod
+    def message_in(cls, text: str) -> str | None:
+        """The message of a ShardError whose text is within that of a runner's error; None if there is none."""
+        found = re.search(f"{cls._START}.* could not be filled: .*{cls._END}", text)
+        return found and found[0]
 
 
 def done(job_dir: epath.Path) -> set[str]:
