@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from etils import epath
@@ -15,6 +15,15 @@ from pipeline.job.plan import Job
 from pipeline.records import layout, manifest
 
 _IDENTITY = "job.json"
+
+
+@contextmanager
+def explained_os_errors(place: str) -> Iterator[None]:
+    """Turns an OSError of the block into an InputError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to {place}: {error}; fix that, then the same command continues") from error
 
 
 def job_name(identity: manifest.Manifest) -> str:

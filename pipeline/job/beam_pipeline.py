@@ -12,9 +12,10 @@ from contextlib import redirect_stderr
 
 from pipeline.command import num_processors, set_environment
 from pipeline.errors import InputError
-from pipeline.job import workers
 from pipeline.job.plan import ShardJob
-from pipeline.job.results import ShardCounts, ShardError
+from pipeline.job.results import ShardCounts
+from pipeline.job.shard_errors import explained, fill_shard, is_unexpected
+from pipeline.job.workers import WorkerProcesses
 
 # Importing Beam warns about packages of Google Cloud that are missing, and spends a fifth of its time on garbage.
 _disabled_level, _collects = logging.root.manager.disable, gc.isenabled()
@@ -45,9 +46,9 @@ class FillShard(beam.DoFn):
     def setup(self) -> None:
         """Starts the worker processes."""
         set_environment()  # as in commands, which another engine's workers are not
-        self._processes: workers.WorkerProcesses | None = None
+        self._processes: WorkerProcesses | None = None
         if self._num_processes:
-            self._processes = workers.WorkerProcesses(self._job, self._num_processes)
+            self._processes = WorkerProcesses(self._job, self._num_processes)
             # Needed at the end of the job: TFDS takes a second to import, in which the processes start.
             from pipeline.records import tfds_metadata  # noqa: F401 - for its import
 
@@ -56,7 +57,7 @@ class FillShard(beam.DoFn):
         if self._processes:
             yield from map(self._count, self._processes.fill(file_name))
         else:
-            yield self._count(workers.fill_shard(file_name, self._job))
+            yield self._count(fill_shard(file_name, self._job))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Waits for the worker processes; raises ShardError if one failed."""
@@ -104,29 +105,32 @@ def fill_shards(file_names: Sequence[str], job: ShardJob, pipeline_options: Sequ
     Raises InputError if a shard cannot be filled or the runner fails; shards that were filled stay.
     """
     options, num_processes = parse_options(pipeline_options)
-    logger = logging.getLogger("apache_beam.runners.common")
-    logger.addFilter(_is_unexpected)
+    loggers = [logging.getLogger(), logging.getLogger("apache_beam.runners.common")]
+    for logger in loggers:
+        logger.addFilter(is_unexpected)
     try:
         pipeline = beam.Pipeline(options=options)
         _ = (
             pipeline
-            | "Planned shards" >> beam.Create(file_names, reshuffle=False)
+            | "Planned shards" >> beam.Create(file_names)
             | "Fill shards" >> FillShards(job, min(num_processes, len(file_names)))
         )
         pipeline.run().wait_until_finish()
     except Exception as error:
-        if message := ShardError.message_in(str(error)):
-            raise InputError(message) from error
         if "KeyboardInterrupt" in str(error):
             raise KeyboardInterrupt from error
+        if message := explained(str(error)):
+            raise InputError(message) from error
         if not any(option.startswith("--runner=") for option in pipeline_options):
             raise
+        reason = (str(error).strip() or "no answer").splitlines()[-1]
         raise InputError(
-            f"the runner failed: {type(error).__name__}: {error}; check "
+            f"the runner failed: {type(error).__name__}: {reason}; check "
             f"--pipeline_options={','.join(pipeline_options)}, then the same command continues"
         ) from error
     finally:
-        logger.removeFilter(_is_unexpected)
+        for logger in loggers:
+            logger.removeFilter(is_unexpected)
 
 
 def parse_options(pipeline_options: Sequence[str]) -> tuple[PipelineOptions, int]:
@@ -154,9 +158,3 @@ def parse_options(pipeline_options: Sequence[str]) -> tuple[PipelineOptions, int
         standard.runner = "FnApiRunner"  # Beam's default first tries to download another one
         return options, num_processors() if options.view_as(DirectOptions).direct_num_workers == 1 else 0
     return options, 0
-
-
-def _is_unexpected(record: logging.LogRecord) -> bool:
-    """A ShardError or Ctrl-C ends in one line of its own; its traceback would only hide that."""
-    error = record.exc_info and record.exc_info[1]
-    return not (isinstance(error, ShardError | KeyboardInterrupt) or "KeyboardInterrupt" in str(error))

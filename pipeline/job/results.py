@@ -1,7 +1,6 @@
 """What workers leave in the job's folder: one result per filled shard. Progress is read from there on every runner."""
 
 import json
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ from pipeline.cells import Rejected
 from pipeline.errors import InputError
 from pipeline.job.plan import Job
 from pipeline.progress import progress_bar
-from pipeline.records import layout
+from pipeline.records import layout, manifest
 from pipeline.storage import is_remote, list_names
 
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -41,6 +40,24 @@ class ShardResult(NamedTuple):
     records: list[RecordFacts]  # in their order
 
 
+class JobResult(NamedTuple):
+    """What the job did.
+
+    Attributes:
+      directory: the data set's version folder.
+      manifest: its manifest.
+      num_filled: number of cells that this run read; 0 if the data set was there already.
+      seconds: how long filling took, from the first shard to the manifest.
+      repaired: names of the corrupt files that were made again.
+    """
+
+    directory: epath.Path
+    manifest: manifest.Manifest
+    num_filled: int
+    seconds: float
+    repaired: tuple[str, ...] = ()
+
+
 class ShardCounts(NamedTuple):
     """What Beam is told of a filled shard; its counters have the names of the fields."""
 
@@ -56,26 +73,6 @@ class ShardCounts(NamedTuple):
         return cls(len(result.records), result.entry["num_bytes"], len(result.rejected), num_converted)
 
 
-class ShardError(Exception):
-    """A shard could not be filled; the message is one line.
-
-    Runners hand on a worker's error as their own, with its text in theirs; Beam has no other way to tell what it was.
-    """
-
-    _START, _END = "shard ", "; fix that, then the same command continues"
-
-    @classmethod
-    def of(cls, file_name: str, reason: object) -> "ShardError":
-        """The error of a shard."""
-        return cls(f"{cls._START}{file_name} could not be filled: {reason}{cls._END}")
-
-    @classmethod
-    def message_in(cls, text: str) -> str | None:
-        """The message of a ShardError whose text is within that of a runner's error; None if there is none."""
-        found = re.search(f"{cls._START}.* could not be filled: .*{cls._END}", text)
-        return found and found[0]
-
-
 def done(job_dir: epath.Path) -> set[str]:
     """File names of the filled shards."""
     suffix = layout.result_name("")
@@ -89,6 +86,18 @@ def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
         return ShardResult(split, entry, [Rejected(*cell) for cell in rejected], [RecordFacts(*r) for r in records])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
+
+
+def check_done(job_dir: epath.Path, shards_dir: epath.Path) -> set[str]:
+    """Like `done`, but without shards of which the disk lost what was written last; their results are removed."""
+    checked = set()
+    for file_name in sorted(done(job_dir)):
+        result = read_result(job_dir, file_name)
+        if result is None or manifest.check_shard(shards_dir, result.entry):
+            (job_dir / layout.result_name(file_name)).unlink()
+        else:
+            checked.add(file_name)
+    return checked
 
 
 def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[ShardResult]:

@@ -1,7 +1,7 @@
-"""Worker processes of a local job, each filling one shard at a time. A `FillShard` owns them, in its `setup`.
+"""Worker processes of a local job, each filling one shard at a time.
 
-Threads would share one interpreter lock, which costs a quarter of the speed on two cores and more on more cores. They
-are plain processes and not multiprocessing's, which adds a process that prints tracebacks when a job ends early.
+Threads would share one interpreter lock, which costs a quarter of the speed on two cores and more on more cores. These
+are plain processes: multiprocessing's come with a tracker process, which prints a traceback if a job ends early.
 """
 
 import multiprocessing
@@ -19,63 +19,45 @@ from typing import cast
 
 import pipeline
 from pipeline.command import num_processors, set_environment
-from pipeline.errors import InputError
 from pipeline.job.plan import ShardJob
-from pipeline.job.results import ShardCounts, ShardError
+from pipeline.job.results import ShardCounts
+from pipeline.job.shard_errors import ShardError, fill_shard
 
 _SECONDS_TO_END = 5.0
 
 
 class WorkerProcesses:
-    """Processes that fill shards of one job; they end with `close`, or when this process ends in any other way."""
+    """Processes that fill shards of one job; they end with `close`, and with this process, whatever ends it."""
 
     def __init__(self, job: ShardJob, num_processes: int) -> None:
         self._processes: dict[Connection, subprocess.Popen[bytes]] = {}
-        self._idle: list[Connection] = []
         self._filling: dict[Connection, str] = {}
         root = os.fspath(Path(pipeline.__path__[0]).parent)  # `tfds build` has it on its path only for a while
         code = f"import sys; sys.path = {[root, *sys.path]!r}; from pipeline.job import workers; workers.main()"
-        num_threads = max(1, num_processors() // num_processes)
         for _ in range(num_processes):
             ours, theirs = multiprocessing.Pipe()
             with theirs:
-                process = subprocess.Popen(
+                self._processes[ours] = subprocess.Popen(
                     [sys.executable, "-c", code, str(theirs.fileno())],
                     stdin=subprocess.PIPE,
                     pass_fds=[theirs.fileno()],
                     process_group=0,  # a terminal's Ctrl-C is for this process, whose end is theirs
                 )
-            self._processes[ours] = process
-            self._idle.append(ours)
-            ours.send((job, num_threads))
+            ours.send((job, max(1, num_processors() // num_processes)))
 
     def fill(self, file_name: str) -> Iterator[ShardCounts]:
         """Hands a shard to an idle process; yields what was finished meanwhile, and raises what went wrong."""
-        while not self._idle:
+        if len(self._filling) == len(self._processes):
             yield from self._finished()
-        connection = self._idle.pop()
+        connection = next(connection for connection in self._processes if connection not in self._filling)
         self._filling[connection] = file_name
-        try:
+        with suppress(OSError):  # of a process that has ended, as the answer tells
             connection.send(file_name)
-        except OSError as error:
-            raise self._ended(connection, file_name) from error
 
     def finish(self) -> Iterator[ShardCounts]:
         """Yields what is left; raises what went wrong."""
         while self._filling:
             yield from self._finished()
-
-    def _finished(self) -> Iterator[ShardCounts]:
-        for connection in cast(list[Connection], wait(list(self._filling))):
-            file_name = self._filling.pop(connection)
-            try:
-                answer = connection.recv()
-            except (EOFError, OSError) as error:
-                raise self._ended(connection, file_name) from error
-            self._idle.append(connection)
-            if isinstance(answer, Exception):
-                raise answer
-            yield answer
 
     def close(self) -> None:
         """Ends the processes; those that fill a shard remove what they have written of it."""
@@ -83,33 +65,32 @@ class WorkerProcesses:
             process.terminate()
         for connection, process in self._processes.items():
             with process, connection:
-                self._status(process)
+                _wait(process)
 
-    def _ended(self, connection: Connection, file_name: str) -> ShardError:
-        status = self._status(self._processes[connection])
-        what = "was killed, perhaps for memory" if status < 0 else f"ended with status {status}, see its error above"
-        return ShardError.of(file_name, f"a worker process {what}")
+    def _finished(self) -> Iterator[ShardCounts]:
+        for connection in cast(list[Connection], wait(list(self._filling))):
+            file_name = self._filling.pop(connection)
+            try:
+                answer = connection.recv()
+            except (EOFError, OSError) as error:
+                status = _wait(self._processes[connection])
+                end = "was killed, perhaps for memory" if status < 0 else f"ended with status {status}, see its error"
+                raise ShardError.of(file_name, f"a worker process {end}") from error
+            if isinstance(answer, Exception):
+                raise answer
+            yield answer
 
-    def _status(self, process: subprocess.Popen[bytes]) -> int:
-        try:
-            return process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
 
-
-def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardCounts:
-    """Fills one shard, see `fill.fill_shard`; raises ShardError if it cannot be."""
-    from pipeline.job import fill  # OpenCV is only for processes that decode
-
+def _wait(process: subprocess.Popen[bytes]) -> int:
     try:
-        return ShardCounts.of(fill.fill_shard(file_name, job, num_threads))
-    except (OSError, InputError) as error:
-        raise ShardError.of(file_name, error) from error
+        return process.wait(_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def main() -> None:
-    """A worker process: fills the shards whose names it receives, until its parent ends or wants no more."""
+    """A worker process: fills the shards whose names it receives, until its parent ends it or has ended."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # an exception, so that unfinished files are removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     set_environment()
@@ -126,5 +107,5 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # ends when the parent does, however that ends: nobody else holds the other side
+    os.read(sys.stdin.fileno(), 1)  # ends when the parent does: nobody else holds the other side
     os.kill(os.getpid(), signal.SIGTERM)
