@@ -95,6 +95,15 @@ def _unfinished_differences(incomplete: epath.Path, identity: manifest.Manifest)
     return ["nothing in it tells what it is"] if holds_files else None
 
 
+def is_complete(job: Job) -> bool:
+    """Whether a job that was killed at its end has left everything but the last rename."""
+    directory = job.shard_job.shards_dir
+    path = directory / layout.MANIFEST
+    if not path.exists() or not manifest.is_signed(path.read_bytes()):
+        return False
+    return not any(manifest.check_shard(directory, shard) for shard in manifest.shards(json.loads(path.read_text())))
+
+
 def publish(job: Job) -> None:
     """Makes the complete data set appear under its name, and removes what the job has left."""
     incomplete = layout.incomplete_dir(job.directory)

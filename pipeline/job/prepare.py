@@ -7,7 +7,6 @@ the manifest, written last, completes it. In both, `<version>.incomplete/<job>` 
 while the job runs; its name is a hash of source and settings.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -107,7 +106,7 @@ def run(
     started = time.perf_counter()
     num_filled = 0
     with acquire.explained_os_errors(str(job.directory)):
-        if not _is_complete(job):
+        if not acquire.is_complete(job):
             num_filled = _fill_missing(job, pipeline_options)
             filled = results.read_results(job.shard_job.job_dir, job.num_cells)
             results.check(filled, job, max_rejected_fraction)
@@ -121,15 +120,6 @@ def _write_plan(shards: Sequence[Shard], job_dir: epath.Path) -> dict[str, int]:
     for shard in shards:
         storage.write_atomic(job_dir / layout.plan_name(shard.file_name), shard.to_json().encode())
     return {shard.file_name: len(shard.cells) for shard in shards}
-
-
-def _is_complete(job: Job) -> bool:
-    """Whether a job that was killed at its end has left everything but the last rename."""
-    directory = job.shard_job.shards_dir
-    path = directory / layout.MANIFEST
-    if not path.exists() or not manifest.is_signed(path.read_bytes()):
-        return False
-    return not any(manifest.check_shard(directory, shard) for shard in manifest.shards(json.loads(path.read_text())))
 
 
 def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:

@@ -21,7 +21,7 @@ import pipeline
 from pipeline.command import num_processors, set_environment
 from pipeline.job.plan import ShardJob
 from pipeline.job.results import ShardCounts
-from pipeline.job.shard_errors import ShardError, fill_shard
+from pipeline.job.runner_errors import ShardError, fill_shard
 
 _SECONDS_TO_END = 5.0
 

@@ -29,7 +29,7 @@ from test_decode import header, png_of
 from pipeline import storage
 from pipeline.cells import Cell
 from pipeline.errors import InputError
-from pipeline.job import build_manifest, plan, results, shard_errors, workers
+from pipeline.job import build_manifest, plan, results, runner_errors, workers
 from pipeline.job import prepare as job
 from pipeline.records import layout
 from pipeline.source.archive import MAX_ENCODED_BYTES
@@ -140,7 +140,7 @@ def test_a_worker_that_was_killed_before_its_first_shard_is_named(monkeypatch):
     processes = workers.WorkerProcesses(None, 1)
     try:
         with pytest.raises(
-            shard_errors.ShardError, match="a shard could not be filled: a worker process ended with status 1"
+            runner_errors.ShardError, match="a shard could not be filled: a worker process ended with status 1"
         ):
             list(processes.fill("a shard")) + list(processes.finish())
     finally:

@@ -1,4 +1,4 @@
-"""What goes wrong on a worker, in one line of the job.
+"""What goes wrong on a runner and its workers, in one line.
 
 Runners hand on a worker's error as their own, with its text in theirs; Beam has no other way to tell what it was.
 """
@@ -6,6 +6,8 @@ Runners hand on a worker's error as their own, with its text in theirs; Beam has
 import logging
 import platform
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from pipeline.errors import InputError
 from pipeline.job.plan import ShardJob
@@ -13,7 +15,6 @@ from pipeline.job.results import ShardCounts
 
 _CONTINUES = "; fix that, then the same command continues"
 _SHARD = re.compile(f"shard [^ ]* could not be filled: .*?{_CONTINUES}")
-_NO_CODE = re.compile("No module named 'pipeline")
 
 
 class ShardError(Exception):
@@ -38,16 +39,40 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
         raise ShardError.of(file_name, reason) from error
 
 
-def explained(text: str) -> str | None:
-    """The line that explains an error of a runner by what happened on its workers, None if nothing is known."""
-    if found := _SHARD.search(text):
-        return found[0]
-    if _NO_CODE.search(text):
+@contextmanager
+def explained_runner_errors(pipeline_options: Sequence[str]) -> Iterator[None]:
+    """Turns a runner's error in the block into an InputError, and keeps what that explains out of the logs."""
+    loggers = [logging.getLogger(), logging.getLogger("apache_beam.runners.common")]
+    for logger in loggers:
+        logger.addFilter(_is_unexpected)
+    try:
+        yield
+    except Exception as error:
+        if "KeyboardInterrupt" in str(error):
+            raise KeyboardInterrupt from error
+        if message := _explanation(str(error)):
+            raise InputError(message) from error
+        if not any(option.startswith("--runner=") for option in pipeline_options):
+            raise
+        reason = (str(error).strip() or "no answer").splitlines()[-1]
+        raise InputError(
+            f"the runner failed: {type(error).__name__}: {reason}; check "
+            f"--pipeline_options={','.join(pipeline_options)}, then the same command continues"
+        ) from error
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_is_unexpected)
+
+
+def _explanation(text: str) -> str | None:
+    """The line that explains an error of a runner by what happened on its workers."""
+    if shard := _SHARD.search(text):
+        return shard[0]
+    if "No module named 'pipeline" in text:
         return f"the workers have no package pipeline; give them its wheel, for example by --extra_packages{_CONTINUES}"
     return None
 
 
-def is_unexpected(record: logging.LogRecord) -> bool:
-    """A filter for Beam's logs: what ends in one line of the job needs no traceback, which would only hide that."""
+def _is_unexpected(record: logging.LogRecord) -> bool:
     text = f"{record.getMessage()} {record.exc_info and record.exc_info[1]!r}"
-    return not ("KeyboardInterrupt" in text or explained(text))
+    return not ("KeyboardInterrupt" in text or _explanation(text))
