@@ -27,11 +27,11 @@ class FillShard(beam.DoFn):
 
     def __init__(self, job: ShardJob, num_processes: int) -> None:
         self._job, self._num_processes = job, num_processes
+        self._processes: WorkerProcesses | None = None
 
     def setup(self) -> None:
         """Starts the worker processes."""
         set_environment()  # as in commands, which another engine's workers are not
-        self._processes: WorkerProcesses | None = None
         if self._num_processes:
             self._processes = WorkerProcesses(self._job, self._num_processes)
             # Needed at the end of the job: TFDS takes a second to import, in which the processes start.
