@@ -54,7 +54,8 @@ def explained_runner_errors(pipeline_options: Sequence[str]) -> Iterator[None]:
             raise InputError(message) from error
         if not any(option.startswith("--runner=") for option in pipeline_options):
             raise
-        reason = (str(error).strip() or "no answer").splitlines()[-1]
+        lines = str(error).strip().splitlines() or ["no answer"]
+        reason = next((line.strip() for line in lines if "details = " in line), lines[-1])  # gRPC's, or a traceback's
         raise InputError(
             f"the runner failed: {type(error).__name__}: {reason}; check "
             f"--pipeline_options={','.join(pipeline_options)}, then the same command continues"

@@ -84,4 +84,9 @@ def test_workers_without_the_projects_code_are_told_so(source, tmp_path, job_ser
 
 def test_a_job_service_that_is_not_there_is_named(source, tmp_path):
     result = preprocess(source, tmp_path / "data", "localhost:9", "localhost:9", "--job_server_timeout=1")
-    assert_one_line_error(result, "the runner failed", "--job_endpoint=localhost:9", "continues")
+    assert_one_line_error(result, "the runner failed", "no answer", "--job_endpoint=localhost:9", "continues")
+
+
+def test_a_worker_pool_that_is_not_there_is_named(source, tmp_path, job_service):
+    result = preprocess(source, tmp_path / "data", job_service, "localhost:9")
+    assert_one_line_error(result, "the runner failed", "failed to connect", "--environment_config=localhost:9")
