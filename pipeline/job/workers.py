@@ -17,7 +17,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import cast
 
-import pipeline
 from pipeline.command import num_processors, set_environment
 from pipeline.job.plan import ShardJob
 from pipeline.job.results import ShardCounts
@@ -32,7 +31,7 @@ class WorkerProcesses:
     def __init__(self, job: ShardJob, num_processes: int) -> None:
         self._processes: dict[Connection, subprocess.Popen[bytes]] = {}
         self._filling: dict[Connection, str] = {}
-        root = os.fspath(Path(pipeline.__path__[0]).parent)  # `tfds build` has it on its path only for a while
+        root = str(Path(__file__).parents[2])  # `tfds build` has it on its path only for a while
         code = f"import sys; sys.path = {[root, *sys.path]!r}; from pipeline.job import workers; workers.main()"
         for _ in range(num_processes):
             ours, theirs = multiprocessing.Pipe()
