@@ -128,7 +128,7 @@ def test_a_worker_that_was_killed_is_one_line_and_the_same_call_continues(synthe
     wait_for_a_shard(process, tmp_path)
     for child in psutil.Process(process.pid).children():
         child.kill()
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=10)
     assert process.returncode == 1, error
     assert "Traceback" not in error
     assert "a worker process was killed, perhaps for memory; fix that, then the same command continues" in error
