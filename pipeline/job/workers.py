@@ -32,6 +32,7 @@ class WorkerProcesses:
     def __init__(self, job: ShardJob, num_processes: int) -> None:
         self._processes: dict[Connection, subprocess.Popen[bytes]] = {}
         self._filling: dict[Connection, str] = {}
+        self._job, self._num_threads = job, max(1, num_processors() // num_processes)
         root = str(Path(__file__).parents[2])  # `tfds build` has it on its path only for a while
         code = f"import sys; sys.path = {[root, *sys.path]!r}; from pipeline.job import workers; workers.main()"
         for _ in range(num_processes):
@@ -43,7 +44,6 @@ class WorkerProcesses:
                     pass_fds=[theirs.fileno()],
                     process_group=0,  # a terminal's Ctrl-C is for this process, whose end is theirs
                 )
-            ours.send((job, max(1, num_processors() // num_processes)))
 
     def fill(self, file_name: str) -> Iterator[ShardCounts]:
         """Hands a shard to an idle process; yields what was finished meanwhile, and raises what went wrong."""
@@ -52,7 +52,7 @@ class WorkerProcesses:
         connection = next(connection for connection in self._processes if connection not in self._filling)
         self._filling[connection] = file_name
         with suppress(OSError):  # of a process that has ended, as the answer tells
-            connection.send(file_name)
+            connection.send((file_name, self._job, self._num_threads))
 
     def finish(self) -> Iterator[ShardCounts]:
         """Yields what is left; raises what went wrong."""
@@ -95,11 +95,10 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     set_environment()
     with Connection(int(sys.argv[1])) as connection, suppress(EOFError, ConnectionError):
-        job, num_threads = connection.recv()
         while True:
-            file_name = connection.recv()
+            shard = connection.recv()
             try:
-                answer: ShardCounts | Exception = fill_shard(file_name, job, num_threads)
+                answer: ShardCounts | Exception = fill_shard(*shard)
             except Exception as error:
                 error.add_note("".join(traceback.format_exception(error)))  # which does not travel by itself
                 answer = error
