@@ -4,8 +4,6 @@ An element is a shard's name: no pixel and no cell crosses a shuffle, and the by
 the number of workers.
 """
 
-import importlib
-import threading
 from collections.abc import Iterator, Sequence
 
 from pipeline.command import set_environment
@@ -36,8 +34,9 @@ class FillShard(beam.DoFn):
         set_environment()  # as in commands, which another engine's workers are not
         if self._num_processes:
             self._processes = WorkerProcesses(self._job, self._num_processes)
-            # Needed at the end of the job: TFDS takes a second to import, in which this process would only wait.
-            threading.Thread(target=importlib.import_module, args=["pipeline.records.tfds_metadata"]).start()
+            # Needed at the end of the job: TFDS takes half a second to import, in which the processes start. Not in a
+            # thread: while it is imported, other threads' imports are lazy ones, which break Beam.
+            from pipeline.records import tfds_metadata  # noqa: F401 - for its import
 
     def process(self, file_name: str) -> Iterator[ShardCounts]:
         """Fills one shard, or hands it to a worker process; yields what is finished; raises ShardError."""
