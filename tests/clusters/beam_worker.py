@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Runs Beam's Python worker for a worker of Flink or Spark, which names it as its PROCESS environment.
 
-Beam's worker pool would do on one TaskManager per machine: with two it stops the wrong worker, since both give theirs the
+Beam's worker pool is for one TaskManager per machine: with two it stops the wrong worker, since both give theirs the
 same name. If WORKER_LOG names a file, each process notes there which of the engine's workers, WORKER, fills shards.
 """
 

@@ -20,8 +20,14 @@ HOME = ROOT / ".venv-clusters"  # made by `make clusters`
 PACKAGES = HOME / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 BEAM_WORKER = Path(__file__).with_name("beam_worker.py")
 
-_PACKAGES = "lang lang.invoke lang.reflect io net nio text time util util.concurrent util.concurrent.atomic".split()
-_OPENED = [*(f"java.base/java.{package}" for package in _PACKAGES), "java.base/sun.nio.ch", "java.base/sun.security.action"]
+_PACKAGES = ["lang", "lang.invoke", "io", "net", "nio", "text", "time", "util", "util.concurrent"]
+_OPENED = [
+    *(f"java.base/java.{package}" for package in _PACKAGES),
+    "java.base/java.lang.reflect",
+    "java.base/java.util.concurrent.atomic",
+    "java.base/sun.nio.ch",
+    "java.base/sun.security.action",
+]
 JAVA = [
     "java",
     "-XX:+IgnoreUnrecognizedVMOptions",
@@ -40,7 +46,8 @@ class Cluster(NamedTuple):
 
     def took_part(self):
         """Names of the workers that filled shards."""
-        return set((self.folder / "workers.log").read_text().split())
+        log = self.folder / "workers.log"
+        return set(log.read_text().split()) if log.exists() else set()
 
 
 def free_port():
@@ -164,7 +171,9 @@ def spark(folder):
         workers = [start(f"worker-{number}", *java, entry, *size, master)[0] for number in (1, 2)]
         conf = {
             "spark.executor.memory": "480m",
+            "spark.executor.extraClassPath": HOME / "spark-job-server" / "*",  # its Guava before Spark's older one
             "spark.default.parallelism": 4,
+            "spark.task.maxFailures": 1,
             "spark.executor.extraJavaOptions": shlex.join(JAVA[1:]),
             "spark.ui.enabled": "false",
             "spark.driver.host": "127.0.0.1",
@@ -189,7 +198,17 @@ def dask(folder):
     shared = ["--no-dashboard", "--scheduler-file", file]
     with Processes(folder) as processes:
         _, log = processes.start("scheduler", *command, "scheduler", "--host", "127.0.0.1", "--port", 0, *shared)
-        worker = ["worker", "--no-nanny", "--nthreads", 1, "--local-directory", folder, "--preload", BEAM_WORKER, *shared]
+        worker = [
+            "worker",
+            "--no-nanny",
+            "--nthreads",
+            1,
+            "--local-directory",
+            folder,
+            "--preload",
+            BEAM_WORKER,
+            *shared,
+        ]
         workers = [processes.start(f"worker-{number}", *command, *worker)[0] for number in (1, 2)]
         wait_for(file.exists, log)
         with distributed.Client(scheduler_file=str(file)) as client:

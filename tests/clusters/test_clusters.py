@@ -14,7 +14,7 @@ from concurrent import futures
 import engines
 import grpc
 import pytest
-from conftest import ROOT, assert_one_line_error, data_set_digests, run_command
+from conftest import ROOT, assert_one_line_error, data_set_digests, run_command, run_in_process
 
 pytestmark = pytest.mark.clusters
 FLAGS = ("--cells_per_shard=4", "--image_size_px=64")
@@ -58,7 +58,7 @@ def test_the_bytes_are_those_of_a_local_run(cluster, synthetic_zip, tmp_path, lo
     result = preprocess(synthetic_zip, tmp_path, cluster.options)
     assert result.returncode == 0, result.stderr
     assert data_set_digests(tmp_path) == local_digests
-    assert len(cluster.took_part()) == len(cluster.workers)
+    assert len(cluster.took_part()) == len(cluster.workers)  # every one
 
 
 def test_workers_without_the_project(cluster, synthetic_zip, tmp_path):
@@ -66,15 +66,15 @@ def test_workers_without_the_project(cluster, synthetic_zip, tmp_path):
         pytest.skip("its workers are Python processes of their own")
     options = [*cluster.options, "--environment_option=process_variables=PYTHONPATH=/nowhere"]
     result = preprocess(synthetic_zip, tmp_path, options)
-    assert_one_line_error(result, "the workers have not got this project", "PYTHONPATH", "--environment_option")
+    assert_one_line_error(result, "the workers have no package pipeline", "continues")
 
 
-def test_a_path_that_workers_do_not_see(cluster, synthetic_zip, tmp_path):
+def test_a_path_that_workers_do_not_see(cluster, synthetic_zip, tmp_path, monkeypatch):
     if not cluster.workers:
         pytest.skip("it works in the job's own process")
-    with engines.hidden(synthetic_zip, cluster.folder) as path:
-        result = preprocess(path, tmp_path, cluster.options)
-    assert_one_line_error(result, "could not be filled", "No such file", "--source and --data_dir")
+    monkeypatch.chdir(tmp_path)  # the workers are in another folder
+    result = run_in_process("pipeline.preprocess", *command_line(synthetic_zip, "data", cluster.options))
+    assert_one_line_error(result, "has no data/", "a --data_dir that all workers reach", "continues")
 
 
 def test_with_one_worker_killed_the_job_ends_whole_or_continues(cluster, synthetic_zip, tmp_path, local_digests):
@@ -100,12 +100,15 @@ def test_with_one_worker_killed_the_job_ends_whole_or_continues(cluster, synthet
 @pytest.mark.parametrize(
     ("options", "to_mend"),
     [
-        (["--runner=DaskRunner", "--dask_client_address=tcp://127.0.0.1:9", "--dask_connection_timeout=1"], "--dask_client_address"),
-        (["--runner=PortableRunner", "--job_endpoint=127.0.0.1:9", "--job_server_timeout=1"], "--job_endpoint"),
+        (
+            ["DaskRunner", "--dask_client_address=tcp://127.0.0.1:9", "--dask_connection_timeout=1"],
+            "--dask_client_address",
+        ),
+        (["PortableRunner", "--job_endpoint=127.0.0.1:9", "--job_server_timeout=1"], "--job_endpoint"),
     ],
 )
 def test_an_engine_that_is_not_there(options, to_mend, synthetic_zip, tmp_path):
-    result = preprocess(synthetic_zip, tmp_path, options)
+    result = preprocess(synthetic_zip, tmp_path, [f"--runner={options[0]}", *options[1:]])
     assert_one_line_error(result, "the runner failed", to_mend, "the same command continues")
 
 
