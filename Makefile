@@ -3,6 +3,8 @@
 #   make demo SOURCE=path/to/cell_images.zip    the same on real cells
 #   make test                              the test suite
 #   make test-slow                         the long tests: random kills, flipped bits, every quoted command
+#   make clusters                          Flink, Spark and Prism for make test-clusters; needs java, mvn and go
+#   make test-clusters                     the job on these and on Dask: equal bytes, killed workers
 #   make extras                            what exports and JAX need; without it their tests are skipped
 #   make coverage                          the test suite, and the lines and branches that it does not reach
 #   make bench SOURCE=path/to/cell_images.zip    every benchmark, one after the other, into bench/
@@ -14,6 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PEERS := .venv-peers
+CLUSTERS := .venv-clusters
 
 SOURCE ?=
 EPOCHS ?= 8
@@ -21,7 +24,7 @@ EPOCHS ?= 8
 DEMO := demo/$(if $(SOURCE),$(shell basename "$(SOURCE)" .zip),synthetic)
 CELLS := $(if $(SOURCE),$(SOURCE),$(DEMO)/cell_images.zip)
 
-.PHONY: demo test test-slow extras coverage lint format bench peers clean
+.PHONY: demo test test-slow clusters test-clusters extras coverage lint format bench peers clean
 
 demo: $(INSTALLED)
 	@mkdir -p "$(DEMO)"
@@ -105,6 +108,22 @@ peers:
 	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check "$$library" </dev/null || \
 	    echo "not installed: $$library" >&2; \
 	done
+
+# Maven Central lacks the job servers' own jars, but has the runners, up to 2.62 with all that they depend on.
+clusters: $(INSTALLED)
+	@test -x $(CLUSTERS)/bin/python || $(BIN)/python -m venv $(CLUSTERS)
+	@$(CLUSTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/clusters/requirements.txt
+	@for engine in flink:beam-runners-flink-1.19 spark:beam-runners-spark-3; do \
+	  mvn --quiet --batch-mode -f tests/clusters/pom.xml dependency:copy-dependencies -Drunner=$${engine#*:} \
+	    -DincludeScope=runtime -DexcludeArtifactIds=slf4j-api \
+	    -DoutputDirectory="$(CURDIR)/$(CLUSTERS)/$${engine%:*}-job-server" || \
+	    echo "not installed: $$engine" >&2; \
+	done
+	@GOBIN="$(CURDIR)/$(CLUSTERS)/bin" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0 || \
+	  echo "not installed: prism" >&2
+
+test-clusters: $(INSTALLED)
+	@$(BIN)/python -m pytest -m clusters tests/clusters
 
 clean:
 	rm -rf demo bench

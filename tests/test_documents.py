@@ -23,7 +23,7 @@ DOCUMENTS = ["README.md", "BUILD.md", "CONTRIBUTING.md", "benchmarks/README.md",
 NOT_TYPED_IN = {
     r"-m [\w.]+$": "is the name of a command, without its flags",
     r"\bpip\b|venv|apt-get|make peers": "installs packages",
-    r"[<…]|Runner|^dask": "needs a cluster; tests/pipeline/test_clusters.py runs one",
+    r"[<…]|Runner|^dask|make clusters": "needs a cluster; tests/clusters runs some",
     r"^make (?!demo)|SOURCE=|PYTHON=|pytest": "runs the tests or the benchmarks, or what another command runs",
     r"benchmarks\.": "takes minutes; tests/benchmarks runs it small",
     r"cross_validate|runs/fold_": "trains on folds; tests/trainers does",
