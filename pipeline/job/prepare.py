@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -169,10 +169,12 @@ def _explained_os_errors(place: str) -> Iterator[None]:
         raise InputError(f"cannot write to {place}: {error}; fix that, then the same command continues") from error
 
 
-def _write_plan(shards: Sequence[Shard], job_dir: epath.Path) -> dict[str, int]:
+def _write_plan(shards: Iterable[Shard], job_dir: epath.Path) -> dict[str, int]:
+    num_cells = {}
     for shard in shards:
         storage.write_atomic(job_dir / layout.plan_name(shard.file_name), shard.to_json().encode())
-    return {shard.file_name: len(shard.cells) for shard in shards}
+        num_cells[shard.file_name] = len(shard.cells)
+    return num_cells
 
 
 def _is_complete(job: Job) -> bool:

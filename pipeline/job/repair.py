@@ -1,6 +1,6 @@
 """Corrupt files of an existing data set: those that are not what its manifest vouches for, and making them again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from etils import epath
 
@@ -15,7 +15,7 @@ def make_again(
     directory: epath.Path,
     existing: manifest.Manifest,
     corrupt: Mapping[str, str],
-    shards: Sequence[Shard],
+    shards: Iterable[Shard],
     job: ShardJob,
 ) -> int:
     """Makes corrupt files again, in a folder of their own (that of `job`), and moves them to the data set.
