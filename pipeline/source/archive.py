@@ -12,7 +12,7 @@ import threading
 import zipfile
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +23,7 @@ from pipeline.cells import Cell, ZipEntry
 from pipeline.errors import InputError
 from pipeline.source.files import File, Files
 from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage, read_image_file
+from pipeline.source.zip_directory import read_zip_directory
 from pipeline.storage import (
     is_remote,
     list_objects,
@@ -133,30 +134,6 @@ def _normal_path(name: str) -> str | None:
     return None if is_absolute or ".." in path.split("/") else path
 
 
-class _Entries(list[zipfile.ZipInfo]):
-    def __init__(self, add: Callable[[zipfile.ZipInfo], None]) -> None:
-        self._add = add
-
-    def append(self, entry: zipfile.ZipInfo) -> None:
-        self._add(entry)
-
-
-class _NoNames(dict[str, zipfile.ZipInfo]):
-    def __setitem__(self, *_: object) -> None:
-        pass
-
-
-class _ZipDirectory(zipfile.ZipFile):
-    """Hands over each entry as it is read and keeps none: two million take 1.3 GB, and `zipfile` has no such option."""
-
-    filelist = property(lambda self: self._entries, lambda *_: None)  # `zipfile` would set a list
-    NameToInfo = property(lambda self: _NoNames(), lambda *_: None)
-
-    def __init__(self, file: BinaryIO, add: Callable[[zipfile.ZipInfo], None]) -> None:
-        self._entries = _Entries(add)
-        super().__init__(file)
-
-
 class ZipSource(Source):
     """A zip archive."""
 
@@ -191,7 +168,7 @@ class ZipSource(Source):
         try:
             with open_file(self._path) as file:
                 modified_ns = self._modified_ns(file)
-                _ZipDirectory(file, add).close()
+                read_zip_directory(file, add)
         except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
             raise InputError(
                 f"--source={self._path} is not a zip archive or is cut off ({error}); "
