@@ -50,31 +50,28 @@ def lay_out(folder: Path, archive: Path, num_cells: int) -> None:
             out.writestr(zipfile.ZipInfo(path.relative_to(folder).as_posix()), base_name)
 
 
-def plan_and_describe(source: str, data_dir: str) -> dict[str, float]:
-    """Lists, plans and builds the manifest in this process; returns the seconds of each, and the peaks in bytes."""
+def plan_and_describe(source: str, data_dir: str) -> dict[str, tuple[float, int]]:
+    """Lists, plans and builds a manifest; (seconds, peak RSS in bytes) up to the end of each step."""
     steps, started = {}, time.perf_counter()
 
     def note(step: str) -> None:
-        nonlocal started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        steps.update({f"{step}_seconds": time.perf_counter() - started, f"{step}_peak_rss_bytes": peak})
-        started = time.perf_counter()
+        peak = measurement.peak_rss_bytes(resource.getrusage(resource.RUSAGE_SELF))
+        steps[step] = (time.perf_counter() - started, peak)
 
     with open_source(source) as opened:
         cells = list_cells(opened, source, DEFAULT_CLASS_FOLDERS, compile_patient_regex(DEFAULT_PATIENT_REGEX))
-    note("listing")
+    note("listed")
     with prepare.plan(cells, plan.Settings(), source=source, data_dir=data_dir) as job:
         del cells
-        note("planning")
+        note("planned")
         if isinstance(job, plan.Job):  # it is new
-            job_dir, numbers = job.shard_job.job_dir, itertools.count()
+            job_dir, contents = job.shard_job.job_dir, itertools.count()
             for name in job.num_cells:
                 shard = plan.Shard.from_json((job_dir / layout.plan_name(name)).read_text())
-                facts = [(*cell[:3], 125, 125, next(numbers), ()) for cell in shard.cells]
+                facts = [(*cell[:3], 125, 125, next(contents), ()) for cell in shard.cells]
                 (job_dir / layout.result_name(name)).write_text(json.dumps((shard.split, {"file": name}, [], facts)))
-            note("making_results_up")
             build_manifest.build(job, results.read_results(job_dir, job.num_cells))
-            note("manifest")
+            note("described")
     return steps
 
 
@@ -88,17 +85,15 @@ def main(arguments: Sequence[str]) -> None:
     measurement.check_work_dir(values.work_dir)
     with tempfile.TemporaryDirectory(dir=values.work_dir) as work_dir:
         folder, archive = Path(work_dir) / "cells", Path(work_dir) / "cells.zip"
-        with ProcessPoolExecutor(
-            1
-        ) as process:  # a process inherits its parent's peak, so the measured ones have a small
+        with ProcessPoolExecutor(1) as process:  # the measured processes inherit this one's peak, so it stays small
             process.submit(lay_out, folder, archive, values.num_cells).result()
         cases = []
         for source in (folder, archive):
             command = [sys.executable, "-m", "benchmarks.plan_memory", f"--source={source}", f"--output={source}.data"]
             measured = measurement.measure(source.name, command)
             steps = json.loads(measured.output)
-            seconds = steps["listing_seconds"] + steps["planning_seconds"]
-            planned = measured._replace(seconds=seconds, peak_rss_bytes=steps["planning_peak_rss_bytes"])
+            seconds, peak = steps["planned"]
+            planned = measured._replace(seconds=seconds, peak_rss_bytes=peak)
             cases.append(measurement.case(source.name, values.num_cells, [planned], steps=steps))
     measurement.report(values.output, cases, {})
 
