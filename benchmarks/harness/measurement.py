@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -67,8 +68,13 @@ def measure(name: str, command: Sequence[str], with_descendants: bool = False) -
         if process.returncode:
             last_line = (errors.read().strip().splitlines() or [""])[-1]
             raise InputError(f"{name} ended with status {process.returncode}: {last_line}")
-        peak = max(samples, default=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+        peak = max(samples, default=peak_rss_bytes(usage))
         return Measurement(seconds, usage.ru_utime + usage.ru_stime, peak, output.read())
+
+
+def peak_rss_bytes(usage: resource.struct_rusage) -> int:
+    """The most memory that a process held, in bytes."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _tree_bytes(process: psutil.Process) -> int:

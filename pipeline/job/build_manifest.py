@@ -2,8 +2,9 @@
 
 import hashlib
 import itertools
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -13,7 +14,7 @@ from etils import epath
 from pipeline import storage
 from pipeline.cells import DATASET_NAME
 from pipeline.job.plan import Job, Settings
-from pipeline.job.results import RecordFacts, ShardResult
+from pipeline.job.results import ShardSummary
 from pipeline.records import layout
 from pipeline.records.manifest import SIZE_BIN_PX, Manifest, compute_checksum, count_cells, to_bytes
 from pipeline.records.schema import FORMAT
@@ -72,42 +73,43 @@ def package_versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in _PACKAGES}
 
 
-def build(job: Job, results: Sequence[ShardResult]) -> Manifest:
+def build(job: Job, results: Sequence[ShardSummary]) -> Manifest:
     """The manifest but for `files` and `checksum`; `results` are in the order of the plan."""
     config = CONFIGS[job.identity["config"]]
-    by_split: dict[str, list[ShardResult]] = defaultdict(list)
-    for result in results:
-        by_split[result.split].append(result)
-    records = {split: [facts for result in by_split[split] for facts in result.records] for split in config.splits}
+    by_split = {split: [result for result in results if result.split == split] for split in config.splits}
     # Each fold trains some runs, so each has its statistics; otherwise validation and test stay unseen.
     training_splits = ["train"] if "train" in config.splits else config.splits
     rejected = sorted([*job.rejected, *(item for result in results for item in result.rejected)])
-    converted = Counter(kind for facts in itertools.chain(*records.values()) for kind in facts.conversions)
+    converted = Counter(kind for result in results for kind in result.converted)
+    sizes = {split: np.concatenate([result.sizes for result in by_split[split]]) for split in training_splits}
     return {
         **job.identity,
         "package_versions": package_versions(),
         "splits": {
             split: {
-                **count_cells(Counter((facts.label, facts.patient_id) for facts in records[split])),
-                "shards": [result.entry for result in by_split[split]],
+                **count_cells(
+                    Counter(
+                        pair
+                        for result in of_split
+                        for pair in zip(result.labels.tolist(), result.patient_ids, strict=True)
+                    )
+                ),
+                "shards": [result.entry for result in of_split],
             }
-            for split in config.splits
+            for split, of_split in by_split.items()
         },
         "rejected": [item._asdict() for item in rejected],
         "converted": dict(sorted(converted.items())),
         "image_size": {
-            split: {
-                "height": _size_statistics([facts.height for facts in records[split]]),
-                "width": _size_statistics([facts.width for facts in records[split]]),
-            }
-            for split in training_splits
+            split: {"height": _size_statistics(of_split[:, 0]), "width": _size_statistics(of_split[:, 1])}
+            for split, of_split in sizes.items()
         },
-        "duplicates": _count_duplicates(records),
+        "duplicates": _count_duplicates(list(itertools.chain(*by_split.values()))),
         "same_names": {"num": len(job.same_names), "examples": job.same_names[:_MAX_EXAMPLES]},
     }
 
 
-def write(job: Job, results: Sequence[ShardResult]) -> None:
+def write(job: Job, results: Sequence[ShardSummary]) -> None:
     """Writes TFDS's files, then the manifest, into the folder of the filled shards; removes what is not theirs."""
     from pipeline.records import tfds_metadata  # TFDS takes a second to import, which the workers need not wait for
 
@@ -126,8 +128,7 @@ def sign(manifest: Manifest, directory: epath.Path) -> bytes:
     return to_bytes({**unsigned, "checksum": compute_checksum(unsigned)})
 
 
-def _size_statistics(of_images: Sequence[int]) -> dict[str, Any]:
-    sizes = np.array(of_images)
+def _size_statistics(sizes: np.ndarray) -> dict[str, Any]:
     bins = np.unique(sizes // SIZE_BIN_PX * SIZE_BIN_PX, return_counts=True)
     return {
         "min": int(sizes.min()),
@@ -138,24 +139,34 @@ def _size_statistics(of_images: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _count_duplicates(by_split: Mapping[str, Sequence[RecordFacts]]) -> dict[str, int | list[str]]:
+def _count_duplicates(results: Sequence[ShardSummary]) -> dict[str, int | list[str]]:
     """Counts image files of the same content.
 
     A copy in another split is seen in training and again in the test; a copy with the other label makes one of the two
     wrong. Neither is removed silently: people decide.
     """
-    copies: dict[int, list[tuple[str, RecordFacts]]] = defaultdict(list)
-    for split, records in by_split.items():
-        for facts in records:
-            copies[facts.content].append((split, facts))
-    groups = sorted(
-        (len({facts.label for _, facts in group}) == 1, len({split for split, _ in group}) == 1, content, group)
-        for content, group in copies.items()
-        if len(group) > 1
+    contents = np.concatenate([result.contents for result in results])
+    labels = np.concatenate([result.labels for result in results])
+    shards = np.repeat(range(len(results)), [len(result.contents) for result in results])
+    splits = np.unique([result.split for result in results], return_inverse=True)[1][shards]
+    by_content = np.argsort(contents, kind="stable")
+    sizes = np.unique(contents, return_counts=True)[1]
+    by_content, sizes = by_content[np.repeat(sizes > 1, sizes)], sizes[sizes > 1]
+    starts = np.cumsum(sizes) - sizes
+    same_label, same_split = (
+        np.minimum.reduceat(values[by_content], starts) == np.maximum.reduceat(values[by_content], starts)
+        for values in (labels, splits)
     )
+    examples: list[int] = []
+    for group in np.lexsort((same_split, same_label))[:_MAX_EXAMPLES]:
+        examples += by_content[starts[group] :][: sizes[group]].tolist()
+    firsts = np.searchsorted(shards, range(len(results)))
     return {
-        "num_cells": sum(len(group) - 1 for *_, group in groups),
-        "num_label_conflicts": sum(not same_label for same_label, *_ in groups),
-        "num_across_splits": sum(not same_split for _, same_split, *_ in groups),
-        "examples": [facts.filename for *_, group in groups for _, facts in group][:_MAX_EXAMPLES],
+        "num_cells": int((sizes - 1).sum()),
+        "num_label_conflicts": int((~same_label).sum()),
+        "num_across_splits": int((~same_split).sum()),
+        "examples": [
+            json.loads(results[shards[index]].filenames)[index - firsts[shards[index]]]
+            for index in examples[:_MAX_EXAMPLES]
+        ],
     }

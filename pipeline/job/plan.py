@@ -6,8 +6,10 @@ so that a worker reads only its own cells.
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, Cell, Rejected, ZipEntry
@@ -78,34 +80,37 @@ class Job:
     same_names: list[str]  # see `Listing`
 
 
-def plan_shards(listing: Listing, settings: Settings, source_name: str) -> list[Shard]:
-    """Plans all shards of a data set.
+def plan_shards(listing: Listing, settings: Settings, source_name: str) -> Iterator[Shard]:
+    """Plans all shards of a data set, and gives one after the other.
 
     Within a split the cells are in seeded hash order, so that `train[:10%]` and every shard are a random sample.
-    `source_name` stands for the source in errors: InputError if names tell no patient where the config needs one, or
-    there are too few patients.
+    `source_name` stands for the source in errors, which come before the first shard: InputError if names tell no
+    patient where the config needs one, or there are too few patients.
     """
-    config = CONFIGS[settings.config]
-    nameless = [cell for cell in listing.cells if not cell.patient_id]
-    if config.needs_patients and nameless:
+    config, cells = CONFIGS[settings.config], listing.cells
+    if config.needs_patients and "" in cells.patient_ids:
+        nameless = np.flatnonzero(cells.patients == cells.patient_ids.index(""))
         raise InputError(
-            f"{len(nameless)} of {len(listing.cells)} file names in {source_name} tell no patient, such as "
-            f"{nameless[0].filename!r}; expected names that match --patient_regex={settings.patient_regex}; give a "
-            f"--patient_regex that fits, or use --config=by_cell"
+            f"{len(nameless)} of {len(cells)} file names in {source_name} tell no patient, such as "
+            f"{cells.filename(nameless[0])!r}; expected names that match --patient_regex={settings.patient_regex}; "
+            f"give a --patient_regex that fits, or use --config=by_cell"
         )
-    shards = []
     try:
-        splits = config.assign(listing.cells, settings.split_seed)
+        splits = config.assign(cells.labels, cells.patients, cells.patient_ids, settings.split_seed)
     except InputError as error:
         examples = [
             f", {len(listing.rejected)} files rejected, such as {name} ({why})" for name, why in listing.rejected
         ]
         raise InputError(f"{source_name}{''.join(examples[:1])}: {error}") from error
-    for split in config.splits:
-        cells = [cell for cell, assigned in zip(listing.cells, splits, strict=True) if assigned == split]
-        cells.sort(key=lambda cell: seeded_hash(settings.split_seed, cell.filename))
-        num_parts = -(-len(cells) // settings.cells_per_shard)
-        for number in range(num_parts):
-            part = cells[number * len(cells) // num_parts : (number + 1) * len(cells) // num_parts]
-            shards.append(Shard(split, shard_name(split, number, num_parts), tuple(part)))
-    return shards
+    hashes = (seeded_hash(settings.split_seed, cells.filename(index)) for index in range(len(cells)))
+    order = np.lexsort((np.fromiter(hashes, "S16", len(cells)), splits))
+    bounds = np.searchsorted(splits[order], range(len(config.splits) + 1))
+
+    def shards() -> Iterator[Shard]:
+        for split, in_split in zip(config.splits, np.split(order, bounds[1:-1]), strict=True):
+            num_parts = -(-len(in_split) // settings.cells_per_shard)
+            for number in range(num_parts):
+                part = in_split[number * len(in_split) // num_parts : (number + 1) * len(in_split) // num_parts]
+                yield Shard(split, shard_name(split, number, num_parts), tuple(map(cells.__getitem__, part)))
+
+    return shards()

@@ -9,7 +9,7 @@ while the job runs; its name is a hash of source and settings.
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -103,33 +103,36 @@ def run(
     """
     if isinstance(job, JobResult):
         return job
+    from pipeline.job import beam_pipeline  # takes a second to import, in which nothing is filled
+
     started = time.perf_counter()
-    num_filled = 0
+    missing: list[str] = []
+    job_dir = job.shard_job.job_dir
     with acquire.explained_os_errors(str(job.directory)):
         if not acquire.is_complete(job):
-            num_filled = _fill_missing(job, pipeline_options)
-            filled = results.read_results(job.shard_job.job_dir, job.num_cells)
+            if missing := _missing_shards(job):
+                with results.watch(job_dir, job.num_cells):
+                    beam_pipeline.fill_shards(missing, job.shard_job, pipeline_options)
+            filled = results.read_results(job_dir, job.num_cells)
             results.check(filled, job, max_rejected_fraction)
             build_manifest.write(job, filled)
         seconds = time.perf_counter() - started
         acquire.publish(job)
+    num_filled = sum(job.num_cells[file_name] for file_name in missing)
     return JobResult(job.directory, manifest.read(job.directory), num_filled, seconds)
 
 
-def _write_plan(shards: Sequence[Shard], job_dir: epath.Path) -> dict[str, int]:
+def _write_plan(shards: Iterable[Shard], job_dir: epath.Path) -> dict[str, int]:
+    num_cells = {}
     for shard in shards:
         storage.write_atomic(job_dir / layout.plan_name(shard.file_name), shard.to_json().encode())
-    return {shard.file_name: len(shard.cells) for shard in shards}
+        num_cells[shard.file_name] = len(shard.cells)
+    return num_cells
 
 
-def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
-    job_dir, shards_dir = job.shard_job.job_dir, job.shard_job.shards_dir
+def _missing_shards(job: Job) -> list[str]:
+    """File names of the shards that a job which was killed has not filled, or not whole."""
+    shards_dir = job.shard_job.shards_dir
     storage.remove_partials(shards_dir)  # of workers that were killed: they fill the disk
-    done = results.check_done(job_dir, shards_dir)
-    missing = [file_name for file_name in job.num_cells if file_name not in done]
-    if missing:
-        with results.watch(job_dir, job.num_cells):
-            from pipeline.job import beam_pipeline  # Beam takes a second to import
-
-            beam_pipeline.fill_shards(missing, job.shard_job, pipeline_options)
-    return sum(job.num_cells[file_name] for file_name in missing)
+    done = results.check_done(job.shard_job.job_dir, shards_dir)
+    return [file_name for file_name in job.num_cells if file_name not in done]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from etils import epath
 
@@ -45,7 +45,7 @@ def _make_again(
     directory: epath.Path,
     existing: manifest.Manifest,
     corrupt: Mapping[str, str],
-    shards: Sequence[Shard],
+    shards: Iterable[Shard],
     job: ShardJob,
 ) -> int:
     """Makes corrupt files again, in a folder of their own (that of `job`), and moves them to the data set.

@@ -1,11 +1,13 @@
 """What workers leave in the job's folder: one result per filled shard. Progress is read from there on every runner."""
 
 import json
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
 from pipeline.cells import Rejected
@@ -73,6 +75,20 @@ class ShardCounts(NamedTuple):
         return cls(len(result.records), result.entry["num_bytes"], len(result.rejected), num_converted)
 
 
+class ShardSummary(NamedTuple):
+    """What the manifest needs of a shard's result, its records by columns."""
+
+    split: str
+    entry: dict[str, Any]
+    rejected: list[Rejected]
+    converted: list[str]  # the conversions of all records
+    labels: np.ndarray  # uint8 [records]
+    patient_ids: list[str]  # of each record; the same string for the same patient
+    sizes: np.ndarray  # int32 [records, 2], height and width
+    contents: np.ndarray  # uint64 [records]
+    filenames: str  # JSON
+
+
 def done(job_dir: epath.Path) -> set[str]:
     """File names of the filled shards."""
     suffix = layout.result_name("")
@@ -100,18 +116,38 @@ def check_done(job_dir: epath.Path, shards_dir: epath.Path) -> set[str]:
     return checked
 
 
-def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[ShardResult]:
+def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[ShardSummary]:
     """The results of all shards, in the order of the plan; raises InputError if some are missing or damaged."""
-    results = {name: read_result(job_dir, name) for name in num_cells}
-    if missing := sorted(name for name, result in results.items() if result is None):
+    summaries, missing = [], []
+    for name in num_cells:
+        if result := read_result(job_dir, name):
+            summaries.append(_summarize(result))
+        else:
+            missing.append(name)
+    if missing:
         raise InputError(
             f"the runner has ended, but {len(missing)} of {len(num_cells)} shards are missing, such as "
-            f"{missing[0]}; look into its log, then the same command continues"
+            f"{min(missing)}; look into its log, then the same command continues"
         )
-    return [result for result in results.values() if result is not None]
+    return summaries
 
 
-def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float) -> None:
+def _summarize(result: ShardResult) -> ShardSummary:
+    records = result.records
+    return ShardSummary(
+        result.split,
+        result.entry,
+        result.rejected,
+        [sys.intern(kind) for facts in records for kind in facts.conversions],
+        np.array([facts.label for facts in records], np.uint8),
+        [sys.intern(facts.patient_id) for facts in records],
+        np.array([(facts.height, facts.width) for facts in records], np.int32).reshape(-1, 2),
+        np.array([facts.content for facts in records], np.uint64),
+        json.dumps([facts.filename for facts in records]),
+    )
+
+
+def check(filled: Sequence[ShardSummary], job: Job, max_rejected_fraction: float) -> None:
     """Raises InputError if too many images were rejected, or all of a split."""
     rejected = [*job.rejected, *(item for result in filled for item in result.rejected)]
     num_images = sum(job.num_cells.values()) + len(job.rejected)
@@ -123,7 +159,7 @@ def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float)
             "or remove them and give --overwrite"
         )
     for split in sorted({result.split for result in filled}):
-        if not any(result.records for result in filled if result.split == split):
+        if not any(result.labels.size for result in filled if result.split == split):
             raise InputError(f"every image of split {split} was rejected; mend the source")
 
 

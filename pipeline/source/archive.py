@@ -15,13 +15,15 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from etils import epath
 
 from pipeline.cells import Cell, ZipEntry
 from pipeline.errors import InputError
+from pipeline.source.files import File, Files
 from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage, read_image_file
+from pipeline.source.zip_directory import read_zip_directory
 from pipeline.storage import (
     is_remote,
     list_objects,
@@ -35,23 +37,13 @@ _ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ZIP_NAME_BYTES = 512  # read with the header, so that one read is enough where name and extra field are no longer
 
 
-class File(NamedTuple):
-    """A file of the source."""
-
-    path: str  # from the source's top, with `/`
-    num_bytes: int
-    zip_entry: ZipEntry | None = None  # None in a folder
-    fault: str | None = None  # why it must not be read
-    modified_ns: int | None = None  # see `Cell`
-
-
 class Source(AbstractContextManager["Source"]):
     """A folder or archive of cell crops; a context manager that closes it."""
 
     is_remote: bool  # whether it lies in an object store
 
     @abstractmethod
-    def walk(self) -> tuple[list[File], set[str]]:
+    def walk(self) -> tuple[Files, set[str]]:
         """All files, and the paths of all folders except hidden ones, in any order."""
 
     @abstractmethod
@@ -84,8 +76,8 @@ class FolderSource(Source):
             self._filesystem, name = object_store(folder)
             self._prefix = f"{name}/"
 
-    def walk(self) -> tuple[list[File], set[str]]:
-        files: list[File] = []
+    def walk(self) -> tuple[Files, set[str]]:
+        files = Files()
         folders: set[str] = set()
         pending = [""]
         while pending:
@@ -151,20 +143,12 @@ class ZipSource(Source):
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
 
-    def walk(self) -> tuple[list[File], set[str]]:
-        try:
-            with open_file(self._path) as file, zipfile.ZipFile(file) as archive:
-                modified_ns = self._modified_ns(file)
-                entries = archive.infolist()
-        except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
-            raise InputError(
-                f"--source={self._path} is not a zip archive or is cut off ({error}); "
-                "expected a folder or a complete .zip file; copy or download it again"
-            ) from error
-        if any(entry.header_offset < 0 for entry in entries):
-            raise InputError(f"--source={self._path} has lost its beginning; copy or download it again")
-        files, folders = [], set()
-        for entry in entries:
+    def walk(self) -> tuple[Files, set[str]]:
+        files, folders = Files(), set[str]()
+
+        def add(entry: zipfile.ZipInfo) -> None:
+            if entry.header_offset < 0:
+                raise InputError(f"--source={self._path} has lost its beginning; copy or download it again")
             path, fault = _normal_path(entry.filename), None
             if path is None:
                 path, fault = entry.filename, "absolute path or '..' in the archive"
@@ -180,6 +164,16 @@ class ZipSource(Source):
             if path and not path.endswith("/"):
                 zip_entry = ZipEntry(entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC)
                 files.append(File(path, entry.file_size, zip_entry, fault, modified_ns))
+
+        try:
+            with open_file(self._path) as file:
+                modified_ns = self._modified_ns(file)
+                read_zip_directory(file, add)
+        except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
+            raise InputError(
+                f"--source={self._path} is not a zip archive or is cut off ({error}); "
+                "expected a folder or a complete .zip file; copy or download it again"
+            ) from error
         return files, folders
 
     def _modified_ns(self, file: BinaryIO) -> int | None:

@@ -4,23 +4,55 @@ The listing depends neither on the order in which the file system or archive nam
 cells lie in a folder or in a zip of that folder.
 """
 
+import dataclasses
 import hashlib
 import heapq
 import re
 import zlib
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
-from pipeline.source.archive import File, Source, is_hidden
+from pipeline.source.archive import Source, is_hidden
+from pipeline.source.files import Files
 from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage
 from pipeline.source.read_ahead import CellRead, read_ahead
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 _MAX_NAME_CHARACTERS = 1024
 _FILES_WITH_CHECKSUM = 1024
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cells:
+    """Cells by columns, sorted by file name, code point by code point; an index gives a `Cell`."""
+
+    files: Files
+    root: str  # see `Listing`
+    indices: np.ndarray  # int64 [cells], into the files
+    labels: np.ndarray  # uint8 [cells]
+    patients: np.ndarray  # int32 [cells], into `patient_ids`
+    patient_ids: list[str]  # each once, "" for cells whose name tells none
+
+    def filename(self, index: int) -> str:
+        """The file name of a cell."""
+        return self.files.paths[self.indices[index]][len(self.root) :]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Cell:
+        file = self.files[self.indices[index]]
+        label, patient_id = int(self.labels[index]), self.patient_ids[self.patients[index]]
+        return Cell(self.filename(index), label, patient_id, file.num_bytes, file.zip_entry, file.modified_ns)
+
+    def __iter__(self) -> Iterator[Cell]:
+        return map(self.__getitem__, range(len(self)))
 
 
 class Listing(NamedTuple):
@@ -31,7 +63,7 @@ class Listing(NamedTuple):
     """
 
     root: str  # path of the folder that holds the class folders, from the source's top, "" or ending with `/`
-    cells: list[Cell]  # sorted by file name, code point by code point
+    cells: Cells
     rejected: list[Rejected]  # image files that cannot be used because of their name or type
     skipped: dict[str, int]  # number of files that are no images, by reason
     same_names: list[str]  # base names that are in both class folders, which may be a mistake in copying
@@ -57,11 +89,13 @@ def list_cells(
         raise InputError(f"{source_name} cannot be listed: {error}; check that it can be read") from error
     root = _find_root(files, folders, class_folders, source_name)
     label_of = {folder: label for label, folder in enumerate(class_folders)}
-    cells: dict[str, Cell] = {}
+    indices, labels, patients = array("q"), array("B"), array("i")
+    patient_codes: dict[str, int] = {}
     rejected: list[Rejected] = []
     skipped: Counter[str] = Counter()
-    # An archive may hold a name twice: the smaller file counts, then the one that comes first, then one without fault.
-    for file in sorted(files, key=lambda file: (file.path, file.num_bytes, file.zip_entry or (), file.fault or "")):
+    last_filename = ""
+    for index in files.sorted_indices():
+        file = files[index]
         filename = file.path.removeprefix(root) if file.path.startswith(root) else ""
         folder, _, below = filename.partition("/")
         if not file.path.lower().endswith(IMAGE_SUFFIXES) or is_hidden(file.path):
@@ -72,33 +106,35 @@ def list_cells(
             skipped["outside of the class folders"] += 1
         elif not label_of.keys().isdisjoint(below.split("/")[:-1]):
             rejected.append(Rejected(filename, "lies in a class folder within a class folder"))
-        elif filename in cells:
+        elif filename == last_filename:
             rejected.append(Rejected(filename, "the archive has this name more than once"))
         elif file.num_bytes > MAX_ENCODED_BYTES:
             rejected.append(Rejected(filename, f"{file.num_bytes} bytes; expected at most {MAX_ENCODED_BYTES}"))
         else:
             patient_id = parse_patient(below.rpartition("/")[2], patient_regex)
-            cells[filename] = Cell(
-                filename, label_of[folder], patient_id, file.num_bytes, file.zip_entry, file.modified_ns
-            )
-    for label, folder in enumerate(class_folders):
-        if not any(cell.label == label for cell in cells.values()):
+            indices.append(index)
+            labels.append(label_of[folder])
+            patients.append(patient_codes.setdefault(patient_id, len(patient_codes)))
+            last_filename = filename
+    cells = Cells(files, root, np.array(indices), np.array(labels), np.array(patients), list(patient_codes))
+    num_cells = np.bincount(cells.labels, minlength=len(LABELS))
+    for folder, num in zip(class_folders, num_cells, strict=True):
+        if not num:
             reason = f" ({len(rejected)} files are rejected: {rejected[0].reason})" if rejected else ""
             raise InputError(
                 f"{source_name} has no image in {root}{folder}/{reason}; expected files ending in "
                 f"{', '.join(IMAGE_SUFFIXES)}; add some or name the folder by --class_folders"
             )
-    ordered = list(cells.values())
     try:
-        fingerprint = _fingerprint(ordered, root, source)
+        fingerprint = _fingerprint(cells, source)
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be read: {error}; fix that, then the same command continues") from error
-    names = ({c.filename.rpartition("/")[2] for c in ordered if c.label == label} for label in range(len(LABELS)))
-    same_names = sorted(set.intersection(*names))
-    return Listing(root, ordered, rejected, dict(sorted(skipped.items())), same_names, fingerprint)
+    fewest, *others = (_base_names(cells, label) for label in np.argsort(num_cells))
+    same_names = sorted(set(fewest).intersection(*others))
+    return Listing(root, cells, rejected, dict(sorted(skipped.items())), same_names, fingerprint)
 
 
-def _find_root(files: Sequence[File], folders: set[str], class_folders: Sequence[str], source_name: str) -> str:
+def _find_root(files: Files, folders: set[str], class_folders: Sequence[str], source_name: str) -> str:
     parents = {
         name: {path[: -len(name)] for path in folders if path == name or path.endswith("/" + name)}
         for name in class_folders
@@ -117,7 +153,7 @@ def _find_root(files: Sequence[File], folders: set[str], class_folders: Sequence
     return roots[0]
 
 
-def _content(files: Sequence[File], folders: set[str]) -> str:
+def _content(files: Files, folders: set[str]) -> str:
     """What most likely explains why a source has no class folders."""
     if rejected := [file for file in files if file.fault]:
         first = min(rejected, key=lambda file: file.path)
@@ -139,17 +175,24 @@ def _name_fault(path: str) -> str | None:
     return None
 
 
-def _fingerprint(cells: Sequence[Cell], root: str, source: Source) -> str:
+def _base_names(cells: Cells, label: int) -> Iterator[str]:
+    return (cells.filename(index).rpartition("/")[2] for index in np.flatnonzero(cells.labels == label).tolist())
+
+
+def _fingerprint(cells: Cells, source: Source) -> str:
     digest = hashlib.sha256()
     for cell in cells:
         digest.update(f"{cell.filename}\0{cell.num_bytes}\n".encode())
-    with_checksum = heapq.nsmallest(
-        _FILES_WITH_CHECKSUM, cells, key=lambda cell: hashlib.blake2b(cell.filename.encode(), digest_size=8).digest()
+    chosen = heapq.nsmallest(
+        _FILES_WITH_CHECKSUM,
+        range(len(cells)),
+        key=lambda index: hashlib.blake2b(cells.filename(index).encode(), digest_size=8).digest(),
     )
+    with_checksum = [cells[index] for index in chosen]
     if with_checksum[0].zip_entry:  # the archive's directory has it already
         checksums: Iterable[int] = (cell.zip_entry.crc for cell in with_checksum if cell.zip_entry)
     else:
-        checksums = (_crc32(read) for batch in read_ahead(source, root, with_checksum) for read in batch)
+        checksums = (_crc32(read) for batch in read_ahead(source, cells.root, with_checksum) for read in batch)
     for crc in checksums:
         digest.update(f"{crc}\n".encode())
     return digest.hexdigest()

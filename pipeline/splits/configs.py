@@ -5,14 +5,13 @@ model that has trained on some of them are optimistic on the others.
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.cells import LABELS, Cell
+from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from pipeline.splits.grouped import assign_groups
 
@@ -28,7 +27,7 @@ class SplitConfig(NamedTuple):
 
     description: str  # one sentence for people
     splits: tuple[str, ...]  # names, in their order
-    assign: Callable[[Sequence[Cell], int], list[str]]  # (cells sorted by file name, seed) -> split of each cell
+    assign: Callable[[np.ndarray, np.ndarray, Sequence[str], int], np.ndarray]  # see `assign_patients`
     needs_patients: bool  # whether a cell without a patient is an error
 
 
@@ -37,8 +36,8 @@ def seeded_hash(seed: int, key: str) -> bytes:
     return hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest()
 
 
-def assign_by_cell(cells: Sequence[Cell], seed: int) -> list[str]:
-    """The original's procedure on sorted names, patients ignored.
+def assign_by_cell(labels: np.ndarray, patients: np.ndarray, patient_ids: Sequence[str], seed: int) -> np.ndarray:
+    """The original's procedure on sorted names, patients ignored; arguments as in `assign_patients`.
 
     Parasitized files, then uninfected ones, are shuffled by `DataFrame.sample(frac=1)`, then split twice by
     scikit-learn's `train_test_split`, 30 % and 10 % (D. Sarkar, "Detecting Malaria with Deep Learning", 2019).
@@ -47,39 +46,49 @@ def assign_by_cell(cells: Sequence[Cell], seed: int) -> list[str]:
     """
     from sklearn.model_selection import train_test_split  # takes 1.5 s, which the other configs do not need
 
-    if len(cells) < 10:
-        raise InputError(f"got {len(cells)} cells, too few to split; expected at least 10: add cells")
-    parasitized_first = sorted(range(len(cells)), key=lambda i: (-cells[i].label, i))
-    shuffled = np.array(parasitized_first)[np.random.RandomState(seed).permutation(len(cells))]
+    if len(labels) < 10:
+        raise InputError(f"got {len(labels)} cells, too few to split; expected at least 10: add cells")
+    parasitized_first = np.argsort(-labels.astype(np.int64), kind="stable")
+    shuffled = parasitized_first[np.random.RandomState(seed).permutation(len(labels))]
     rest, test = train_test_split(shuffled, test_size=0.3, random_state=seed)
     train, validation = train_test_split(rest, test_size=0.1, random_state=seed)
-    splits = np.empty(len(cells), dtype=object)
-    splits[train], splits[validation], splits[test] = "train", "validation", "test"
-    return splits.tolist()
+    splits = np.empty(len(labels), np.int64)
+    splits[train], splits[validation], splits[test] = range(len(FRACTIONS))
+    return splits
 
 
-def assign_patients(cells: Sequence[Cell], seed: int, fractions: Mapping[str, float]) -> list[str]:
+def assign_patients(
+    labels: np.ndarray, patients: np.ndarray, patient_ids: Sequence[str], seed: int, fractions: Mapping[str, float]
+) -> np.ndarray:
     """Complete patients into splits of the given fractions of cells, see `assign_groups`.
 
-    Raises InputError if too few patients have cells of a class.
+    Args:
+      labels, patients: int [cells], sorted by file name: index into `LABELS` and into `patient_ids`.
+      patient_ids: each once.
+      seed: decides on the split.
+      fractions: split -> fraction of the cells.
+
+    Returns:
+      int [cells], the index of each cell's split.
+
+    Raises:
+      InputError: if too few patients have cells of a class.
     """
-    counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(LABELS))
-    for cell in cells:
-        counts[cell.patient_id][cell.label] += 1
     # In hash order, so that the split is random in the patients but the same for any listing of them.
-    patients = sorted(counts, key=lambda patient: seeded_hash(seed, patient))
-    table = np.array([counts[patient] for patient in patients], dtype=np.int64).reshape(-1, len(LABELS))
+    in_order = sorted(range(len(patient_ids)), key=lambda patient: seeded_hash(seed, patient_ids[patient]))
+    counts = np.bincount(patients.astype(np.int64) * len(LABELS) + labels, minlength=len(patient_ids) * len(LABELS))
+    table = counts.reshape(-1, len(LABELS))[in_order]
     for label, name in enumerate(LABELS):
         with_label = int((table[:, label] > 0).sum())
         if with_label < len(fractions):
             raise InputError(
-                f"too few patients to split: {with_label} of {len(patients)} patients have {name} cells; expected at "
-                f"least {len(fractions)}, one for each of {', '.join(fractions)}; add patients, check "
+                f"too few patients to split: {with_label} of {len(patient_ids)} patients have {name} cells; expected "
+                f"at least {len(fractions)}, one for each of {', '.join(fractions)}; add patients, check "
                 "--patient_regex, or use --config=by_cell"
             )
-    names = list(fractions)
-    split_of = dict(zip(patients, assign_groups(table, list(fractions.values())), strict=True))
-    return [names[split_of[cell.patient_id]] for cell in cells]
+    split_of = np.empty(len(patient_ids), np.int64)
+    split_of[in_order] = assign_groups(table, list(fractions.values()))
+    return split_of[patients]
 
 
 CONFIGS: Mapping[str, SplitConfig] = {

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 
 def measured(module, output, *flags):
     """The file that a benchmark writes."""
-    result = run_in_process(f"benchmarks.{module}", f"--output={output}", "--repeats=1", *flags)
+    result = run_in_process(f"benchmarks.{module}", f"--output={output}", *flags)
     assert result.returncode == 0, result.stderr
     content = json.loads(output.read_text())
     assert content.keys() >= {"machine", "commit", "cases", "ratios"}
@@ -27,7 +27,7 @@ def measured(module, output, *flags):
 
 
 def test_preprocess_throughput(synthetic_zip, tmp_path):
-    flags = (f"--source={synthetic_zip}", "--num_cells=400", "--sizes=400", f"--work_dir={tmp_path}")
+    flags = (f"--source={synthetic_zip}", "--num_cells=400", "--sizes=400", "--repeats=1", f"--work_dir={tmp_path}")
     content = measured("preprocess_throughput", tmp_path / "tables" / "x.json", *flags)
     assert [case["name"] for case in content["cases"]] == [*BASELINES, "pipeline.preprocess (426 cells)"]
     for case in content["cases"]:
@@ -38,9 +38,26 @@ def test_preprocess_throughput(synthetic_zip, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tables"], "what was laid out is removed"
 
 
+def test_plan_memory(tmp_path):
+    content = measured("plan_memory", tmp_path / "x.json", "--num_cells=1500", f"--work_dir={tmp_path}")
+    assert [case["name"] for case in content["cases"]] == ["cells", "cells.zip"]
+    for case in content["cases"]:
+        (_, listed), planned, (_, described) = case["steps"].values()
+        assert planned == pytest.approx([case["seconds"], case["peak_rss_bytes"]], abs=0.01)
+        assert 1e7 < listed <= planned[1] <= described
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"], "what was laid out is removed"
+
+
 def test_train_throughput(data_dir, tmp_path):
     """With the model that has the most cases."""
-    flags = (f"--data_dir={data_dir}", "--model=vgg_frozen", "--split=train[:16]", "--batch_size=8", "--steps=1")
+    flags = (
+        f"--data_dir={data_dir}",
+        "--model=vgg_frozen",
+        "--split=train[:16]",
+        "--batch_size=8",
+        "--steps=1",
+        "--repeats=1",
+    )
     content = measured("train_throughput", tmp_path / "x.json", *flags)
     assert [case["name"] for case in content["cases"]] == [
         "fit on real data",

@@ -34,7 +34,7 @@ from pipeline.job import prepare as job
 from pipeline.records import layout
 from pipeline.source.archive import MAX_ENCODED_BYTES
 from pipeline.source.decode import MAX_PIXELS
-from pipeline.source.listing import Listing
+from pipeline.source.listing import Cells, Listing
 
 SMALL = ("--image_size_px=16", "--cells_per_shard=8")
 
@@ -236,7 +236,7 @@ def test_filling_holds_no_cell(source, tmp_path):
     with job.plan(cells, plan.Settings(), source=str(source), data_dir=str(tmp_path / "data")) as planned:
         del cells
         gc.collect()
-        assert not [thing for thing in gc.get_objects() if isinstance(thing, Cell | Listing)]
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Cell | Cells | Listing)]
         job.run(planned)
 
 

@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 import zipfile
 
 import pytest
@@ -6,8 +7,12 @@ from conftest import listing_of, png, write_source, zip_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.plan_memory import lay_out
+from pipeline.cells import ZipEntry
 from pipeline.errors import InputError
+from pipeline.job.plan import Settings, plan_shards
 from pipeline.source.archive import ZipSource, _normal_path, open_source
+from pipeline.source.files import File, Files
 from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage
 
 
@@ -154,7 +159,9 @@ def test_encrypted_entries_are_rejected(source, tmp_path):
 
 def test_one_entry_listed_with_and_without_a_fault(source, tmp_path, monkeypatch):
     files, folders = ZipSource(zip_folder(source, tmp_path / "cells.zip")).walk()
-    twice = [*(file._replace(fault="encrypted") for file in files), *files]
+    twice = Files()
+    for file in [*(file._replace(fault="encrypted") for file in files), *files]:
+        twice.append(file)
     monkeypatch.setattr(ZipSource, "walk", lambda self: (twice, folders))
     listing = listing_of(tmp_path / "cells.zip")
     assert len(listing.cells) == 36
@@ -231,3 +238,33 @@ def test_a_zip_bomb_takes_no_memory(source, tmp_path):
     cell = listed.cells[0]._replace(zip_entry=bomb.zip_entry)  # as if its directory lied about the size
     with pytest.raises(UnreadableImage, match="more than"), open_source(str(archive)) as zip_source:
         zip_source.read("", cell)
+
+
+def test_files_come_back_as_they_were():
+    year_2400 = 13_569_465_600_123_456_789  # more nanoseconds than 64 bits with a sign hold
+    given_files = [
+        File("U/b.png", 2**64 - 1, ZipEntry(0, 2**64 - 1, 99, 2**32 - 1), "encrypted", 0),
+        File("U/a.png", 0, None, None, year_2400),
+        File("U/a.png", 0, None, None, -1),
+        File("é", 1),
+    ]
+    files = Files()
+    for file in given_files:
+        files.append(file)
+    assert list(files) == given_files
+    assert [*files.sorted_indices()] == [1, 2, 0, 3]
+
+
+def test_listing_and_planning_take_little_memory_per_cell(tmp_path):
+    num_cells, archive = 20_000, tmp_path / "cells.zip"
+    lay_out(tmp_path / "cells", archive, num_cells)
+    listing_of(archive)  # imports and caches
+    tracemalloc.start()
+    try:
+        listing = listing_of(archive)
+        num_planned = sum(len(shard.cells) for shard in plan_shards(listing, Settings(), "cells"))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert num_planned == num_cells
+    assert peak_bytes < 400 * num_cells

@@ -1,0 +1,67 @@
+"""The files of a source by columns: as objects, two million would take more than 1 GB."""
+
+import itertools
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pipeline.cells import ZipEntry
+
+_ROW = struct.Struct("<QqIqQHI")  # number of bytes; seconds and nanoseconds of the time; `ZipEntry`
+_NO_TIME = (0, 10**9)
+_NO_ENTRY = ZipEntry(-1, 0, 0, 0)
+
+
+class File(NamedTuple):
+    """A file of the source."""
+
+    path: str  # from the source's top, with `/`
+    num_bytes: int
+    zip_entry: ZipEntry | None = None  # None in a folder
+    fault: str | None = None  # why it must not be read
+    modified_ns: int | None = None  # see `Cell`
+
+
+class Files:
+    """Many files: `append` takes one, an index gives it back."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self._rows = bytearray()
+        self._faults: dict[int, str] = {}
+
+    def append(self, file: File) -> None:
+        """Adds a file."""
+        if file.fault is not None:
+            self._faults[len(self.paths)] = file.fault
+        time = _NO_TIME if file.modified_ns is None else divmod(file.modified_ns, 10**9)
+        self._rows += _ROW.pack(file.num_bytes, *time, *(file.zip_entry or _NO_ENTRY))
+        self.paths.append(file.path)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> File:
+        path = self.paths[index]
+        num_bytes, seconds, ns, *entry = _ROW.unpack_from(self._rows, index * _ROW.size)
+        zip_entry = None if entry[0] < 0 else ZipEntry(*entry)
+        return File(path, num_bytes, zip_entry, self._faults.get(index), None if ns == 10**9 else seconds * 10**9 + ns)
+
+    def __iter__(self) -> Iterator[File]:
+        return map(self.__getitem__, range(len(self)))
+
+    def sorted_indices(self) -> Iterator[int]:
+        """Indices by path, code point by code point.
+
+        An archive may hold a name twice: the smaller file comes first, then the one whose entry does, then one without
+        fault.
+        """
+
+        def by_content(index: int) -> tuple[int, tuple[int, ...], str]:
+            _, num_bytes, zip_entry, fault, _ = self[index]
+            return num_bytes, zip_entry or (), fault or ""
+
+        by_path = sorted(range(len(self)), key=self.paths.__getitem__)
+        for _, group in itertools.groupby(by_path, key=self.paths.__getitem__):
+            first, *others = group
+            yield from sorted([first, *others], key=by_content) if others else [first]
