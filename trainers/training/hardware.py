@@ -1,5 +1,6 @@
 """What a run computes on: dtype policy, XLA, devices; each choice is printed with its reason."""
 
+import subprocess
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,9 @@ _BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 _BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 # The VGGs' large convolutions gain from it, basic_cnn does not.
 _FASTER_IN_BFLOAT16_ON_CPUS = {"vgg_frozen", "vgg_ft"}
+
+
+_STEPS_PER_CALL_ON_GPUS = 32
 
 
 class Hardware(NamedTuple):
@@ -82,6 +86,33 @@ def gpus() -> list[Any]:
     import jax
 
     return [device for device in jax.local_devices() if device.platform == "gpu"]
+
+
+def free_gpu_bytes() -> int | None:
+    """The free memory of the GPU that has least of it; None without a GPU, or where nobody tells."""
+    if not gpus():
+        return None
+    if _is_on_jax():
+        statistics = [gpu.memory_stats() for gpu in gpus()]
+        return min(stats["bytes_limit"] - stats["bytes_in_use"] for stats in statistics) if all(statistics) else None
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]  # TensorFlow does not tell
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+        return min(int(mebibytes) for mebibytes in listed) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def choose_steps_per_call(steps_per_execution: str, steps_per_epoch: int) -> int:
+    """Turns `--steps_per_execution` into a number; raises InputError if it is more than an epoch has."""
+    if steps_per_execution == "auto":
+        return min(_STEPS_PER_CALL_ON_GPUS, steps_per_epoch) if gpus() else 1
+    if int(steps_per_execution) > steps_per_epoch:
+        raise InputError(
+            f"--steps_per_execution={steps_per_execution} is more than the {steps_per_epoch} steps of an epoch; give "
+            "fewer, or auto"
+        )
+    return int(steps_per_execution)
 
 
 def _is_on_jax() -> bool:
