@@ -89,7 +89,7 @@ def compare_frozen(split: Split, jit_compile: bool) -> tuple[list[dict[str, Any]
         with tempfile.TemporaryDirectory() as cache:
             started = time.perf_counter()
             computed = features.extract(backbone, split, Path(cache), **options)
-            head.fit(features.training_batches(computed, order, EPOCHS), epochs=EPOCHS, **fit_options)
+            head.fit(features.training_batches(computed, order, order.starts(0, EPOCHS)), epochs=EPOCHS, **fit_options)
             return time.perf_counter() - started
 
     functions = {RECOMPUTED: recompute, ONCE: compute_once}

@@ -46,7 +46,7 @@ def on_device(model: keras.Model, images: np.ndarray) -> keras.Model:
       model: of one input, or of several by name, among them "image".
       images: uint8 RGB [cells, size, size, 3], which the device's memory gets a copy of.
     """
-    row = keras.Input((), dtype="int32", name="row")
+    row = keras.Input((), dtype="int32", name="image")
     image = CellsOnDevice(images)(row)
     if not isinstance(model.input, dict):
         return keras.Model(row, model(image), name=f"{model.name}_on_device")

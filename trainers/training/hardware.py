@@ -1,6 +1,5 @@
 """What a run computes on: dtype policy, XLA, devices; each choice is printed with its reason."""
 
-import subprocess
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,21 +85,6 @@ def gpus() -> list[Any]:
     import jax
 
     return [device for device in jax.local_devices() if device.platform == "gpu"]
-
-
-def free_gpu_bytes() -> int | None:
-    """The free memory of the GPU that has least of it; None without a GPU, or where nobody tells."""
-    if not gpus():
-        return None
-    if _is_on_jax():
-        statistics = [gpu.memory_stats() for gpu in gpus()]
-        return min(stats["bytes_limit"] - stats["bytes_in_use"] for stats in statistics) if all(statistics) else None
-    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]  # TensorFlow does not tell
-    try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
-        return min(int(mebibytes) for mebibytes in listed) * 2**20
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
 
 
 def choose_steps_per_call(steps_per_execution: str, steps_per_epoch: int) -> int:

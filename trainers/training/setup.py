@@ -15,11 +15,11 @@ from trainers import run_dir
 from trainers.augmentation import params
 from trainers.augmentation.apply import augmented, save_preview
 from trainers.data import TrainingData
-from trainers.input_pipeline import batching, device, resident
+from trainers.input_pipeline import batching, device, memory, resident
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.models import architectures, features, vgg_weights
+from trainers.models.many_steps import ManySteps
 from trainers.training import hardware
-from trainers.training.many_steps import ManySteps
 from trainers.training.optimizer import class_weights
 from trainers.training_flags import Options
 
@@ -119,7 +119,7 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     is_on_features = name == "vgg_frozen" and options.ranges.is_nothing
     mode = record.get("input", {}).get("mode")
     if mode is None:
-        on_device, gpu_bytes = data.train.num_bytes + data.validation.num_bytes, hardware.free_gpu_bytes()
+        on_device, gpu_bytes = data.train.num_bytes + data.validation.num_bytes, memory.free_gpu_bytes(hardware.gpus())
         mode = _FEATURES if is_on_features else batching.choose_mode(options.input, data.train, on_device, gpu_bytes)
     record["input"] = {"mode": mode, "batch_size": options.batch_size, "shard_count": 1}
     record["hardware"] = {"policy": used.policy, "jit_compile": used.jit_compile, "num_replicas": used.num_replicas}
