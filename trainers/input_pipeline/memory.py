@@ -1,4 +1,4 @@
-"""The memory that this process may still take, limits of control groups (containers, Slurm, systemd) included, and GPUs."""
+"""The memory that this process may still take, limits of control groups (containers, Slurm) included, and the GPUs'."""
 
 import subprocess
 from collections.abc import Iterator, Sequence
