@@ -32,6 +32,10 @@ class CellsOnDevice(keras.layers.Layer):
         """None: the images are in `variables`, where the step finds them, but are nothing to look at or to save."""
         return []
 
+    def get_config(self) -> dict[str, Any]:
+        """What TensorBoard draws; a layer is not made again from it."""
+        return {"name": self.name}
+
     def call(self, rows: keras.KerasTensor) -> keras.KerasTensor:
         """Gathers a batch."""
         if keras.backend.backend() == JAX:
