@@ -1,14 +1,14 @@
 """The host's time per training step: the trainer's own command, on a model of almost no arithmetic.
 
-    python -m benchmarks.train_throughput --host_steps=100 …   measures with it
-
-Everything but the model is as in training: input, random numbers of augmentation, callbacks. They are sampled and given
-to the model, but the cells are not changed by them.
+`benchmarks.train_throughput` measures with it. Everything but the model is as in training: input, random numbers of
+augmentation, callbacks. The numbers are sampled and given to the model, but the cells are not changed by them.
 """
 
 import csv
 import functools
 import sys
+import tempfile
+import time
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -81,8 +81,6 @@ def milliseconds_per_step(folder: Path, num_steps: int, *trainer_flags: str) -> 
 
 def milliseconds_in_one_graph(num_steps: int = 32) -> float:
     """A step of `basic_cnn` with augmentation on batches that lie ready, many steps per call."""
-    import time
-
     import keras
     import numpy as np
     import tensorflow as tf
@@ -102,9 +100,28 @@ def milliseconds_in_one_graph(num_steps: int = 32) -> float:
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"], jit_compile=False)
     calls = tf.data.Dataset.from_tensors((inputs, generator.integers(0, 2, shape))).repeat()
     ends: list[float] = []
-    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: ends.append(time.perf_counter()))
+    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))
     model.fit(calls, steps_per_epoch=8, verbose=0, shuffle=False, callbacks=[clock])
     return 1000 * median(np.diff(ends)[1:]) / num_steps
+
+
+def compare(num_steps: int) -> dict[str, float]:
+    """Milliseconds per step as `auto` trains on CPUs and on GPUs, and of `basic_cnn` in one graph.
+
+    Args:
+      num_steps: about how many steps an epoch has.
+    """
+    in_one_graph = milliseconds_in_one_graph()
+    result = {"ms of a step of basic_cnn, in one graph": in_one_graph}
+    with tempfile.TemporaryDirectory() as folder:
+        for setting in (
+            ("--input=resident", "--steps_per_execution=1"),
+            ("--input=device", f"--steps_per_execution={min(32, num_steps // 2)}"),
+        ):
+            for name, times in milliseconds_per_step(Path(folder), num_steps, *setting).items():
+                result[f"ms of {name}, {' '.join(setting)}"] = round(median(times), 4)
+    result["a step of basic_cnn to the same in one graph"] = round([*result.values()][-1] / in_one_graph, 3)
+    return result
 
 
 _GROUPS = training_flags.define(optimizer="adam", learning_rate=1e-3) if __name__ == "__main__" else {}

@@ -41,6 +41,7 @@ def test_preprocess_throughput(synthetic_zip, tmp_path):
 def test_train_throughput(data_dir, tmp_path):
     """With the model that has the most cases."""
     flags = (f"--data_dir={data_dir}", "--model=vgg_frozen", "--split=train[:16]", "--batch_size=8", "--steps=1")
+    flags += ("--host_steps=4",)
     content = measured("train_throughput", tmp_path / "x.json", *flags)
     assert [case["name"] for case in content["cases"]] == [
         "fit on real data",
@@ -51,6 +52,9 @@ def test_train_throughput(data_dir, tmp_path):
     ]
     assert content["ratios"]["fit on real data to fit on one synthetic batch"] > 0
     assert 0 <= content["ratios"]["share of the step time spent waiting for data"] <= 1
+    host = [value for name, value in content["ratios"].items() if name.startswith("ms of ")]
+    assert len(host) == 5
+    assert min(host) > 0
     recomputed, once = content["cases"][-2:]
     assert recomputed["num_images"] == once["num_images"] == 25 * 16
     assert content["ratios"]["recomputed to computed once"] == pytest.approx(
