@@ -41,7 +41,7 @@ def almost_no_arithmetic(image_size_px: int, dropout_rate: float) -> "keras.Mode
     return keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(x), name="basic_cnn")
 
 
-def with_unused_numbers(model: "keras.Model", fill: str) -> "keras.Model":
+def with_unused_numbers(model: "keras.Model", fill: str, by_gathers: bool) -> "keras.Model":
     """In the place of `apply.augmented`."""
     import keras
 
@@ -95,7 +95,7 @@ def milliseconds_in_one_graph(num_steps: int = 32) -> float:
         "transform": np.tile(np.array([0.8, 0.6, -0.8, -0.6, 0.8, 3.4, 0, 0], np.float32), (*shape, 1)),
         "stain": np.ones((*shape, 15), np.float32),
     }
-    model = augmented(architectures.basic_cnn(SIZE_PX, dropout_rate=0.3), "black")
+    model = augmented(architectures.basic_cnn(SIZE_PX, dropout_rate=0.3), "black", by_gathers=False)
     model = ManySteps(model.input, model.output)
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"], jit_compile=False)
     calls = tf.data.Dataset.from_tensors((inputs, generator.integers(0, 2, shape))).repeat()
@@ -133,6 +133,6 @@ if __name__ == "__main__":
     flags.adopt_module_key_flags(training_flags)
     with (
         mock.patch("trainers.models.architectures.basic_cnn", almost_no_arithmetic),
-        mock.patch("trainers.training.setup.augmented", with_unused_numbers),
+        mock.patch("trainers.training.models_and_batches.augmented", with_unused_numbers),
     ):
         run(functools.partial(main, "basic_cnn"), flag_groups=_GROUPS)

@@ -1,4 +1,4 @@
-"""Times `pipeline.preprocess`, plain processes that only decode, resize and write, plain Beam, and a TFDS builder.
+"""Times `pipeline.preprocess` and its baselines: two plain processes, plain Beam in one process and two, and TFDS.
 
     python -m benchmarks.preprocess_throughput --source=path/to/cell_images.zip --output=preprocess.json
 

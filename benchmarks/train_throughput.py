@@ -130,7 +130,6 @@ def main(arguments: Sequence[str]) -> None:
         jit_compile="auto",
         distribute="none",
         batch_size=values.batch_size,
-        is_augmented=False,
     )
     keras.utils.set_random_seed(values.seed)
     model = getattr(architectures, values.model)(split.image_size_px)  # with random weights

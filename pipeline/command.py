@@ -19,6 +19,20 @@ _STORES = ("s3fs", "gcsfs", "adlfs", "botocore", "aiobotocore", "aiohttp", "goog
 _HELP = {"--help", "-help", "-h", "-?"}
 
 
+class _Output(io.FileIO):
+    """Standard output, whose faults are not those of the files that a command writes."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # for the interpreter's last flush
+            raise InputError(
+                f"standard output cannot be written ({error.strerror}), where the command has ended; the same command "
+                "again does or continues its work"
+            ) from error
+
+
 def set_environment() -> None:
     """Keeps etils from reaching object stores through TensorFlow, which takes seconds to import and cannot read s3://.
 
@@ -59,9 +73,15 @@ def run(
         gc.collect()
         return status
 
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # in an ASCII locale "×" would end the command
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a standard stream that is closed, or the first file to be opened would take what is printed
+    os.close(descriptor)
+    for name, open_stream, descriptor in (("stdout", _Output, 1), ("stderr", io.FileIO, 2)):
+        stream = getattr(sys, name)
+        if stream is None or isinstance(stream, io.TextIOWrapper):  # in an ASCII locale "×" would end the command
+            file = io.BufferedWriter(open_stream(descriptor, "w", closefd=False))
+            encoding, is_line_buffered = getattr(stream, "encoding", None), getattr(stream, "line_buffering", False)
+            setattr(sys, name, io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=is_line_buffered))
     set_environment()
     parse = functools.partial(_parse, keep_unknown_flags=keep_unknown_flags, flag_groups=flag_groups or {})
     app.run(guarded, flags_parser=parse)
@@ -69,9 +89,13 @@ def run(
 
 def _status(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int | None:
     try:
-        return main(arguments)
+        status = main(arguments)
+        sys.stdout.flush()
+        return status
     except InputError as error:
         _say_error(str(error))
+    except MemoryError as error:
+        _say_error(f"out of memory ({error}); free some, or give a smaller --batch_size or a smaller image")
     except Exception as error:
         if not _is_of_a_store(error):
             raise
@@ -89,14 +113,13 @@ def _say_error(message: str) -> None:
 
 def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mapping[str, Sequence[str]]) -> list[str]:
     """What absl's own parser does, with its errors in one line and its help in groups."""
-    if not _HELP.isdisjoint(argv[1:]):
-        try:
-            print(_help(flag_groups), flush=True)
-        except BrokenPipeError:
-            os._exit(0)  # somebody pipes it to head
-        sys.exit(0)
     try:
-        return flags.FLAGS(argv, known_only=keep_unknown_flags)
+        if not _HELP.isdisjoint(argv[1:]):
+            print(_help(flag_groups), flush=True)
+            sys.exit(0)
+        return flags.FLAGS(argv, known_only=keep_unknown_flags)  # prints --helpfull
+    except InputError:
+        sys.exit(0)  # somebody pipes the help to head
     except flags.Error as error:
         lines = (line.strip() for line in str(error).splitlines() if line.strip())
         faults = [

@@ -12,17 +12,20 @@ import dataclasses
 import functools
 import gc
 import math
+import os
 import re
+import signal
+import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 
 from absl import flags
 
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex, parse_class_folders
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
-from pipeline.job import plan, prepare, workers
+from pipeline.job import plan, prepare
 from pipeline.records import layout
 from pipeline.records.example import IMAGE_ENCODINGS
 from pipeline.records.image import MAX_SIZE_PX
@@ -96,13 +99,21 @@ def main(arguments: Sequence[str]) -> None:
 
         source = str(download.fetch_archive(_DOWNLOAD_DIR.value))
     if _PIPELINE_OPTIONS.value:
-        from pipeline.job import beam_pipeline  # Beam takes a second to import: not for --help and mistakes
+        from pipeline.job import beam_options  # Beam takes a second to import: not for --help and mistakes
 
-        beam_pipeline.parse_options(_PIPELINE_OPTIONS.value)
-    is_local = not any(option.startswith("--runner=") for option in _PIPELINE_OPTIONS.value)
-    with workers.started() if is_local else nullcontext():
+        beam_options.parse_options(_PIPELINE_OPTIONS.value)
+    handler = signal.signal(signal.SIGINT, _leave)
+    try:
         _preprocess(source, [dataclasses.replace(settings, config=config) for config in configs], patient_regex)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     gc.freeze()  # what ends with the process need not be searched for garbage at its end, which takes 0.2 s
+
+
+def _leave(*_: object) -> None:
+    """Ctrl-C ends the job at once: it may be killed at any moment, and KeyboardInterrupt gets lost within an import."""
+    print("\ninterrupted; the same command continues", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 def _preprocess(source: str, of_configs: Sequence[plan.Settings], patient_regex: re.Pattern[str]) -> None:

@@ -15,13 +15,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import filelock
 import fsspec
 from etils import epath
 
 from pipeline.errors import InputError
+
+MAX_CONNECTIONS = 32
+"""Requests to an object store at the same time, per process."""
 
 _SECONDS_FOR_A_LOCK = 1.0
 _PARTIAL = ".partial"
@@ -78,6 +81,25 @@ def open_file(path: epath.Path) -> io.BufferedReader:
     return io.BufferedReader(open_regular(os.fspath(path)))
 
 
+def object_store(path: str | epath.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The object store of a path, and the path's name there; it remembers no listing, since others write too."""
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if os.fspath(path).startswith("s3://"):  # where botocore's default is 10 connections
+        given = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        options["config_kwargs"] = {"max_pool_connections": MAX_CONNECTIONS, **given}
+    return fsspec.url_to_fs(os.fspath(path), **options)
+
+
+def read_range(filesystem: fsspec.AbstractFileSystem, name: str, start: int, num_bytes: int) -> bytes:
+    """Reads a part of an object in one request, less where the object ends before; raises OSError if that fails."""
+    try:
+        return bytes(filesystem.cat_file(name, start=start, end=start + num_bytes))
+    except Exception:
+        if filesystem.size(name) <= start:  # stores refuse a range that begins beyond the end
+            return b""
+        raise
+
+
 def read_file(path: epath.Path, max_bytes: int = 1 << 26) -> bytes:
     """Reads a file; raises ValueError if it is larger than anything expected under its name, OSError if it fails."""
     with open_file(path) as file:
@@ -95,7 +117,7 @@ def open_atomic(path: epath.Path | Path) -> Iterator[BinaryIO]:
         with tempfile.NamedTemporaryFile(buffering=_BUFFER_BYTES) as temporary:
             yield cast(BinaryIO, temporary)
             temporary.flush()
-            filesystem, name = fsspec.url_to_fs(os.fspath(path))
+            filesystem, name = object_store(path)
             filesystem.put_file(temporary.name, name)
         return
     partial = path.parent / f"{path.name}.{uuid.uuid4().hex}{_PARTIAL}"
@@ -124,9 +146,18 @@ def list_names(folder: epath.Path) -> list[str]:
     """Names of a folder's entries, those that other processes have just written included."""
     if not is_remote(folder):
         return [path.name for path in Path(folder).iterdir()]
-    filesystem, root = fsspec.url_to_fs(os.fspath(folder), use_listings_cache=False)
-    paths = filesystem.ls(root, detail=False)
-    return [PurePosixPath(path).name for path in paths if path.rstrip("/") != root.rstrip("/")]
+    return [name for name, _, _ in list_objects(folder)]
+
+
+def list_objects(folder: str | epath.PathLike) -> Iterator[tuple[str, bool, int]]:
+    """Name, whether it is a folder, and size in bytes of the entries of a folder in an object store.
+
+    A request brings a thousand of them.
+    """
+    filesystem, root = object_store(folder)
+    for entry in filesystem.ls(root, detail=True):
+        if (path := entry["name"].rstrip("/")) != root.rstrip("/"):
+            yield PurePosixPath(path).name, entry["type"] == "directory", entry["size"] or 0
 
 
 def is_partial(name: str) -> bool:

@@ -70,12 +70,13 @@ def listing_of(source, class_folders=DEFAULT_CLASS_FOLDERS, patient_regex=DEFAUL
 
 
 def prepare(source, data_dir, **settings):
-    """Runs the job in this process."""
+    """Runs the job in this process, which also fills the shards."""
     options = {
         key: settings.pop(key)
         for key in ("overwrite", "repair", "max_rejected_fraction", "pipeline_options")
         if key in settings
     }
+    options.setdefault("pipeline_options", ["--runner=FnApiRunner"])  # by default it would start worker processes
     listing = listing_of(source, settings.get("class_folders", DEFAULT_CLASS_FOLDERS))
     return job.prepare(listing, plan.Settings(**settings), source=str(source), data_dir=str(data_dir), **options)
 

@@ -8,7 +8,6 @@ predicted. The runs are in `<output_dir>/fold_0` … `fold_4`, the report on all
 five times as long as one run; the same command again continues where it was stopped.
 """
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from trainers import evaluation_flags, run_dir, tf_import
 from trainers.data import open_data_set
 from trainers.evaluation import runs
 from trainers.evaluation.runs import FOLDS
-from trainers.training.signals import INTERRUPTED, PREEMPTED
+from trainers.training.signals import INTERRUPTED, PREEMPTED, run_trainer
 from trainers.training_flags import MODELS
 
 _BATCH_SIZE = 256  # of predictions; --batch_size is the trainer's
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str]) -> int | None:
         say(f"fold {fold + 1} of {NUM_FOLDS}: {folder}")
         command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, *_split_flags(fold)]
         command += [f"--data_dir={_DATA_DIR.value}", f"--run_dir={folder}"]
-        status = subprocess.run(command, check=False).returncode
+        status = run_trainer(command)
         if status in (PREEMPTED, INTERRUPTED):
             return status
         if status or run_dir.read(str(folder))["status"] != "finished":

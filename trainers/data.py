@@ -112,7 +112,7 @@ class DataSet(NamedTuple):
           flag: name of the flag it came from, for errors.
 
         Raises:
-          InputError: if it names no split or no cell.
+          InputError: if it names no split or no cell, or a cell twice.
         """
         info = self.builder.info
         try:
@@ -131,7 +131,7 @@ class DataSet(NamedTuple):
         if not is_remote(self.directory):
             for file in dict.fromkeys(files):
                 index.check_shard(file, shards[Path(file).name])
-        return Split(
+        split = Split(
             expression,
             files=files,
             skips=tuple(part.skip for part in parts),
@@ -141,6 +141,9 @@ class DataSet(NamedTuple):
             shards=tuple(shards[Path(file).name] for file in files),
             data_set=self,
         )
+        if overlap(split, split) > split.num_cells:
+            raise InputError(f"--{flag}={expression} names cells twice; expected parts that do not overlap")
+        return split
 
 
 class TrainingData(NamedTuple):
@@ -192,11 +195,12 @@ def overlap(one: Split, other: Split) -> int:
     )
 
 
-def describe(model: str, data: TrainingData, options: Options) -> run_dir.Run:
+def describe(model: str, data: TrainingData, options: Options, backend: str) -> run_dir.Run:
     """The `run.json` of a fresh run: what decides its numbers."""
     contents = data.data_set.manifest
     return {
         "model": model,
+        "backend": backend,
         "status": "unfinished",
         "flags": options._asdict(),
         "seed": options.seed,

@@ -26,7 +26,8 @@ def main(arguments: Sequence[str]) -> None:
     if not _FORMAT.value:
         raise InputError(f"--format is empty; expected one or more of {','.join(export_formats.NAMES)}")
     export_formats.check(_FORMAT.value, "format")
-    run_dir.read(_RUN_DIR.value)
+    if run_dir.read(_RUN_DIR.value)["status"] != "finished":
+        raise InputError(f"{_RUN_DIR.value} has not finished training; expected a finished run: run its trainer again")
     tf_import.import_tensorflow()
     from trainers.evaluation.predictions import load_model  # seconds of imports that mistakes need not wait for
 

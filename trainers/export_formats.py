@@ -52,6 +52,11 @@ def check(names: Sequence[str], flag: str) -> None:
             )
 
 
+def missing(run_folder: str | Path, names: Sequence[str]) -> list[str]:
+    """Those of the formats that have not been written."""
+    return [name for name in names if not (Path(run_folder) / FOLDER / _FORMATS[name].file).exists()]
+
+
 def export(run_folder: str | Path, model: "keras.Model", names: Sequence[str]) -> list[Path]:
     """Writes a run's model in other formats; each file appears once it is complete, and replaces an older one.
 

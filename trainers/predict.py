@@ -12,9 +12,9 @@ Memory does not grow with the number of files. Not a medical device.
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 from absl import flags
 
@@ -41,17 +41,10 @@ _FIELDS = ("file", "probability", "label")
 
 def main(paths: Sequence[str]) -> int:
     """Predicts the images; the exit status is 1 if some cannot be used."""
-    try:
-        return _predict(paths)
-    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-
-
-def _predict(paths: Sequence[str]) -> int:
     if not paths:
         raise InputError("got no images; expected paths of image files or folders after the flags")
-    run_dir.read(_RUN_DIR.value)
+    if run_dir.read(_RUN_DIR.value)["status"] != "finished":
+        say(f"caution: {_RUN_DIR.value} has not finished training: this is its best epoch so far", to_stderr=True)
     flips = flags.FLAGS.test_time_flips
     threshold = thresholds.read_threshold(_THRESHOLD.value, _RUN_DIR.value, flips)
 
@@ -86,7 +79,8 @@ def _writer(file_format: str) -> Callable[[str, float, str], object]:
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be text
     if file_format == "jsonl":
         return lambda *row: print(json.dumps(dict(zip(_FIELDS, row, strict=True))))
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    # Its own \r\n makes it quote names with either of them.
+    writer = csv.writer(SimpleNamespace(write=lambda row: sys.stdout.write(row.removesuffix("\r\n") + "\n")))
     writer.writerow(_FIELDS)
     shown = printable if sys.stdout.isatty() else str
     return lambda file, *row: writer.writerow((csv_text(shown(file)), *row))

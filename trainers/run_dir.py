@@ -44,6 +44,12 @@ CHECKPOINT = "checkpoint"
 FEATURES = "features"
 LOCK = "run.lock"
 
+NO_DIGEST = (
+    "was begun by an earlier version, which kept no digest of its data set: the source is the same, but its splits and "
+    "files are not compared"
+)
+"""What is said of a run that is not tied to the contents of its data set."""
+
 _PATIENTS = ("train_patients", "validation_patients")
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
 # Paths and checkpoints do not affect the result; the last is a flag of earlier versions.
@@ -111,15 +117,18 @@ def digests(run_dir: str) -> dict[str, str]:
 
 
 @contextmanager
-def lock(run_dir: str) -> Iterator[None]:
-    """Holds a run's folder, which is made if it is missing; raises InputError if another trainer holds it."""
-    if run_dir != run_dir.encode(errors="replace").decode():
-        raise InputError(f"--run_dir={run_dir} is not UTF-8, and TensorFlow takes no other names; give another")
+def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[None]:
+    """Holds the folder of a flag, which is made if it is missing, by a file in it.
+
+    Raises InputError if another process holds it, or it cannot be written.
+    """
+    if not folder or not folder.isprintable():  # a lone surrogate included, which TensorFlow would not take
+        raise InputError(f"{flag}={folder} is empty, not UTF-8 or has control characters; give another")
     with ExitStack() as stack:
         try:
-            stack.enter_context(storage.lock(epath.Path(run_dir), epath.Path(run_dir) / LOCK))
+            stack.enter_context(storage.lock(epath.Path(folder), epath.Path(folder) / name))
         except OSError as error:
-            raise InputError(f"--run_dir={run_dir} cannot be written: {error}; give another") from error
+            raise InputError(f"{flag}={folder} cannot be written: {error}; give another") from error
         yield
 
 
@@ -166,8 +175,9 @@ def release(run_dir: str) -> None:
 def differences(run: Run, wanted: Run) -> list[str]:
     """How a run differs from the wanted one; empty if it can continue."""
     result = []
-    if run["model"] != wanted["model"]:
-        result.append(f"its model is {run['model']}, wanted {wanted['model']}")
+    for name, shown in (("model", "model"), ("backend", "KERAS_BACKEND")):  # earlier versions have no backend
+        if (old := run.get(name, wanted[name])) != wanted[name]:
+            result.append(f"its {shown} is {old}, wanted {wanted[name]}")
     for name in sorted(run["flags"].keys() | wanted["flags"].keys()):
         old, new = run["flags"].get(name), wanted["flags"].get(name)
         if old != new and name not in _MAY_DIFFER:
@@ -197,9 +207,15 @@ def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
     return result
 
 
+def identity(run: Run) -> str:
+    """What tells a run from others with other numbers: a checkpoint of another one does not continue it."""
+    return compute_checksum({name: run[name] for name in ("model", "flags", "data")})
+
+
 def next_steps(run_dir: str, data_dir: str) -> str:
     """Where everything is, and what to do next."""
-    flags = shlex.join([f"--data_dir={data_dir}", f"--run_dirs={run_dir}", "--output_dir=report"])
+    runs = f'"{run_dir.replace(chr(34), chr(34) * 2)}"' if {",", '"'} & set(run_dir) else run_dir  # a list is CSV
+    flags = shlex.join([f"--data_dir={data_dir}", f"--run_dirs={runs}", "--output_dir=report"])
     return f"everything is in {run_dir}; next: python -m trainers.evaluate {flags}"
 
 

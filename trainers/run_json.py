@@ -45,6 +45,7 @@ _SCHEMA: dict[str, Callable[[Any], bool]] = {  # what is read of `run.json`
     "timings.seconds": _is_number,
 }
 _OPTIONAL: dict[str, Callable[[Any], bool]] = {  # not in runs of earlier versions, or not before some step
+    "backend": lambda value: value in ("tensorflow", "jax"),
     "best_epoch": lambda value: _is_integer(value, 1),
     "data.settings": lambda value: isinstance(value, dict),
     "data.content_digest": _is_text,

@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 
 TENSORFLOW, JAX = "tensorflow", "jax"
 
+_FLAGS = {"TF_XLA_FLAGS", "XLA_FLAGS"}
 _STANDARD_ERROR = 2
 _M_TRIM_THRESHOLD = -1  # malloc.h of glibc
 _M_MMAP_MAX = -4
@@ -30,7 +31,10 @@ def choose_backend() -> str:
     """
     backend = os.environ.get("KERAS_BACKEND") or TENSORFLOW
     if backend not in (TENSORFLOW, JAX):
-        raise InputError(f"KERAS_BACKEND={backend} is no backend of the models; expected {TENSORFLOW} or {JAX}")
+        raise InputError(
+            f"KERAS_BACKEND={backend} is no backend of the models; expected {TENSORFLOW} or {JAX}: set one of them, or "
+            "unset it"
+        )
     if importlib.util.find_spec(backend) is None:
         raise InputError(f"KERAS_BACKEND={backend} is not installed here: pip install -r requirements-jax.txt")
     os.environ["KERAS_BACKEND"] = backend  # for Keras, which would otherwise ask keras.json
@@ -47,17 +51,22 @@ def import_tensorflow() -> None:
       ImportError: if TensorFlow cannot be imported; its output is printed before.
     """
     backend = choose_backend()
-    _import_tensorflow()
-    import tensorflow as tf
-
     try:
+        _import_tensorflow()
+        import tensorflow as tf
+
         if backend != TENSORFLOW:
             tf.config.set_visible_devices([], "GPU")
             importlib.import_module(backend).devices()
         import keras
     except Exception as error:  # of a value in keras.json, a device that is missing, or a library
-        reason = " ".join(str(error).split())
-        raise InputError(f"Keras cannot compute on {backend} ({reason}); mend that, or unset KERAS_BACKEND") from error
+        if "tensorflow" not in sys.modules and isinstance(error, ImportError):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+        raise InputError(
+            f"Keras cannot compute on {backend} ({reason}); mend that, unset KERAS_BACKEND, or remove keras.json from "
+            "~/.keras or KERAS_HOME: it may hold an unknown value"
+        ) from error
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
@@ -74,8 +83,10 @@ def _import_tensorflow() -> None:
     with tempfile.TemporaryFile() as held_back:
         os.dup2(held_back.fileno(), _STANDARD_ERROR)
         try:
-            importlib.import_module("tensorflow").config.list_physical_devices()
-        except Exception:
+            tensorflow = importlib.import_module("tensorflow")
+            if _FLAGS.isdisjoint(os.environ):  # an unknown one ends the process here, and only TensorFlow says why
+                tensorflow.config.list_physical_devices()
+        except ImportError:
             os.dup2(shown, _STANDARD_ERROR)
             held_back.seek(0)
             sys.stderr.write(held_back.read().decode(errors="replace"))

@@ -51,7 +51,7 @@ def plain_processes(paths: Sequence[Path], output_dir: Path) -> None:
         raise InputError(f"a process of plain_processes ended with status {statuses[0]}; see what it printed")
 
 
-def plain_beam(paths: Sequence[Path], output_dir: Path) -> None:
+def plain_beam(paths: Sequence[Path], output_dir: Path, *options: str) -> None:
     """A Beam job as people write it, on the in-process FnApiRunner."""
     import apache_beam as beam
     import tensorflow as tf
@@ -66,7 +66,7 @@ def plain_beam(paths: Sequence[Path], output_dir: Path) -> None:
         }
         return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
-    with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
+    with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner", *options])) as pipeline:
         _ = (
             pipeline
             | beam.Create([str(path) for path in paths])
@@ -74,6 +74,11 @@ def plain_beam(paths: Sequence[Path], output_dir: Path) -> None:
             | beam.Map(to_example)
             | beam.io.WriteToTFRecord(str(output_dir / "cells"), num_shards=_SHARDS)
         )
+
+
+def plain_beam_two_processes(paths: Sequence[Path], output_dir: Path) -> None:
+    """The same job in two worker processes of Beam's."""
+    plain_beam(paths, output_dir, "--direct_running_mode=multi_processing", f"--direct_num_workers={_PROCESSES}")
 
 
 def tfds_generator(paths: Sequence[Path], output_dir: Path) -> None:
@@ -106,9 +111,15 @@ def tfds_generator(paths: Sequence[Path], output_dir: Path) -> None:
 BASELINES: Mapping[str, Callable[[Sequence[Path], Path], None]] = {
     "plain_processes": plain_processes,
     "plain_beam": plain_beam,
+    "plain_beam_two_processes": plain_beam_two_processes,
     "tfds_generator": tfds_generator,
 }
-_MODULES = {"plain_beam": ("apache_beam", "tensorflow"), "tfds_generator": ("tensorflow_datasets",)}
+_BEAM = ("apache_beam", "tensorflow")
+_MODULES = {
+    "plain_beam": _BEAM,
+    "plain_beam_two_processes": _BEAM,
+    "tfds_generator": ("tensorflow_datasets",),
+}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from etils import epath
@@ -15,6 +15,15 @@ from pipeline.job.plan import Job
 from pipeline.records import layout, manifest
 
 _IDENTITY = "job.json"
+
+
+@contextmanager
+def explained_os_errors(place: str) -> Iterator[None]:
+    """Turns an OSError of the block into an InputError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to {place}: {error}; fix that, then the same command continues") from error
 
 
 def job_name(identity: manifest.Manifest) -> str:
@@ -84,6 +93,15 @@ def _unfinished_differences(incomplete: epath.Path, identity: manifest.Manifest)
         not path.is_dir() or any(not storage.is_partial(name) for name in storage.list_names(path)) for path in entries
     )
     return ["nothing in it tells what it is"] if holds_files else None
+
+
+def is_complete(job: Job) -> bool:
+    """Whether a job that was killed at its end has left everything but the last rename."""
+    directory = job.shard_job.shards_dir
+    path = directory / layout.MANIFEST
+    if not path.exists() or not manifest.is_signed(path.read_bytes()):
+        return False
+    return not any(manifest.check_shard(directory, shard) for shard in manifest.shards(json.loads(path.read_text())))
 
 
 def publish(job: Job) -> None:

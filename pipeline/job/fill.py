@@ -19,7 +19,9 @@ from pipeline.job.plan import Shard, ShardJob
 from pipeline.job.results import RecordFacts, ShardResult
 from pipeline.records import example, index, layout, tfrecord
 from pipeline.source import decode
-from pipeline.source.archive import Source, UnreadableImage, open_source
+from pipeline.source.archive import Source, open_source
+from pipeline.source.image_file import UnreadableImage
+from pipeline.source.read_ahead import CellRead, read_ahead
 from pipeline.storage import open_atomic, write_atomic
 
 _CELLS_PER_TASK = 16
@@ -81,27 +83,36 @@ def _make_records(
     cells: Sequence[Cell], source: Source, job: ShardJob, num_threads: int
 ) -> Iterator[_Record | Rejected]:
     """Makes records in several threads, yields them in order, and holds only a few at a time."""
+    if num_threads == 1:
+        for batch in read_ahead(source, job.root, cells):
+            yield from (_make_record(read, job) for read in batch)
+        return
+    with ThreadPoolExecutor(num_threads) as pool:
+        for batch in read_ahead(source, job.root, cells):
+            yield from _make_in_threads(batch, job, pool, num_threads)
+
+
+def _make_in_threads(
+    batch: Sequence[CellRead], job: ShardJob, pool: ThreadPoolExecutor, num_threads: int
+) -> Iterator[_Record | Rejected]:
     cells_per_task = max(1, min(_CELLS_PER_TASK, _PIXEL_BYTES_PER_TASK // (3 * job.image_size_px**2)))
     pending: deque[Future[list[_Record | Rejected]]] = deque()
 
-    def make(task: Sequence[Cell]) -> list[_Record | Rejected]:
-        return [_make_record(cell, source, job) for cell in task]
+    def make(task: Sequence[CellRead]) -> list[_Record | Rejected]:
+        return [_make_record(read, job) for read in task]
 
-    if num_threads == 1:
-        yield from (_make_record(cell, source, job) for cell in cells)
-        return
-    with ThreadPoolExecutor(num_threads) as pool:
-        for first in range(0, len(cells), cells_per_task):
-            pending.append(pool.submit(make, cells[first : first + cells_per_task]))
-            if len(pending) > 2 * num_threads:
-                yield from pending.popleft().result()
-        while pending:
+    for first in range(0, len(batch), cells_per_task):
+        pending.append(pool.submit(make, batch[first : first + cells_per_task]))
+        if len(pending) > 2 * num_threads:
             yield from pending.popleft().result()
+    while pending:
+        yield from pending.popleft().result()
 
 
-def _make_record(cell: Cell, source: Source, job: ShardJob) -> _Record | Rejected:
+def _make_record(cell_read: CellRead, job: ShardJob) -> _Record | Rejected:
+    cell, read = cell_read
     try:
-        encoded = source.read(job.root, cell)
+        encoded = read()
         decoded = decode.decode(encoded, cell.filename)
     except UnreadableImage as error:
         return Rejected(cell.filename, str(error))

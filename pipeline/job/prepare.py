@@ -7,42 +7,21 @@ the manifest, written last, completes it. In both, `<version>.incomplete/<job>` 
 while the job runs; its name is a hash of source and settings.
 """
 
-import dataclasses
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 
 from pipeline import storage
-from pipeline.command import num_processors
-from pipeline.errors import InputError
-from pipeline.job import acquire, build_manifest, results, workers
+from pipeline.job import acquire, build_manifest, results
 from pipeline.job.plan import Job, Settings, Shard, ShardJob, plan_shards
-from pipeline.job.repair import make_again
+from pipeline.job.repair import check_existing
+from pipeline.job.results import JobResult
 from pipeline.records import layout, manifest
 from pipeline.source.listing import Listing
-
-
-class JobResult(NamedTuple):
-    """What the job did.
-
-    Attributes:
-      directory: the data set's version folder.
-      manifest: its manifest.
-      num_filled: number of cells that this run read; 0 if the data set was there already.
-      seconds: how long filling took, from the first shard to the manifest.
-      repaired: names of the corrupt files that were made again.
-    """
-
-    directory: epath.Path
-    manifest: manifest.Manifest
-    num_filled: int
-    seconds: float
-    repaired: tuple[str, ...] = ()
 
 
 def prepare(
@@ -91,12 +70,12 @@ def plan(
 
     if existing := acquire.find_existing(directory, identity, overwrite):
         acquire.cleanup(directory)
-        yield _check_existing(directory, existing, listing, settings, shard_job, repair)
+        yield check_existing(directory, existing, listing, settings, shard_job, repair)
         return
     planned: Job | JobResult
     shards = plan_shards(listing, settings, source_name)  # an error here must leave nothing behind
     with ExitStack() as stack:
-        with _explained_os_errors(data_dir):
+        with acquire.explained_os_errors(data_dir):
             stack.enter_context(storage.lock(directory))
             # Another job may have made it while this one waited for the lock.
             existing = acquire.find_existing(directory, identity, overwrite)
@@ -126,8 +105,8 @@ def run(
         return job
     started = time.perf_counter()
     num_filled = 0
-    with _explained_os_errors(str(job.directory)):
-        if not _is_complete(job):
+    with acquire.explained_os_errors(str(job.directory)):
+        if not acquire.is_complete(job):
             num_filled = _fill_missing(job, pipeline_options)
             filled = results.read_results(job.shard_job.job_dir, job.num_cells)
             results.check(filled, job, max_rejected_fraction)
@@ -137,72 +116,20 @@ def run(
     return JobResult(job.directory, manifest.read(job.directory), num_filled, seconds)
 
 
-def _check_existing(
-    directory: epath.Path,
-    existing: manifest.Manifest,
-    listing: Listing,
-    settings: Settings,
-    job: ShardJob,
-    repair: bool,
-) -> JobResult:
-    started = time.perf_counter()
-    # In an object store digests would cost a download of everything, so without --repair sizes have to do.
-    with_shards = repair or not storage.is_remote(directory)
-    corrupt = manifest.find_corrupt(directory, existing, with_shards)
-    if not corrupt:
-        return JobResult(directory, existing, 0, 0.0)
-    if not repair:
-        raise manifest.corrupt_files(directory, corrupt)
-    shards = plan_shards(listing, settings, existing["source"]["name"])
-    folder = directory.with_name(f"{directory.name}.repair")
-    with _explained_os_errors(str(directory)), storage.lock(directory):
-        job = dataclasses.replace(job, job_dir=folder, shards_dir=folder)
-        num_filled = make_again(directory, existing, corrupt, shards, job)
-    return JobResult(directory, existing, num_filled, time.perf_counter() - started, tuple(corrupt))
-
-
-@contextmanager
-def _explained_os_errors(place: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write to {place}: {error}; fix that, then the same command continues") from error
-
-
 def _write_plan(shards: Sequence[Shard], job_dir: epath.Path) -> dict[str, int]:
     for shard in shards:
         storage.write_atomic(job_dir / layout.plan_name(shard.file_name), shard.to_json().encode())
     return {shard.file_name: len(shard.cells) for shard in shards}
 
 
-def _is_complete(job: Job) -> bool:
-    """Whether a job that was killed at its end has left everything but the last rename."""
-    directory = job.shard_job.shards_dir
-    path = directory / layout.MANIFEST
-    if not path.exists() or not manifest.is_signed(path.read_bytes()):
-        return False
-    return not any(manifest.check_shard(directory, shard) for shard in manifest.shards(json.loads(path.read_text())))
-
-
 def _fill_missing(job: Job, pipeline_options: Sequence[str]) -> int:
     job_dir, shards_dir = job.shard_job.job_dir, job.shard_job.shards_dir
     storage.remove_partials(shards_dir)  # of workers that were killed: they fill the disk
-    done = results.done(job_dir)
-    for file_name in sorted(done):
-        result = results.read_result(job_dir, file_name)
-        if result is None or manifest.check_shard(shards_dir, result.entry):
-            (job_dir / layout.result_name(file_name)).unlink()  # the disk lost what was written last
-            done.remove(file_name)
+    done = results.check_done(job_dir, shards_dir)
     missing = [file_name for file_name in job.num_cells if file_name not in done]
     if missing:
         with results.watch(job_dir, job.num_cells):
-            num_threads = None
-            if workers.are_started():  # they begin while this process imports Beam, which takes a second
-                num_threads = max(1, num_processors() // len(missing))
-                for file_name in missing:
-                    workers.begin(file_name, job.shard_job, num_threads)
+            from pipeline.job import beam_pipeline  # Beam takes a second to import
 
-            from pipeline.job import beam_pipeline
-
-            beam_pipeline.fill_shards(missing, job.shard_job, num_threads, pipeline_options)
+            beam_pipeline.fill_shards(missing, job.shard_job, pipeline_options)
     return sum(job.num_cells[file_name] for file_name in missing)

@@ -1,17 +1,47 @@
 """Corrupt files of an existing data set: those that are not what its manifest vouches for, and making them again."""
 
+import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from pipeline import storage
 from pipeline.errors import InputError
+from pipeline.job import acquire
 from pipeline.job.build_manifest import package_versions
-from pipeline.job.plan import Shard, ShardJob
+from pipeline.job.plan import Settings, Shard, ShardJob, plan_shards
+from pipeline.job.results import JobResult
 from pipeline.records import layout, manifest
+from pipeline.source.listing import Listing
 
 
-def make_again(
+def check_existing(
+    directory: epath.Path,
+    existing: manifest.Manifest,
+    listing: Listing,
+    settings: Settings,
+    job: ShardJob,
+    repair: bool,
+) -> JobResult:
+    """Compares an existing data set with its manifest; raises InputError unless corrupt files may be repaired."""
+    started = time.perf_counter()
+    # In an object store digests would cost a download of everything, so without --repair sizes have to do.
+    with_shards = repair or not storage.is_remote(directory)
+    corrupt = manifest.find_corrupt(directory, existing, with_shards)
+    if not corrupt:
+        return JobResult(directory, existing, 0, 0.0)
+    if not repair:
+        raise manifest.corrupt_files(directory, corrupt)
+    shards = plan_shards(listing, settings, existing["source"]["name"])
+    folder = directory.with_name(f"{directory.name}.repair")
+    with acquire.explained_os_errors(str(directory)), storage.lock(directory):
+        job = dataclasses.replace(job, job_dir=folder, shards_dir=folder)
+        num_filled = _make_again(directory, existing, corrupt, shards, job)
+    return JobResult(directory, existing, num_filled, time.perf_counter() - started, tuple(corrupt))
+
+
+def _make_again(
     directory: epath.Path,
     existing: manifest.Manifest,
     corrupt: Mapping[str, str],

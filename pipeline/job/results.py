@@ -12,7 +12,7 @@ from pipeline.cells import Rejected
 from pipeline.errors import InputError
 from pipeline.job.plan import Job
 from pipeline.progress import progress_bar
-from pipeline.records import layout
+from pipeline.records import layout, manifest
 from pipeline.storage import is_remote, list_names
 
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -40,6 +40,39 @@ class ShardResult(NamedTuple):
     records: list[RecordFacts]  # in their order
 
 
+class JobResult(NamedTuple):
+    """What the job did.
+
+    Attributes:
+      directory: the data set's version folder.
+      manifest: its manifest.
+      num_filled: number of cells that this run read; 0 if the data set was there already.
+      seconds: how long filling took, from the first shard to the manifest.
+      repaired: names of the corrupt files that were made again.
+    """
+
+    directory: epath.Path
+    manifest: manifest.Manifest
+    num_filled: int
+    seconds: float
+    repaired: tuple[str, ...] = ()
+
+
+class ShardCounts(NamedTuple):
+    """What Beam is told of a filled shard; its counters have the names of the fields."""
+
+    records_written: int
+    bytes_written: int
+    cells_rejected: int
+    cells_converted: int
+
+    @classmethod
+    def of(cls, result: ShardResult) -> "ShardCounts":
+        """Counts a shard's result."""
+        num_converted = sum(len(facts.conversions) for facts in result.records)
+        return cls(len(result.records), result.entry["num_bytes"], len(result.rejected), num_converted)
+
+
 def done(job_dir: epath.Path) -> set[str]:
     """File names of the filled shards."""
     suffix = layout.result_name("")
@@ -53,6 +86,18 @@ def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
         return ShardResult(split, entry, [Rejected(*cell) for cell in rejected], [RecordFacts(*r) for r in records])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
+
+
+def check_done(job_dir: epath.Path, shards_dir: epath.Path) -> set[str]:
+    """Like `done`, but without shards of which the disk lost what was written last; their results are removed."""
+    checked = set()
+    for file_name in sorted(done(job_dir)):
+        result = read_result(job_dir, file_name)
+        if result is None or manifest.check_shard(shards_dir, result.entry):
+            (job_dir / layout.result_name(file_name)).unlink()
+        else:
+            checked.add(file_name)
+    return checked
 
 
 def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[ShardResult]:

@@ -1,113 +1,112 @@
-"""Worker processes of a local job, started early: they are ready when the main process has listed and planned.
+"""Worker processes of a local job, each filling one shard at a time.
 
-Threads would share one interpreter lock, which costs a quarter of the speed on two cores and more on more cores.
-Beam's own multi-processing mode takes many seconds to start.
+Threads would share one interpreter lock, which costs a quarter of the speed on two cores and more on more cores. These
+are plain processes: multiprocessing's come with a tracker process, which prints a traceback if a job ends early.
 """
 
-import importlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import cast
 
-from pipeline.command import num_processors
+from pipeline.command import num_processors, set_environment
 from pipeline.job.plan import ShardJob
-from pipeline.job.results import ShardResult
+from pipeline.job.results import ShardCounts
+from pipeline.job.runner_errors import ShardError, fill_shard
 
-_SECONDS_BETWEEN_LOOKS = 0.5
-_pool: ProcessPoolExecutor | None = None
-_begun: dict[tuple[str, ShardJob], Future[ShardResult]] = {}
-
-
-def are_started() -> bool:
-    """Whether there are worker processes."""
-    return _pool is not None
+_SECONDS_TO_END = 5.0
 
 
-def begin(file_name: str, job: ShardJob, num_threads: int | None) -> None:
-    """Queues a shard for the worker processes, ahead of `submit`."""
-    with suppress(BrokenExecutor):  # `submit` raises it again
-        _begun[file_name, job] = _queue(file_name, job, num_threads)
+class WorkerProcesses:
+    """Processes that fill shards of one job; they end with `close`, and with this process, whatever ends it."""
+
+    def __init__(self, job: ShardJob, num_processes: int) -> None:
+        self._processes: dict[Connection, subprocess.Popen[bytes]] = {}
+        self._filling: dict[Connection, str] = {}
+        self._job, self._num_threads = job, max(1, num_processors() // num_processes)
+        root = str(Path(__file__).parents[2])  # `tfds build` has it on its path only for a while
+        code = f"import sys; sys.path = {[root, *sys.path]!r}; from pipeline.job import workers; workers.main()"
+        for _ in range(num_processes):
+            ours, theirs = multiprocessing.Pipe()
+            with theirs:
+                self._processes[ours] = subprocess.Popen(
+                    [sys.executable, "-c", code, str(theirs.fileno())],
+                    stdin=subprocess.PIPE,
+                    pass_fds=[theirs.fileno()],
+                    process_group=0,  # a terminal's Ctrl-C is for this process, whose end is theirs
+                )
+
+    def fill(self, file_name: str) -> Iterator[ShardCounts]:
+        """Hands a shard to an idle process; yields what was finished meanwhile, and raises what went wrong."""
+        if len(self._filling) == len(self._processes):
+            yield from self._finished()
+        connection = next(connection for connection in self._processes if connection not in self._filling)
+        self._filling[connection] = file_name
+        with suppress(OSError):  # of a process that has ended, as the answer tells
+            connection.send((file_name, self._job, self._num_threads))
+
+    def finish(self) -> Iterator[ShardCounts]:
+        """Yields what is left; raises what went wrong."""
+        while self._filling:
+            yield from self._finished()
+
+    def close(self) -> None:
+        """Ends the processes; those that fill a shard remove what they have written of it."""
+        for process in self._processes.values():
+            process.terminate()
+        for connection, process in self._processes.items():
+            with process, connection:
+                _wait(process)
+
+    def _finished(self) -> Iterator[ShardCounts]:
+        for connection in cast(list[Connection], wait(list(self._filling))):
+            file_name = self._filling.pop(connection)
+            try:
+                answer = connection.recv()
+            except (EOFError, OSError) as error:
+                status = _wait(self._processes[connection])
+                end = "was killed, perhaps for memory" if status < 0 else f"ended with status {status}, see its error"
+                raise ShardError.of(file_name, f"a worker process {end}") from error
+            if isinstance(answer, Exception):
+                raise answer
+            yield answer
 
 
-def submit(file_name: str, job: ShardJob, num_threads: int | None) -> Future[ShardResult]:
-    """A shard that a worker process fills; raises BrokenExecutor if a worker was killed."""
-    return _begun.pop((file_name, job), None) or _queue(file_name, job, num_threads)
-
-
-def _queue(file_name: str, job: ShardJob, num_threads: int | None) -> Future[ShardResult]:
-    if _pool is None:
-        raise RuntimeError("there are no worker processes; they run within `started`")
-    return _pool.submit(_fill, file_name, job, num_threads)
-
-
-def _fill(file_name: str, job: ShardJob, num_threads: int | None) -> ShardResult:
-    from pipeline.job import fill  # OpenCV is only for processes that decode
-
-    return fill.fill_shard(file_name, job, num_threads)
-
-
-@contextmanager
-def started() -> Iterator[None]:
-    """Runs worker processes, one per CPU, while the block runs; they end with it, whatever ends it.
-
-    Ctrl-C ends the process at once, with status 130: a job may be killed at any moment, and KeyboardInterrupt gets lost
-    within an import or one of Beam's callbacks.
-    """
-    global _pool
-    count = num_processors()
-    # Workers inherit that Ctrl-C is ignored; otherwise those that are still starting print a traceback.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with _silent_resource_tracker():
-        _pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _initialize, (os.getpid(),))
-        for _ in range(count):
-            _pool.submit(int)  # a process starts with the first call that it may take
-    signal.signal(signal.SIGINT, _leave)
+def _wait(process: subprocess.Popen[bytes]) -> int:
     try:
-        yield
-    except Exception:
-        _pool.shutdown(wait=True, cancel_futures=True)  # running calls clean up after themselves
-        raise
-    finally:
-        _pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.kill()
-        _pool = None
-        _begun.clear()
-        signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
-def _silent_resource_tracker() -> Iterator[None]:
-    """Python's resource tracker, which starts here, must not warn that it frees semaphores after Ctrl-C."""
-    before = os.environ.get("PYTHONWARNINGS", "")
-    ignored = "ignore::UserWarning:multiprocessing.resource_tracker"
-    os.environ["PYTHONWARNINGS"] = f"{before},{ignored}" if before else ignored
-    try:
-        yield
-    finally:
-        os.environ["PYTHONWARNINGS"] = before
-
-
-def _leave(*_: object) -> None:
-    print("\ninterrupted; the same command continues", file=sys.stderr, flush=True)
-    for process in multiprocessing.active_children():
+        return process.wait(_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
         process.kill()
-    os._exit(130)
+        return process.wait()
 
 
-def _initialize(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and kills its workers
+def main() -> None:
+    """A worker process: fills the shards whose names it receives, until its parent ends it or has ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # an exception, so that unfinished files are removed
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    set_environment()
+    with Connection(int(sys.argv[1])) as connection, suppress(EOFError, ConnectionError):
+        while True:
+            shard = connection.recv()
+            try:
+                answer: ShardCounts | Exception = fill_shard(*shard)
+            except Exception as error:
+                error.add_note("".join(traceback.format_exception(error)))  # which does not travel by itself
+                answer = error
+            connection.send(answer)
 
-    def end_with_parent() -> None:  # a worker whose main process was killed would wait forever
-        while os.getppid() == parent:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-        os._exit(1)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    importlib.import_module("pipeline.job.fill")  # a second in which the main process lists and plans
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # ends when the parent does: nobody else holds the other side
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_SECONDS_TO_END)
+    os._exit(1)

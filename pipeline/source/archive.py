@@ -21,16 +21,18 @@ from etils import epath
 
 from pipeline.cells import Cell, ZipEntry
 from pipeline.errors import InputError
-from pipeline.storage import NotRegular, is_remote, open_file, open_place, open_regular
-
-MAX_ENCODED_BYTES = 1 << 26
-"""Larger image files are rejected: no cell crop comes near this, and a zip bomb must not fill the memory."""
+from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage, read_image_file
+from pipeline.storage import (
+    is_remote,
+    list_objects,
+    object_store,
+    open_file,
+    open_place,
+    read_range,
+)
 
 _ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")
-
-
-class UnreadableImage(Exception):
-    """An image file cannot be read or decoded; the message is the reason."""
+_ZIP_NAME_BYTES = 512  # read with the header, so that one read is enough where name and extra field are no longer
 
 
 class File(NamedTuple):
@@ -45,6 +47,8 @@ class File(NamedTuple):
 
 class Source(AbstractContextManager["Source"]):
     """A folder or archive of cell crops; a context manager that closes it."""
+
+    is_remote: bool  # whether it lies in an object store
 
     @abstractmethod
     def walk(self) -> tuple[list[File], set[str]]:
@@ -62,28 +66,6 @@ class Source(AbstractContextManager["Source"]):
         """Closes what `read` has opened."""
 
 
-def read_image_file(path: str, listed: Cell | None = None) -> bytes:
-    """Reads a local image file, which is not opened for long nor read in vain.
-
-    Raises UnreadableImage if it is no regular file, has more than `MAX_ENCODED_BYTES`, or is not as it was `listed`;
-    OSError if it cannot be read.
-    """
-    try:
-        # `open` and not a path's method: joining paths as objects takes as long as reading the file.
-        with open_regular(path) as file:
-            status = os.fstat(file.fileno())
-            if listed and (status.st_size, status.st_mtime_ns) != (listed.num_bytes, listed.modified_ns):
-                raise UnreadableImage("has changed since it was listed")
-            if status.st_size > MAX_ENCODED_BYTES:
-                raise UnreadableImage(f"{status.st_size} bytes; expected at most {MAX_ENCODED_BYTES}")
-            content = file.read(MAX_ENCODED_BYTES + 1)
-    except NotRegular as error:
-        raise UnreadableImage("not a regular file") from error
-    if len(content) != status.st_size:
-        raise UnreadableImage("changed while it was read")
-    return content
-
-
 def is_hidden(path: str) -> bool:
     """Whether a path is or lies in a dot file or in the `__MACOSX` folder that macOS adds to archives."""
     if "/." not in f"/{path}" and "__MACOSX" not in path:  # the quick way for nearly all paths
@@ -96,7 +78,11 @@ class FolderSource(Source):
 
     def __init__(self, folder: str) -> None:
         self._folder = epath.Path(folder)
-        self._local_prefix = None if is_remote(folder) else f"{folder}/"
+        self.is_remote = is_remote(folder)
+        self._prefix = f"{folder}/"
+        if self.is_remote:
+            self._filesystem, name = object_store(folder)
+            self._prefix = f"{name}/"
 
     def walk(self) -> tuple[list[File], set[str]]:
         files: list[File] = []
@@ -104,7 +90,7 @@ class FolderSource(Source):
         pending = [""]
         while pending:
             prefix = pending.pop()
-            entries = self._scan(prefix) if self._local_prefix else self._scan_remote(prefix)
+            entries = self._scan_remote(prefix) if self.is_remote else self._scan(prefix)
             for name, is_folder, num_bytes, modified_ns, fault in entries:
                 path = prefix + name
                 if is_folder and not is_hidden(name):
@@ -135,15 +121,14 @@ class FolderSource(Source):
         return "symbolic link to a folder" if entry.is_dir() else None
 
     def _scan_remote(self, prefix: str) -> Iterator[tuple[str, bool, int, int | None, str | None]]:
-        for path in (self._folder / prefix).iterdir():
-            is_folder = path.is_dir()
-            yield path.name, is_folder, 0 if is_folder else path.stat().length, None, None
+        for name, is_folder, num_bytes in list_objects(self._folder / prefix):
+            yield name, is_folder, num_bytes, None, None
 
     def read(self, root: str, cell: Cell) -> bytes:
-        if self._local_prefix:
-            return read_image_file(self._local_prefix + root + cell.filename, cell)
-        with (self._folder / root / cell.filename).open("rb") as file:
-            content = file.read(cell.num_bytes + 1)
+        path = self._prefix + root + cell.filename
+        if not self.is_remote:
+            return read_image_file(path, cell)
+        content = read_range(self._filesystem, path, 0, cell.num_bytes + 1)
         if len(content) != cell.num_bytes:
             raise UnreadableImage("has changed since it was listed")
         return content
@@ -162,6 +147,7 @@ class ZipSource(Source):
 
     def __init__(self, archive: str) -> None:
         self._path = epath.Path(archive)
+        self.is_remote = is_remote(archive)
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
 
@@ -197,7 +183,7 @@ class ZipSource(Source):
         return files, folders
 
     def _modified_ns(self, file: BinaryIO) -> int | None:
-        return None if is_remote(self._path) else os.fstat(file.fileno()).st_mtime_ns
+        return None if self.is_remote else os.fstat(file.fileno()).st_mtime_ns
 
     def read(self, root: str, cell: Cell) -> bytes:
         zip_entry = cell.zip_entry
@@ -205,20 +191,18 @@ class ZipSource(Source):
             raise ValueError(f"{root}{cell.filename} has no zip_entry; expected the one that `walk` gave")
         if zip_entry.compressed_size > MAX_ENCODED_BYTES:
             raise UnreadableImage(f"more than {MAX_ENCODED_BYTES} compressed bytes")
-        with self._lock:
-            if self._file is None:
-                self._file = open_file(self._path)
-            if self._modified_ns(self._file) != cell.modified_ns:  # its size may fit, and then the CRC-32s decide
-                raise OSError(f"{self._path} has changed since it was listed")
-            self._file.seek(zip_entry.offset)
-            header = self._file.read(_ZIP_LOCAL_HEADER.size)
-            if len(header) < _ZIP_LOCAL_HEADER.size:
-                raise UnreadableImage("lies outside of the archive")
-            signature, name_length, extra_length = _ZIP_LOCAL_HEADER.unpack(header)
-            if signature != b"PK\x03\x04":
-                raise UnreadableImage("damaged in the archive: no file header at its offset")
-            self._file.seek(name_length + extra_length, os.SEEK_CUR)
-            content = self._file.read(zip_entry.compressed_size)
+        num_bytes = _ZIP_LOCAL_HEADER.size + _ZIP_NAME_BYTES + zip_entry.compressed_size
+        content = self._read_at(zip_entry.offset, num_bytes, cell)
+        if len(content) < _ZIP_LOCAL_HEADER.size:
+            raise UnreadableImage("lies outside of the archive")
+        signature, name_length, extra_length = _ZIP_LOCAL_HEADER.unpack_from(content)
+        if signature != b"PK\x03\x04":
+            raise UnreadableImage("damaged in the archive: no file header at its offset")
+        start = _ZIP_LOCAL_HEADER.size + name_length + extra_length
+        if name_length + extra_length <= _ZIP_NAME_BYTES:
+            content = content[start : start + zip_entry.compressed_size]
+        else:
+            content = self._read_at(zip_entry.offset + start, zip_entry.compressed_size, cell)
         if zip_entry.method == zipfile.ZIP_DEFLATED:
             try:
                 content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, MAX_ENCODED_BYTES + 1)
@@ -229,6 +213,18 @@ class ZipSource(Source):
         if zlib.crc32(content) != zip_entry.crc:
             raise UnreadableImage("damaged in the archive: its CRC-32 does not fit")
         return content
+
+    def _read_at(self, offset: int, num_bytes: int, cell: Cell) -> bytes:
+        """Reads a part of the archive, less where it ends before; raises OSError if it has changed."""
+        if self.is_remote:
+            return read_range(*object_store(self._path), offset, num_bytes)
+        with self._lock:
+            if self._file is None:
+                self._file = open_file(self._path)
+            if self._modified_ns(self._file) != cell.modified_ns:  # its size may fit, and then the CRC-32s decide
+                raise OSError(f"{self._path} has changed since it was listed")
+            self._file.seek(offset)
+            return self._file.read(num_bytes)
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:

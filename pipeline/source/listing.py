@@ -9,12 +9,14 @@ import heapq
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
-from pipeline.source.archive import MAX_ENCODED_BYTES, File, Source, UnreadableImage, is_hidden
+from pipeline.source.archive import File, Source, is_hidden
+from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage
+from pipeline.source.read_ahead import CellRead, read_ahead
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 _MAX_NAME_CHARACTERS = 1024
@@ -144,14 +146,21 @@ def _fingerprint(cells: Sequence[Cell], root: str, source: Source) -> str:
     with_checksum = heapq.nsmallest(
         _FILES_WITH_CHECKSUM, cells, key=lambda cell: hashlib.blake2b(cell.filename.encode(), digest_size=8).digest()
     )
-    for cell in with_checksum:
-        # The archive's directory has it already.
-        try:
-            crc = cell.zip_entry.crc if cell.zip_entry else zlib.crc32(source.read(root, cell))
-        except UnreadableImage as error:
-            raise UnreadableImage(f"{cell.filename}: {error}") from error
+    if with_checksum[0].zip_entry:  # the archive's directory has it already
+        checksums: Iterable[int] = (cell.zip_entry.crc for cell in with_checksum if cell.zip_entry)
+    else:
+        checksums = (_crc32(read) for batch in read_ahead(source, root, with_checksum) for read in batch)
+    for crc in checksums:
         digest.update(f"{crc}\n".encode())
     return digest.hexdigest()
+
+
+def _crc32(cell_read: CellRead) -> int:
+    cell, read = cell_read
+    try:
+        return zlib.crc32(read())
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{cell.filename}: {error}") from error
 
 
 def _printable(path: str) -> str:

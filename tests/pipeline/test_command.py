@@ -1,6 +1,7 @@
 """The shell around every command."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -59,10 +60,11 @@ def test_a_flag_that_cannot_be_used_is_told_in_one_line(arguments, expected):
     ("raised", "expected"),
     [
         ("import botocore.exceptions as e; raise e.NoCredentialsError()", "NoCredentialsError: Unable to locate"),
+        ("raise MemoryError('2.79 TiB')", "out of memory (2.79 TiB)"),
         ("raise ImportError('Install s3fs to access S3')", "ImportError: Install s3fs"),
     ],
 )
-def test_what_an_object_store_says_is_one_line(raised, expected):
+def test_what_a_library_says_is_one_line(raised, expected):
     code = f"from pipeline.command import run\ndef main(_):\n    {raised}\nrun(main)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert_one_line_error(result, expected)
@@ -132,3 +134,31 @@ def test_an_ascii_locale_does_not_end_a_command():
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | ascii_only)
     assert result.stdout == "125 \\xd7 125\n"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "expected"),
+    [(">/dev/full", "standard output cannot be written (No space left on device)"), ("| true", "(Broken pipe)")],
+)
+@pytest.mark.parametrize("code", ["print('x')", "print('x', flush=True)", "print('x' * 10**6)"])
+def test_a_standard_output_that_fails_is_one_line(code, redirection, expected):
+    code = f"import time\nfrom pipeline.command import run\ndef main(_):\n    time.sleep(0.1)\n    {code}\nrun(main)"
+    command = f"set -o pipefail; {shlex.join([sys.executable, '-c', code])} {redirection}"
+    result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert_one_line_error(result, expected)
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_files_do_not_take_the_place_of_streams_that_are_closed(tmp_path):
+    code = f"""
+import os
+from pipeline.command import run
+def main(_):
+    with open({str(tmp_path / "file")!r}, "w") as file:
+        print("to nobody", flush=True)
+        os.write(1, b"to nobody")
+        file.write(str(file.fileno() > 2))
+run(main)"""
+    command = f"{shlex.join([sys.executable, '-c', code])} <&- >&- 2>&-"
+    subprocess.run(command, shell=True, cwd=ROOT, check=True)
+    assert (tmp_path / "file").read_text() == "True"

@@ -9,7 +9,7 @@ from conftest import png
 from PIL import Image
 
 from pipeline.source import decode
-from pipeline.source.archive import UnreadableImage
+from pipeline.source.image_file import UnreadableImage
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (31, 47, 3), np.uint8)
 

@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import json
-import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from concurrent.futures import BrokenExecutor
 
 import psutil
 import pytest
@@ -30,7 +29,7 @@ from test_decode import header, png_of
 from pipeline import storage
 from pipeline.cells import Cell
 from pipeline.errors import InputError
-from pipeline.job import build_manifest, plan, results, workers
+from pipeline.job import build_manifest, plan, results, runner_errors, workers
 from pipeline.job import prepare as job
 from pipeline.records import layout
 from pipeline.source.archive import MAX_ENCODED_BYTES
@@ -80,11 +79,18 @@ def test_killed_before_any_change_of_the_file_system_it_continues(source, tmp_pa
 
 def start(source, data_dir, *flags):
     command = [sys.executable, "-m", "pipeline.preprocess", f"--source={source}", f"--data_dir={data_dir}", *flags]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, process_group=0)
 
 
 def wait_for_a_shard(process, tmp_path):
     while not list((tmp_path / "data/tfds_malaria/by_patient/1.0.0.incomplete").glob("*/*.done.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+def wait_for_a_worker(process, tmp_path):
+    while not psutil.Process(process.pid).children():
         assert process.poll() is None
         time.sleep(0.01)
 
@@ -121,23 +127,24 @@ def test_a_worker_that_was_killed_is_one_line_and_the_same_call_continues(synthe
     process = start(synthetic_zip, tmp_path / "data", "--cells_per_shard=1")
     wait_for_a_shard(process, tmp_path)
     for child in psutil.Process(process.pid).children():
-        if "spawn_main" in " ".join(child.cmdline()):
-            child.kill()
-    _, error = process.communicate(timeout=60)
+        child.kill()
+    _, error = process.communicate(timeout=10)
     assert process.returncode == 1, error
     assert "Traceback" not in error
     assert "a worker process was killed, perhaps for memory; fix that, then the same command continues" in error
     assert finish(synthetic_zip, tmp_path / "data", 1) == finish(synthetic_zip, tmp_path / "undisturbed", 1)
 
 
-def test_no_worker_that_was_killed_before_the_job_began_is_missed():
-    with workers.started():
-        for process in multiprocessing.active_children():
-            process.kill()
-            process.join()
-        workers.begin("a shard", None, 1)
-        with pytest.raises(BrokenExecutor):
-            workers.submit("a shard", None, 1).result()
+def test_a_worker_that_was_killed_before_its_first_shard_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    processes = workers.WorkerProcesses(None, 1)
+    try:
+        with pytest.raises(
+            runner_errors.ShardError, match="a shard could not be filled: a worker process ended with status 1"
+        ):
+            list(processes.fill("a shard")) + list(processes.finish())
+    finally:
+        processes.close()
 
 
 def test_workers_end_with_a_main_process_that_was_killed(synthetic_zip, tmp_path):
@@ -181,32 +188,18 @@ def test_two_jobs_at_once_leave_one_whole_data_set(synthetic_zip, tmp_path):
     assert data_set_digests(tmp_path / "data") == finish(synthetic_zip, tmp_path / "alone", 4)
 
 
-def test_interrupted_while_filling_it_says_so(synthetic_zip, tmp_path):
+@pytest.mark.parametrize("wait", [wait_for_a_shard, wait_for_a_worker])
+def test_interrupted_it_says_so_in_one_line(wait, synthetic_zip, tmp_path):
     process = start(synthetic_zip, tmp_path / "data", "--cells_per_shard=1")
-    wait_for_a_shard(process, tmp_path)
-    assert_ctrl_c_is_told_in_one_line(process)
-
-
-def test_interrupted_while_its_workers_start_it_says_so(synthetic_zip, tmp_path):
-    process = start(synthetic_zip, tmp_path / "data")
-    while len(psutil.Process(process.pid).children()) < 2:  # Python's resource tracker and a worker
-        assert process.poll() is None
-        time.sleep(0.01)
-    assert_ctrl_c_is_told_in_one_line(process)
-
-
-def assert_ctrl_c_is_told_in_one_line(process):
-    """A terminal sends it to the whole group."""
-    group = [*psutil.Process(process.pid).children(recursive=True), process]
-    while process.poll() is None:  # it is not heard in the moment in which workers are started
-        for member in group:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-    _, error = process.communicate()
+    wait(process, tmp_path)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     lines = [line for line in error.splitlines() if line and not line.startswith(("listing", "filling shards"))]
-    assert set(lines) == {"interrupted; the same command continues"}, error
+    assert lines == ["interrupted; the same command continues"], error
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_what_the_disk_lost_is_filled_again(source, tmp_path, monkeypatch):

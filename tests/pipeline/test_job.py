@@ -6,7 +6,7 @@ import pytest
 from conftest import data_set_digests, listing_of, png, prepare, write_source, zip_folder
 
 from pipeline.errors import InputError
-from pipeline.job import fill, workers
+from pipeline.job import fill
 from pipeline.records import layout
 
 SHARDS = {"image_size_px": 16, "cells_per_shard": 5}
@@ -78,8 +78,7 @@ def test_folder_zip_and_any_number_of_workers_give_the_same_shards(source, tmp_p
     three = prepare(source, tmp_path / "three", pipeline_options=options, **SHARDS)
     monkeypatch.setattr(fill, "num_processors", lambda: 5)
     four = prepare(source, tmp_path / "four", **SHARDS)
-    with workers.started():
-        five = prepare(source, tmp_path / "five", **SHARDS)
+    five = prepare(source, tmp_path / "five", pipeline_options=[], **SHARDS)
     assert all(data_set_digests(other.directory) == data_set_digests(one.directory) for other in (three, four, five))
     by_zip = data_set_digests(two.directory)
     assert {name for name in by_zip if by_zip[name] != data_set_digests(one.directory)[name]} == {"manifest.json"}
@@ -210,11 +209,11 @@ def fail_at(number, monkeypatch):
     """Lets filling fail once, at the n-th shard; returns the list of the shards that it begins from now on."""
     real, shards = fill.fill_shard, []
 
-    def fails(file_name, target, num_threads):
+    def fails(file_name, *target):
         shards.append(file_name)
         if len(shards) == number:
             raise OSError(28, "No space left on device")
-        return real(file_name, target, num_threads)
+        return real(file_name, *target)
 
     monkeypatch.setattr(fill, "fill_shard", fails)
     return shards

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.source.archive import MAX_ENCODED_BYTES, UnreadableImage, ZipSource, _normal_path, open_source
+from pipeline.source.archive import ZipSource, _normal_path, open_source
+from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage
 
 
 def filenames(listing):

@@ -1,17 +1,35 @@
 """An S3 server on loopback: writing, continuing, verifying, and reading the source from it."""
 
 import contextlib
+import itertools
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import boto3
 import pytest
 from conftest import assert_one_line_error, data_set_digests, prepare, run_command, run_in_process, zip_folder
 
+from pipeline.cells import Cell
+from pipeline.source.archive import open_source
+from pipeline.source.image_file import UnreadableImage
+from pipeline.source.read_ahead import read_ahead
+
 SMALL = ("--image_size_px=16", "--cells_per_shard=8")
+SERVER = """
+import sys, time
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+moto = DomainDispatcherApplication(create_backend_app)
+def application(environ, start_response):
+    if environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"].endswith(".slow.png"):
+        time.sleep(0.25)
+    return moto(environ, start_response)
+run_simple("127.0.0.1", int(sys.argv[1]), application, threaded=True)
+"""
 FOLDER = "data/tfds_malaria/by_patient/1.0.0/"
 
 
@@ -23,22 +41,27 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The environment that reaches the server."""
+    """The server's log, and the environment that reaches it."""
     address = f"http://127.0.0.1:{(port := free_port())}"
-    log = (tmp_path_factory.mktemp("s3") / "log").open("w")
-    command = [sys.executable, "-c", "from moto.server import main; main()", "-p", str(port)]
-    with log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    log = tmp_path_factory.mktemp("s3") / "log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stdout=output, stderr=output) as process,
+    ):
         try:
             for _ in range(300):
                 with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=1):
                     break
                 time.sleep(0.1)
-            yield {
-                "AWS_ENDPOINT_URL": address,
-                "AWS_ACCESS_KEY_ID": "nobody",
-                "AWS_SECRET_ACCESS_KEY": "nothing",
-                "AWS_DEFAULT_REGION": "us-east-1",
-            }
+            yield (
+                log,
+                {
+                    "AWS_ENDPOINT_URL": address,
+                    "AWS_ACCESS_KEY_ID": "nobody",
+                    "AWS_SECRET_ACCESS_KEY": "nothing",
+                    "AWS_DEFAULT_REGION": "us-east-1",
+                },
+            )
         finally:
             process.kill()
 
@@ -46,7 +69,7 @@ def server(tmp_path_factory):
 @pytest.fixture
 def bucket(server, monkeypatch, request):
     """An empty bucket of the test's own."""
-    for name, value in server.items():
+    for name, value in server[1].items():
         monkeypatch.setenv(name, value)
     empty = boto3.resource("s3").Bucket(request.node.name.replace("_", "-")[:60])
     empty.create()
@@ -142,6 +165,53 @@ def test_the_source_may_lie_there(source, tmp_path, bucket):
         digests = data_set_digests(data_dir / "tfds_malaria" / "by_patient" / "1.0.0")
         for split in expected["splits"].values():
             assert all(digests[shard["file"]] == shard["sha256"] for shard in split["shards"])
+
+
+def test_cells_are_read_at_the_same_time_and_listed_together(bucket, server):
+    for name in range(200):
+        bucket.put_object(Key=f"cells/Uninfected/C{name}.slow.png", Body=b"x" * (name + 1))
+    bucket.put_object(Key="cells/Uninfected/C0.slow.png", Body=b"")
+    log, _ = server
+    with open_source(f"s3://{bucket.name}/cells") as source:
+        requests = len(log.read_text().splitlines())
+        files, _ = source.walk()
+        assert len(log.read_text().splitlines()) - requests <= 3
+        cells = [Cell(file.path, 0, "", file.num_bytes) for file in files]
+        bucket.put_object(Key="cells/Uninfected/C1.slow.png", Body=b"grown")
+        bucket.put_object(Key="cells/Uninfected/C2.slow.png", Body=b"")
+        start = time.perf_counter()
+        order = []
+        for cell, read in itertools.chain.from_iterable(read_ahead(source, "", cells)):
+            order.append(cell)
+            if cell.filename in ("Uninfected/C1.slow.png", "Uninfected/C2.slow.png"):
+                with pytest.raises(UnreadableImage, match="has changed since it was listed"):
+                    read()
+            else:
+                assert read() == b"x" * cell.num_bytes
+        assert time.perf_counter() - start < len(cells) * 0.25 / 10
+    assert order == cells
+    with open_source(f"s3://{bucket.name}/cells") as source, pytest.raises(FileNotFoundError):
+        source.read("", Cell("Uninfected/gone.png", 0, "", 3))
+
+
+def test_a_zip_is_read_by_ranges_and_its_directory_once(source, tmp_path, bucket, server):
+    bucket.upload_file(str(zip_folder(source, tmp_path / "cells.zip")), "cells.zip")
+    log, _ = server
+    before = len(log.read_text().splitlines())
+    flags = (f"--source=s3://{bucket.name}/cells.zip", f"--data_dir={tmp_path / 'data'}")
+    result = run_in_process("pipeline.preprocess", *flags, *SMALL, "--pipeline_options=--runner=FnApiRunner")
+    assert result.returncode == 0, result.stderr
+    requests = [line for line in log.read_text().splitlines()[before:] if f"GET /{bucket.name}/cells.zip" in line]
+    assert all(" 206 " in line for line in requests), "never the whole archive"
+    assert 36 < len(requests) <= 36 + 4, "one per cell, and its directory"
+
+
+def test_batches_are_bounded_by_number_and_bytes():
+    cells = [Cell(str(number), 0, "", 1 << 20 if number < 100 else 9) for number in range(300)]
+    remote = SimpleNamespace(is_remote=True, read=lambda root, cell: root + cell.filename)
+    batches = [[read() for _, read in batch] for batch in read_ahead(remote, "/", cells)]
+    assert [len(batch) for batch in batches] == [32, 32, 32, 64, 64, 64, 12]
+    assert list(itertools.chain.from_iterable(batches)) == [f"/{number}" for number in range(300)]
 
 
 def test_no_such_bucket(source, bucket):

@@ -35,7 +35,13 @@ def run_record(**data):
         "status": "finished",
         "seed": 0,
         "flags": {"config": "by_patient", "epochs": 1, "batch_size": 8, "learning_rate": 0.001, **splits},
-        "data": {"fingerprint": "f", **dict.fromkeys(("num_train_cells", "num_validation_cells"), 8), **_NAMES, **data},
+        "data": {
+            "fingerprint": "f",
+            "content_digest": "d",
+            **dict.fromkeys(("num_train_cells", "num_validation_cells"), 8),
+            **_NAMES,
+            **data,
+        },
         "versions": {"keras": "3"},
         "timings": {"seconds": 1.0},
     }

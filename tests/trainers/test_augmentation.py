@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainers.augmentation.ranges import Ranges
+from trainers.augmentation.ranges import FILLS, Ranges
 
 SIZE = 64
 CHANGES = {
@@ -16,6 +16,7 @@ CHANGES = {
 }
 LEGACY = {"rotation_degrees": "theta", "zoom_x": "zx", "zoom_y": "zy", "shift_x_px": "tx", "shift_y_px": "ty"}
 EVERYTHING = Ranges(180.0, 0.1, 0.05, 5.0, "both", "black", 0.15, 0.05, 0.2, 10.0)
+FORMS = (False, True)  # of the warp: by Keras's operation, by gathers
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def transform(flip_x=False, flip_y=False, **changes):
 
 
 @pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")  # in Keras
+@pytest.mark.parametrize("by_gathers", FORMS)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -54,7 +56,7 @@ def transform(flip_x=False, flip_y=False, **changes):
         },
     ],
 )
-def test_a_warp_is_that_of_the_original_generator(smooth, changes):
+def test_a_warp_is_that_of_the_original_generator(smooth, changes, by_gathers):
     from keras.src.legacy.preprocessing.image import apply_affine_transform
 
     from trainers.augmentation import apply
@@ -63,28 +65,76 @@ def test_a_warp_is_that_of_the_original_generator(smooth, changes):
     expected = apply_affine_transform(
         smooth.copy(), row_axis=0, col_axis=1, channel_axis=2, fill_mode="nearest", **legacy
     )
-    changed = np.asarray(apply.warp(smooth[None], transform(**changes), "nearest"))[0]
+    changed = np.asarray(apply.warp(smooth[None], transform(**changes), "nearest", by_gathers=by_gathers))[0]
     assert np.abs(changed - smooth).max() > 10, "it changes the image"
     np.testing.assert_allclose(changed, expected, atol=0.01)
 
 
-def test_flips_come_after_the_warp_as_in_the_original_generator(smooth):
+@pytest.mark.parametrize("by_gathers", FORMS)
+def test_flips_come_after_the_warp_as_in_the_original_generator(smooth, by_gathers):
     from trainers.augmentation import apply
 
-    turned = np.asarray(apply.warp(smooth[None], transform(rotation_degrees=25.0), "nearest"))[0]
-    both = transform(rotation_degrees=25.0, flip_x=True, flip_y=True)
-    np.testing.assert_allclose(apply.warp(smooth[None], both, "nearest")[0], turned[::-1, ::-1], atol=0.01)
-    one = transform(rotation_degrees=25.0, flip_x=True)
-    np.testing.assert_allclose(apply.warp(smooth[None], one, "nearest")[0], turned[:, ::-1], atol=0.01)
+    def warped(**flips):
+        changes = transform(rotation_degrees=25.0, **flips)
+        return np.asarray(apply.warp(smooth[None], changes, "nearest", by_gathers=by_gathers))[0]
+
+    turned = warped()
+    np.testing.assert_allclose(warped(flip_x=True, flip_y=True), turned[::-1, ::-1], atol=0.01)
+    np.testing.assert_allclose(warped(flip_x=True), turned[:, ::-1], atol=0.01)
 
 
-def test_black_comes_in_from_beyond_the_border():
+@pytest.mark.parametrize("by_gathers", FORMS)
+def test_black_comes_in_from_beyond_the_border(by_gathers):
     from trainers.augmentation import apply
 
     white = np.full((1, SIZE, SIZE, 3), 255, np.float32)
-    changed = np.asarray(apply.warp(white, transform(rotation_degrees=45.0), "black"))[0]
+    changed = np.asarray(apply.warp(white, transform(rotation_degrees=45.0), "black", by_gathers=by_gathers))[0]
     assert changed[0, 0].max() == 0
     assert changed[SIZE // 2, SIZE // 2].min() == pytest.approx(255)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_both_forms_of_the_warp_give_the_same_pixels(fill):
+    import tensorflow as tf
+
+    from trainers.augmentation import apply, params
+
+    cells = np.random.default_rng(0).integers(0, 256, (32, SIZE, SIZE, 3)).astype(np.float32)
+    cells[:, :5] = 0
+    ranges = EVERYTHING._replace(shift=0.3, fill=fill)
+    transforms, stains = params.sample(ranges, SIZE, 0, tf.constant(0, tf.int64), tf.constant(32))
+
+    def changed(by_gathers):
+        return apply.to_uint8(apply.warp(apply.stain(cells, stains), transforms, fill, by_gathers=by_gathers))
+
+    expected = np.asarray(changed(by_gathers=False)).astype(int)
+    for compiled in (False, True):
+        gathered = tf.function(changed, jit_compile=compiled)(by_gathers=True).numpy()
+        differences = np.abs(gathered - expected)
+        assert differences.max() <= 1, "only by rounding"
+        assert (differences > 0).mean() < 0.001
+
+
+def test_xla_compiles_the_whole_augmented_step():
+    import keras
+    import tensorflow as tf
+
+    from trainers.augmentation import apply, params
+    from trainers.models import architectures
+
+    model = apply.augmented(architectures.basic_cnn(32), "black", by_gathers=True)
+    model.compile("adam", "binary_crossentropy", jit_compile=True)
+    transform, stain = params.sample(EVERYTHING, 32, 0, tf.constant(0, tf.int64), tf.constant(4))
+    batch = (
+        {"image": tf.zeros((4, 32, 32, 3), tf.uint8), "transform": transform, "stain": stain},
+        tf.constant([0, 1] * 2),
+    )
+    history = model.fit(tf.data.Dataset.from_tensors(batch), shuffle=False, verbose=0).history
+    assert np.isfinite(history["loss"][0])
+    if keras.backend.backend() == "tensorflow":
+        # Within such a function every operation is compiled, or it is an error.
+        step = tf.function(lambda: model.train_step(batch), jit_compile=True)
+        assert np.isfinite(step()["loss"])
 
 
 def stain_params(gain=(1, 1, 1), contrast=(1, 1, 1), offset=(0, 0, 0)):
@@ -164,14 +214,15 @@ def test_samples_fill_their_ranges():
         assert np.abs(np.mean(values) - centre) < 0.05 * span
 
 
-def test_nothing_is_the_identity(smooth):
+@pytest.mark.parametrize("by_gathers", FORMS)
+def test_nothing_is_the_identity(smooth, by_gathers):
     import tensorflow as tf
 
     from trainers.augmentation import apply, params
 
     transforms, stains = params.sample(Ranges(), SIZE, 0, tf.constant(0, tf.int64), tf.constant(1))
     image = np.round(smooth)[None]
-    changed = apply.to_uint8(apply.warp(apply.stain(image, stains), transforms, "nearest"))
+    changed = apply.to_uint8(apply.warp(apply.stain(image, stains), transforms, "nearest", by_gathers=by_gathers))
     np.testing.assert_array_equal(changed, image)
     assert Ranges(fill="nearest").is_nothing
     assert not Ranges(flip="horizontal").is_nothing
@@ -182,7 +233,7 @@ def test_the_training_model_shares_its_weights_and_holds_stock_layers_alone():
     from trainers.models import architectures
 
     model = architectures.basic_cnn(32)
-    trained = apply.augmented(model, "black")
+    trained = apply.augmented(model, "black", by_gathers=True)
     assert [id(weight) for weight in trained.trainable_variables] == [
         id(weight) for weight in model.trainable_variables
     ]

@@ -1,13 +1,17 @@
 """Cross-validation: which folds a run sees, what goes to the trainer, and the report on all cells."""
 
 import json
-import subprocess
+import os
+import signal
+import sys
 from unittest import mock
 
 import forked
 import pytest
 from conftest import ROOT, assert_one_line_error, run_in_process
 from evaluating import NO_LEAK
+
+from trainers.training import signals
 
 FOLDS = [f"fold_{fold}" for fold in range(5)]
 
@@ -37,20 +41,29 @@ def test_a_mistake_of_the_trainers_flags(data_dir, tmp_path, capfd):
     assert "--epochs" in capfd.readouterr().err, "the trainer says it"
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, -2)])
+def test_signals_reach_the_trainer(number, status):
+    """SIGTERM is passed on, Ctrl-C has reached it already."""
+    parent, trainer = os.getpid(), "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); time.sleep(0.1)"
+    also = "os.kill(os.getpid(), signal.SIGINT)" if number == signal.SIGINT else "pass"
+    code = f"import os, signal, sys, time; {trainer}; os.kill({parent}, {int(number)}); {also}; time.sleep(60)"
+    assert signals.run_trainer([sys.executable, "-c", code]) == status
+
+
 def test_five_folds_make_one_report_and_continue(data_dir, tmp_path):
     flags = (f"--flagfile={ROOT}/trainers/flagfiles/basic_cnn.flags", "--epochs=1", "--batch_size=32")
     statuses = [0, 0, 75]  # the third run is preempted before it begins
     outputs = []
 
-    def run_trainer(command, check):
+    def run_trainer(command):
         """Without a new import of TensorFlow for each fold."""
         if statuses and (status := statuses.pop(0)):
-            return subprocess.CompletedProcess(command, status)
+            return status
         result = forked.run(tmp_path / f"{len(outputs)}.txt", *command[2:])
         outputs.append(result.stdout)
-        return result
+        return result.returncode
 
-    with mock.patch("subprocess.run", run_trainer):
+    with mock.patch("trainers.training.signals.run_trainer", run_trainer):
         assert cross_validate(data_dir, tmp_path, *flags, "--num_resamples=100").returncode == 75
         assert not (tmp_path / "report").exists()
         result = cross_validate(data_dir, tmp_path, *flags, "--num_resamples=100")

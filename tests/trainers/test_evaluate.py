@@ -74,6 +74,32 @@ def test_the_command_writes_the_same_files_again(small_report, data_dir, tmp_pat
     assert files == {path.name: path.read_bytes() for path in small_report.folder.iterdir()}
 
 
+def test_nothing_of_an_earlier_evaluation_stays(small_run, small_report, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "write", lambda *_: {})
+    shutil.copytree(small_report.folder, tmp_path / "report")
+    (tmp_path / "report/notes.txt").touch()
+    (tmp_path / "report/.partial-killed/x").mkdir(parents=True)
+    for _ in range(2):
+        folder, _, contents = evaluate_runs(data_dir, [small_run], tmp_path / "report")
+        assert list(contents["models"]) == ["basic_cnn"], "there were two"
+        assert {path.name for path in folder.iterdir()} == {"metrics.json", "suspected_label_errors.csv", "notes.txt"}
+        (folder / "metrics.json").write_text("[]")  # not one of ours
+
+
+def test_a_report_goes_into_no_run_and_no_data_set(small_run, data_dir):
+    for folder in (small_run, next(data_dir.glob("tfds_malaria/by_patient/*"))):
+        with pytest.raises(InputError, match=r"is the folder of a (run|data set): .*; give another"):
+            evaluate_runs(data_dir, [small_run], folder)
+
+
+def test_two_evaluations_do_not_share_a_folder(small_run, data_dir, tmp_path):
+    with (
+        run_dir.lock(str(tmp_path), "--output_dir", "evaluate.lock"),
+        pytest.raises(InputError, match=r"holds .*evaluate.lock\); wait until it has ended"),
+    ):
+        evaluate_runs(data_dir, [small_run], tmp_path)
+
+
 def test_a_run_without_thresholds_is_evaluated_with_the_default(small_report):
     entry = small_report.metrics["models"]["vgg_ft"]
     assert list(entry["operating_points"]) == ["default"]

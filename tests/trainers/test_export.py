@@ -111,6 +111,9 @@ def test_mistakes(tmp_path):
     assert_one_line_error(export(tmp_path / "torn", "--format=litert"), "has no model.keras")
     (tmp_path / "torn/model.keras").write_bytes(b"PK torn")
     assert_one_line_error(export(tmp_path / "torn", "--format=litert"), "model.keras cannot be loaded")
+    record = run_dir.read(str(run))
+    run_dir.write(str(run), {**record, "status": "unfinished"})
+    assert_one_line_error(export(run, "--format=litert"), "has not finished training", "run its trainer again")
     (run / "export").write_text("in the way")
     with pytest.raises(InputError, match=r"cannot be written.*export again"):
         export_formats.export(run, model, ["saved_model"])

@@ -73,7 +73,9 @@ def test_split_expressions_are_tfdss(expression, data_dir):
     assert split.num_cells == len(names)
 
 
-@pytest.mark.parametrize("expression", ["trian", "train[", "fold_0", "train[:0]", ""])
+@pytest.mark.parametrize(
+    "expression", ["trian", "train[", "fold_0", "train[:0]", "", "train+train", "train[:9]+train[8:]"]
+)
 def test_other_expressions_are_refused(expression, data_dir):
     with pytest.raises(InputError, match="--train_split="):
         open_data_set(str(data_dir), "by_patient").open_split(expression, "train_split")

@@ -75,8 +75,8 @@ def test_no_name_becomes_markup(hostile):
 
 
 def test_files_of_two_models_have_different_names():
-    assert writer._slug("vgg_ft-2.1") == "vgg_ft-2.1"
-    assert len({writer._slug(name) for name in ("a b", "a_b", "a\udcff", "a?", "x" * 250, "x" * 251)}) == 6
+    assert writer.slug_of("vgg_ft-2.1") == "vgg_ft-2.1"
+    assert len({writer.slug_of(name) for name in ("a b", "a_b", "a\udcff", "a?", "x" * 250, "x" * 251)}) == 6
 
 
 def test_model_cards_escape_markdown(hostile):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from conftest import ROOT, assert_one_line_error, run_in_process, small_model, write_run
 
 from pipeline import synthetic
+from trainers import run_dir
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics import thresholds
 from trainers.input_pipeline import image_files
@@ -59,6 +61,14 @@ def test_folders_and_files_in_order(small_run, cells):
     probabilities = [float(row["probability"]) for row in rows]
     np.testing.assert_allclose(probabilities, expected(small_run, files), atol=1e-5)
     assert [row["label"] for row in rows] == [("uninfected", "parasitized")[value >= 0.5] for value in probabilities]
+
+
+def test_names_with_quotes_and_ends_of_lines_are_one_row(small_run, cells, tmp_path):
+    names = sorted(["a\rb.png", "a\nb.png", 'a"b.png', "a,b.png", "a\r\nb.png"])
+    for name in names:
+        shutil.copy(sorted(cells.glob("*.png"))[0], tmp_path / name)
+    rows = list(csv.reader(io.StringIO(predict(small_run, tmp_path).stdout, newline="")))
+    assert [row[0] for row in rows[1:]] == [str(tmp_path / name) for name in names]
 
 
 def test_a_rejected_file_has_its_own_line(small_run, cells, tmp_path):
@@ -119,6 +129,14 @@ def test_mistakes_are_one_line(small_run, cells, data_dir, tmp_path):
     result = predict(older, "--threshold=youden", cells)
     command = f"python -m trainers.basic_cnn --run_dir={older}"
     assert_one_line_error(result, "has no thresholds.json", "run its training command again", command)
+
+
+def test_an_unfinished_run_predicts_with_a_word(cells, data_dir, tmp_path):
+    run = write_run(tmp_path / "run", data_dir, small_model())
+    run_dir.write(str(run), {**run_dir.read(str(run)), "status": "unfinished"})
+    result = predict(run, cells)
+    assert result.returncode == 0, result.stderr
+    assert f"caution: {run} has not finished training" in result.stderr
 
 
 def test_a_reader_that_closes_the_pipe_ends_it_quietly(small_run, cells):

@@ -96,6 +96,33 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(model, data_dir, tmp_path,
         np.testing.assert_array_equal(weight, expected_weight)
 
 
+@pytest.mark.slow
+def test_a_run_survives_kills_at_random_moments(data_dir, tmp_path, random_seed):
+    rng, num_killed = np.random.default_rng(random_seed), 0
+
+    def run_until(seconds, folder):
+        process = forked.start(tmp_path / "output", *command("basic_cnn", data_dir, folder, "--export=saved_model"))
+        process.join(seconds)
+        process.kill()  # the only signal that nothing answers to
+        process.join()
+        return process.exitcode
+
+    def result_of(folder):
+        fitted = json.loads((folder / "thresholds.json").read_text())
+        del fitted["model_sha256"], fitted["checksum"]  # a .keras file holds the time
+        return numbers_of(folder), fitted, runs.read(str(folder))["status"], sorted(p.name for p in folder.iterdir())
+
+    started = time.monotonic()
+    assert run_until(300, tmp_path / "undisturbed") == 0
+    seconds = time.monotonic() - started
+    for number in range(10):
+        num_killed += run_until(rng.uniform(0, seconds), tmp_path / str(number)) != 0
+        assert run_until(300, tmp_path / str(number)) == 0, (tmp_path / "output").read_text()
+        assert result_of(tmp_path / str(number)) == result_of(tmp_path / "undisturbed")
+        shutil.rmtree(tmp_path / str(number))
+    print(f"killed {num_killed} of 10 runs")
+
+
 @pytest.fixture(scope="module")
 def stopped(data_dir, tmp_path_factory):
     """The folder of a run that Ctrl-C has stopped."""
@@ -124,6 +151,14 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(run_dir, data_dir):
     result = run_in_process(*command("basic_cnn", data_dir, run_dir))
     assert_one_line_error(result, f"{path.name} is damaged", "nothing was changed", "another --run_dir")
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
+def test_a_checkpoint_of_another_run_does_not_continue_this_one(run_dir, data_dir):
+    newest = checkpoint.read_newest(run_dir / "checkpoint")
+    assert newest.run == runs.identity(runs.read(str(run_dir)))
+    checkpoint.save(run_dir / "checkpoint", newest._replace(run="another"), step=3)
+    result = run_in_process(*command("basic_cnn", data_dir, run_dir))
+    assert_one_line_error(result, "step_000000003.npz is damaged (it is of another run)", "another --run_dir")
 
 
 def test_a_step_beyond_the_epoch_is_named(run_dir, data_dir):
@@ -183,6 +218,7 @@ def npy(shape, descr="<f4"):
         ({"history": []}, "not that of 1 epochs"),
         ({"history": [{**HISTORY[0], "val_loss": float("nan")}]}, "NaN or infinite"),
         ({"history": [{"epoch": 0}]}, "'loss'"),
+        ({"run": "another"}, "it is of another run"),
         ({"other": 1}, "unexpected keyword"),
         (npy((1 << 40,)), r"shape \(1099511627776,\) of float32, but it has 0 bytes"),
         (npy((-1, -1)) + b"1234", r"shape \(-1, -1\)"),
@@ -198,7 +234,7 @@ def test_a_checkpoint_that_no_training_writes(change, expected, tmp_path):
         with zipfile.ZipFile(tmp_path / "step_000000001.npz", "a") as archive:
             archive.writestr("0000:kernel.npy", change)
     with pytest.raises(InputError, match=f"step_000000001.npz is damaged .*{expected}.*nothing was changed"):
-        checkpoint.read_newest(tmp_path)
+        checkpoint.read_newest(tmp_path, run="this one")
 
 
 def test_every_kind_of_damage_is_noticed(tmp_path):
@@ -211,7 +247,17 @@ def test_every_kind_of_damage_is_noticed(tmp_path):
     assert newest[:4] == (1, 4, HISTORY, 4.5)
     np.testing.assert_array_equal(newest.arrays["0000:kernel"], arrays["0000:kernel"])
     intact = path.read_bytes()
-    for damaged in (b"", intact[:-200], intact[:1000] + b"\x01\x02" + intact[1002:], b"\0" * len(intact)):
+    encrypted, other_version = bytearray(intact), bytearray(intact)
+    encrypted[intact.index(b"PK\1\2") + 8] |= 1
+    other_version[intact.index(b"PK\1\2") + 6] |= 64
+    for damaged in (
+        encrypted,
+        other_version,
+        b"",
+        intact[:-200],
+        intact[:1000] + b"\x01\x02" + intact[1002:],
+        b"\0" * len(intact),
+    ):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="is damaged"):
             checkpoint.read_newest(tmp_path)

@@ -2,15 +2,20 @@
 
 import json
 import os
+import shlex
 
+import numpy as np
 import pytest
-from conftest import flip_bit, small_model, write_run
+from absl import flags
+from conftest import flip_bit, open_split, small_model, write_run
 
 from pipeline.errors import InputError
 from trainers import run_dir
+from trainers.evaluation.metrics import thresholds
+from trainers.training import checkpoint
 
 DATA = {"fingerprint": "f", "settings": {"split_seed": 42}, "content_digest": "d", "train_patients": ["C1"]}
-WANTED = {"model": "basic_cnn", "flags": {"epochs": 2, "run_dir": "run"}, "data": DATA}
+WANTED = {"model": "basic_cnn", "backend": "tensorflow", "flags": {"epochs": 2, "run_dir": "run"}, "data": DATA}
 
 
 @pytest.mark.parametrize(
@@ -32,16 +37,17 @@ def test_what_is_no_run(content, expected, tmp_path):
 
 def test_what_tells_runs_apart():
     assert run_dir.differences(WANTED, WANTED) == []
-    other = {"model": "vgg_ft", "flags": {"epochs": 3}, "data": {**DATA, "fingerprint": "g"}}
+    other = {"model": "vgg_ft", "backend": "jax", "flags": {"epochs": 3}, "data": {**DATA, "fingerprint": "g"}}
     differences = run_dir.differences(other, WANTED)
     assert differences[0] == "its model is vgg_ft, wanted basic_cnn"
+    assert differences[1] == "its KERAS_BACKEND is jax, wanted tensorflow"
     assert "its --epochs is 3, wanted 2" in differences
     assert differences[-1] == "its data set was made from another source"
 
 
 def test_runs_of_earlier_versions_can_continue():
     data = {name: DATA[name] for name in ("fingerprint", "train_patients")}
-    earlier = {**WANTED, "flags": {**WANTED["flags"], "max_corrupt_records": 0}, "data": data}
+    earlier = {"model": WANTED["model"], "flags": {**WANTED["flags"], "max_corrupt_records": 0}, "data": data}
     assert run_dir.differences(earlier, WANTED) == []
     data["train_patients"] = ["C2"]
     assert run_dir.differences(earlier, WANTED) == ["its data set had other patients in training or validation"]
@@ -103,6 +109,51 @@ def test_a_flipped_bit_in_a_runs_folder_is_noticed(name, expected, run):
         run_dir.read(str(run))
 
 
+def _outcome(read):
+    try:
+        return read()
+    except InputError:
+        return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_no_flipped_bit_changes_what_is_read(is_finished, run, data_dir, random_seed):
+    """A bit is found, or it is one that nobody reads; nothing but `run.json` vouches for the model of a stopped run."""
+    from trainers.evaluation import predictions
+
+    rng, images = np.random.default_rng(random_seed), np.zeros((1, 32, 32, 3), np.uint8)
+    model = small_model()
+    predictions.fit_thresholds(str(run), model, open_split(data_dir, "validation"), 32)
+    if not is_finished:
+        record = {**run_dir.read(str(run)), "status": "unfinished"}
+        del record["files"]
+        run_dir.write(str(run), record)
+    rows = [dict.fromkeys(run_dir.HISTORY_COLUMNS, 0.0)]
+    checkpoint.save(run / "checkpoint", checkpoint.Checkpoint(1, 2, rows, 3.5, {"0000:x": np.arange(9)}, "run"), 9)
+
+    def read_model():
+        run_dir.read(str(run))
+        return predictions.predictor(predictions.load_model(str(run)), 1)(images).tolist()
+
+    def read_checkpoint():
+        newest = checkpoint.read_newest(run / "checkpoint", "run")
+        return newest and (*newest[:4], newest.arrays["0000:x"].tolist(), len(newest.arrays))
+
+    readers = {
+        run / run_dir.RUN: (2000, lambda: run_dir.read(str(run))),
+        run / run_dir.MODEL: (500, read_model),
+        run / thresholds.FILE: (2000, lambda: thresholds.read(str(run), False)),
+        next((run / "checkpoint").iterdir()): (2000, read_checkpoint),
+    }
+    for path, (num_flips, read) in readers.items():
+        intact, expected = path.read_bytes(), read()
+        for position, bit in rng.integers(0, (len(intact), 8), (num_flips, 2)).tolist():
+            flip_bit(path, position, 1 << bit)
+            assert _outcome(read) in (expected, None), (path.name, position, bit)
+            path.write_bytes(intact)
+
+
 def test_a_checksum_that_was_removed_is_noticed(run):
     record = json.loads((run / run_dir.RUN).read_text())
     record["data"]["content_digest"] = "d"
@@ -130,6 +181,12 @@ def test_two_trainers_do_not_share_a_folder(tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["a;b", "a,b", 'a "b", c', "a'b"])
+def test_the_next_command_names_the_run_that_it_is_of(name):
+    *_, run_dirs, _ = shlex.split(run_dir.next_steps(name, "my data").partition("next: ")[2])
+    assert flags.ListParser().parse(run_dirs.removeprefix("--run_dirs=")) == [name]
+
+
 def test_the_next_command_is_quoted():
     assert "'--data_dir=my data' '--run_dirs=a;b' --output_dir=report" in run_dir.next_steps("a;b", "my data")
 
@@ -151,7 +208,9 @@ def test_only_a_run_that_has_saved_nothing_is_released(tmp_path):
         assert (folder / run_dir.RUN).exists() == (saved is not None)
 
 
-def test_a_name_that_is_not_utf_8_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="is not UTF-8"), run_dir.lock(f"{tmp_path}/\udcff"):
+@pytest.mark.parametrize("name", ["\udcff", "a\nb", ""])
+def test_a_name_that_no_command_could_print_is_an_error(name, tmp_path):
+    folder = name and f"{tmp_path}/{name}"
+    with pytest.raises(InputError, match="is empty, not UTF-8 or has control"), run_dir.lock(folder):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, assert_one_line_error
 
 from pipeline.errors import InputError
 from trainers import tf_import
@@ -58,6 +58,19 @@ print(len(history.epoch), int(model.optimizer.iterations))
     environment = {"KERAS_HOME": str(tmp_path), "KERAS_MAX_EPOCHS": "1", "KERAS_MAX_STEPS_PER_EPOCH": "1"}
     result = run_python(code, **environment)
     assert result.stdout == "tensorflow 1e-07 {'float32'}\n{'channels_last'} float32\n2 8\n", result.stderr
+
+
+@pytest.mark.parametrize("config", [{"floatx": "float99"}, ["floatx"], {"image_data_format": "channels_middle"}])
+def test_a_configuration_that_keras_does_not_know_is_one_line(config, tmp_path):
+    (tmp_path / "keras.json").write_text(json.dumps(config))
+    code = f"from pipeline.command import run\ndef main(_):\n    {IMPORT}\nrun(main)"
+    assert_one_line_error(run_python(code, KERAS_HOME=str(tmp_path)), "Keras cannot compute", "remove keras.json")
+
+
+def test_a_flag_that_ends_tensorflow_is_shown():
+    result = run_python(f"{IMPORT}; import tensorflow as tf; tf.constant(3)", TF_XLA_FLAGS="--nosuch")
+    assert result.returncode != 0
+    assert "--nosuch" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, open_split, run_in_process
+from conftest import ROOT, assert_one_line_error, open_split, run_in_process, small_model
 
+from pipeline import storage
 from pipeline.records.manifest import compute_checksum
 from trainers import export_formats, training_flags
 from trainers.evaluation import predictions
@@ -15,6 +16,7 @@ from trainers.evaluation.metrics import thresholds
 from trainers.evaluation.predictions import load_model
 from trainers.evaluation.report import image_grid, plots
 from trainers.input_pipeline import resident
+from trainers.models import features
 from trainers.run_dir import read_history
 from trainers.training import setup
 
@@ -96,6 +98,19 @@ def test_a_vgg_trains_and_its_saved_model_is_complete(model, data_dir, tmp_path)
     check_numbers(model, tmp_path / "run", data_dir)
 
 
+def test_other_weights_do_not_continue_a_frozen_vgg(data_dir, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("unexpected")
+
+    with monkeypatch.context() as context:
+        context.setattr("trainers.training.train.fit", fail)
+        with pytest.raises(RuntimeError, match="unexpected"):
+            train(data_dir, tmp_path / "run", model="vgg_frozen")
+    monkeypatch.setattr(features, "digest", lambda _: "of another file")
+    result = train(data_dir, tmp_path / "run", model="vgg_frozen")
+    assert_one_line_error(result, "--vgg_weights=none has other weights than", "another --run_dir")
+
+
 def test_a_frozen_vgg_recomputes_when_cells_are_augmented(data_dir, tmp_path):
     flags = ("--epochs=1", "--warmup_epochs=0", "--train_split=train[:16]", "--flip=both", "--export=")
     result = train(data_dir, tmp_path / "run", *flags, model="vgg_frozen")
@@ -146,19 +161,36 @@ def test_pictures_and_exports_do_not_decide_over_a_result(data_dir, tmp_path, mo
     for picture in ("curves.png", "augmentation.png", image_grid.TAG):
         assert f"warning: {picture} could not be made: RuntimeError: unexpected" in result.stderr
     assert json.loads((tmp_path / "my run/run.json").read_text())["status"] == "finished"
+    monkeypatch.setattr(export_formats, "export", lambda *_: ["export/saved_model"])
     result = train(*arguments)
     assert result.returncode == 0, result.stderr
     assert "is trained already" in result.stdout
+    assert "exported export/saved_model" in result.stdout, "it was missing"
+
+
+def test_a_model_that_is_not_the_best_epochs_does_not_become_the_result(data_dir, tmp_path, monkeypatch):
+    other = small_model()
+    other.layers[-1].bias.assign([4.0])
+    monkeypatch.setattr(predictions, "load_model", lambda _: other)
+    result = train(data_dir, tmp_path / "run", "--epochs=1", "--warmup_epochs=0")
+    assert_one_line_error(result, "model.keras is not the model of the best epoch", "train again")
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "unfinished"
 
 
 @pytest.mark.parametrize("backend", ["nosuch", "torch"])
 def test_a_backend_that_cannot_be_used_is_named_first(backend, data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", backend)
-    assert_one_line_error(train(data_dir, tmp_path / "run"), f"KERAS_BACKEND={backend} is no backend of the models")
+    assert_one_line_error(
+        train(data_dir, tmp_path / "run"), f"KERAS_BACKEND={backend} is no backend of the models", "unset it"
+    )
     assert not (tmp_path / "run").exists()
 
 
-def test_the_same_command_again_leaves_a_finished_run(run, data_dir):
+def test_the_same_command_again_leaves_a_finished_run(run, data_dir, monkeypatch):
+    def fail(*_):
+        raise OSError("read-only")
+
+    monkeypatch.setattr(storage, "lock", fail)
     path, _ = run
     before = {item: item.read_bytes() for item in path.iterdir() if item.is_file()}
     result = train(data_dir, path)
@@ -169,8 +201,13 @@ def test_the_same_command_again_leaves_a_finished_run(run, data_dir):
 
 def test_the_same_command_again_fits_thresholds_that_are_missing_or_of_another_model(run, data_dir, tmp_path):
     shutil.copytree(run[0], tmp_path / "run")
-    path = tmp_path / "run/thresholds.json"
+    path, checkpoint = tmp_path / "run/thresholds.json", tmp_path / "run/checkpoint"
     before = path.read_bytes()
+    checkpoint.mkdir()  # of a process that was killed before it removed it
+    result = train(data_dir, tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    assert path.read_bytes() == before
+    assert not checkpoint.exists()
     other = {**json.loads(before), "model_sha256": "0"}
     other["checksum"] = compute_checksum({name: value for name, value in other.items() if name != "checksum"})
     for content in (None, json.dumps(other).encode()):
@@ -179,8 +216,7 @@ def test_the_same_command_again_fits_thresholds_that_are_missing_or_of_another_m
             path.write_bytes(content)
         flags = ("--run_dir", tmp_path / "run")
         result = train(data_dir, *flags[1:])
-        assert "is trained already" in result.stdout
-        assert "no thresholds.json yet: fitting them" in result.stdout, result.stderr
+        assert "is trained already; what was not written after" in result.stdout, result.stderr
         assert path.read_bytes() == before
 
 

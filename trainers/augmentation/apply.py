@@ -20,12 +20,13 @@ _FILL_MODES = dict(zip(FILLS, ("constant", "nearest"), strict=True))
 _NUM_VERSIONS = 5  # in a preview
 
 
-def augmented(model: keras.Model, fill: str) -> keras.Model:
+def augmented(model: keras.Model, fill: str, *, by_gathers: bool) -> keras.Model:
     """A model for training that changes its images first; it shares all weights with `model`.
 
     Args:
       model: uint8 RGB [batch, size, size, 3] -> probability [batch, 1].
       fill: what lies beyond the border, see `ranges.FILLS`.
+      by_gathers: which form the warp takes, see `warp`.
 
     Returns:
       a model of the inputs `image` as before, `transform` float32 [batch, 8] and `stain` float32 [batch, 15].
@@ -33,7 +34,7 @@ def augmented(model: keras.Model, fill: str) -> keras.Model:
     image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
     transform = keras.Input((8,), dtype="float32", name="transform")
     stain_params = keras.Input((15,), dtype="float32", name="stain")
-    changed = warp(stain(ops.cast(image, "float32"), stain_params), transform, fill)
+    changed = warp(stain(ops.cast(image, "float32"), stain_params), transform, fill, by_gathers=by_gathers)
     return keras.Model(
         {"image": image, "transform": transform, "stain": stain_params},
         model(to_uint8(changed)),
@@ -41,16 +42,44 @@ def augmented(model: keras.Model, fill: str) -> keras.Model:
     )
 
 
-def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str) -> keras.KerasTensor:
+def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str, *, by_gathers: bool) -> keras.KerasTensor:
     """Rotation, zoom, shift, shear and flip of each image as one bilinear resampling.
 
     Args:
-      images: float32 [batch, height, width, channels], as the result.
+      images: float32 [batch, size, size, 3], as the result.
       transforms: float32 [batch, 8], from a pixel of the result to the point of the source it is taken from:
         (x, y) ← (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels, x to the right, y down.
       fill: see `ranges.FILLS`.
+      by_gathers: True for the form that XLA compiles, False for Keras's `affine_transform`, which XLA cannot compile
+        on TensorFlow but which is the faster one on a processor without XLA. They differ by rounding alone.
     """
-    return ops.image.affine_transform(images, transforms, interpolation="bilinear", fill_mode=_FILL_MODES[fill])
+    if not by_gathers:
+        return ops.image.affine_transform(images, transforms, interpolation="bilinear", fill_mode=_FILL_MODES[fill])
+    size, border = images.shape[1], int(fill == "black")
+    # With a black frame around the image, the nearest pixel beyond the border is black.
+    images = ops.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
+    side = size + 2 * border
+    x = ops.arange(size, dtype="float32")
+    y = ops.reshape(x, (size, 1))
+    rows = ops.reshape(transforms, (-1, 8, 1, 1))
+
+    def pixel_and_fraction(first: int) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        source = rows[:, first] * x + rows[:, first + 1] * y + rows[:, first + 2] + border
+        source = ops.clip(source, 0, side - 1)
+        pixel = ops.minimum(ops.floor(source), side - 2)  # so that the next pixel is one of the image
+        return ops.cast(pixel, "int32"), ops.expand_dims(source - pixel, -1)
+
+    (left, fraction_x), (top, fraction_y) = pixel_and_fraction(0), pixel_and_fraction(3)
+    pixels = ops.reshape(images, (-1, 3))
+    number = ops.cumsum(ops.ones_like(transforms[:, 0], dtype="int32")) - 1  # of the image, in a batch of any size
+    corner = (ops.reshape(number, (-1, 1, 1)) * side + top) * side + left
+
+    def row_at(offset: int) -> keras.KerasTensor:
+        left, right = ops.take(pixels, corner + offset, axis=0), ops.take(pixels, corner + offset + 1, axis=0)
+        return left + (right - left) * fraction_x
+
+    above, below = row_at(0), row_at(side)
+    return above + (below - above) * fraction_y
 
 
 def stain(images: keras.KerasTensor, stains: keras.KerasTensor) -> keras.KerasTensor:
@@ -85,7 +114,7 @@ def save_preview(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> No
     step = tf.constant(0, tf.int64)
     transforms, stains = params.sample(ranges, image.shape[0], seed, step, tf.constant(_NUM_VERSIONS))
     images = np.repeat(image[None].astype(np.float32), _NUM_VERSIONS, axis=0)
-    changed = warp(stain(images, np.asarray(stains)), np.asarray(transforms), ranges.fill)
+    changed = warp(stain(images, np.asarray(stains)), np.asarray(transforms), ranges.fill, by_gathers=False)
     versions = [image, *np.asarray(to_uint8(changed))]
     with plot_style.optional(path.name), plot_style.style():
         figure = Figure(figsize=(2 * len(versions), 2.3))

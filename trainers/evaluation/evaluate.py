@@ -8,9 +8,13 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 
+from pipeline import storage
 from pipeline.errors import InputError
+from pipeline.records import layout
 from pipeline.terminal import printable
+from trainers import run_dir
 from trainers.data import DataSet
 from trainers.evaluation.metrics import label_issues
 from trainers.evaluation.metrics.label_issues import LabelIssue
@@ -21,6 +25,17 @@ from trainers.evaluation_flags import Options
 
 METRICS = "metrics.json"
 LABEL_ISSUES = "suspected_label_errors.csv"
+_LOCK = "evaluate.lock"
+_PARTIAL = ".partial-"
+_PLOTS = ("metrics.png", "roc.png", "suspected_label_errors.png")
+_FILES_OF_A_MODEL = (
+    "model_card_{}.md",
+    "{}_confusion.png",
+    "{}_learning_curves.png",
+    "{}_mistakes.png",
+    "{}_patient_strip.png",
+    "{}_reliability.png",
+)
 
 
 def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, output_dir: str) -> str:
@@ -37,11 +52,14 @@ def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, 
     Raises:
       InputError: if a model does not fit the data, or the folder cannot be written; nothing is in it then.
     """
-    destination = Path(output_dir)
-    try:
-        destination.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir={output_dir} cannot be written: {error}; give another") from error
+    for name, kind in ((run_dir.RUN, "run"), (layout.MANIFEST, "data set")):
+        if (Path(output_dir) / name).exists():
+            raise InputError(f"--output_dir={output_dir} is the folder of a {kind}: it has {name}; give another")
+    with run_dir.lock(output_dir, "--output_dir", _LOCK):
+        return _evaluate(grouped, data_set, options, Path(output_dir))
+
+
+def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, destination: Path) -> str:
     models = [predict_runs(item, data_set, options.batch_size, options.test_time_flips) for item in grouped]
     sums = {model.name: metrics_json.sum_by_patient(model) for model in models}
     entries = {model.name: metrics_json.build_entry(model, sums[model.name], options) for model in models}
@@ -54,22 +72,37 @@ def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, 
         "suspected_label_errors": len(issues),
     }
     try:
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=destination) as partial:
+        for killed in destination.glob(f"{_PARTIAL}*"):  # nobody else is at work here
+            shutil.rmtree(killed)
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=destination) as partial:
             folder = Path(partial)
             (folder / METRICS).write_text(json.dumps(contents, indent=1, allow_nan=False) + "\n")
             label_issues.write(issues, folder / LABEL_ISSUES)
-            (destination / writer.REPORT).unlink(missing_ok=True)  # one of other numbers
+            _remove_report(destination, [*entries, *_earlier_models(destination)])
             _move_files(folder, destination)  # the numbers first
             failures = writer.write(folder, models, contents, issues, data_set, options)
             _move_files(folder, destination)
-            for name in failures:  # what an earlier evaluation wrote
-                (destination / name).unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"--output_dir={output_dir} cannot be written: {error}; give another") from error
+        raise InputError(f"--output_dir={destination} cannot be written: {error}; give another") from error
     lines = [f"{warning.severity}: {warning.text}" for warning in report_warnings]
     lines += [f"caution: {text}" for text in failures.values()]
     paths = [destination / name for name in (METRICS, writer.REPORT) if name not in failures]
     return "\n".join([metrics_json.as_table(entries), *map(printable, [*lines, *paths])])
+
+
+def _earlier_models(destination: Path) -> list[str]:
+    """The models of an earlier evaluation into the same folder."""
+    try:
+        return list(json.loads(storage.read_file(epath.Path(destination) / METRICS))["models"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # none, or not one of ours
+        return []
+
+
+def _remove_report(destination: Path, models: Sequence[str]) -> None:
+    """Removes the files of a report on models of some names: they show other numbers."""
+    names = [pattern.format(writer.slug_of(model)) for model in models for pattern in _FILES_OF_A_MODEL]
+    for name in (writer.REPORT, *_PLOTS, *names):
+        (destination / name).unlink(missing_ok=True)
 
 
 def _move_files(folder: Path, destination: Path) -> None:

@@ -178,6 +178,8 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
     """
     parts, fitted, leaks = [], [], []
     for run, split in zip(model_runs.runs, runs.open_splits(data_set, model_runs), strict=True):
+        # First: where there are thresholds the model is final, and not replaced by its trainer while it is loaded.
+        fitted.append(thresholds.read(run.path, test_time_flips) or thresholds.defaults(thresholds.missing(run.path)))
         model = load_model(run.path)
         shape = (split.image_size_px, split.image_size_px, 3)
         if model.input_shape[1:] != shape:
@@ -193,7 +195,6 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
                 "and parasitized cells: give another --split"
             )
         parts.append(predictions)
-        fitted.append(thresholds.read(run.path, test_time_flips) or thresholds.defaults(thresholds.missing(run.path)))
         leaks.append(runs.find_leak(run.record, predictions.patient_ids.tolist(), data_set.identity))
     run_index = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts])
     return ModelPredictions(

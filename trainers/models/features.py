@@ -89,11 +89,8 @@ def extract(
 
 def fingerprint(backbone: keras.Model, split: Split, vgg_input: str | None) -> dict[str, Any]:
     """Everything that decides features, as JSON values: digests for weights and data. Arguments as of `extract`."""
-    weights = hashlib.sha256()
-    for weight in backbone.weights:
-        weights.update(np.ascontiguousarray(weight.numpy()).data)
     return {
-        "backbone": weights.hexdigest(),
+        "backbone": digest(backbone),
         "num_features": backbone.output_shape[-1],
         "vgg_input": vgg_input,
         "precision": sorted({layer.dtype_policy.name for layer in backbone.layers if layer.weights}),
@@ -102,6 +99,14 @@ def fingerprint(backbone: keras.Model, split: Split, vgg_input: str | None) -> d
             for shard, skip, take in zip(split.shards, split.skips, split.takes, strict=True)
         ],
     }
+
+
+def digest(backbone: keras.Model) -> str:
+    """The sha256 of all weights."""
+    weights = hashlib.sha256()
+    for weight in backbone.weights:
+        weights.update(np.ascontiguousarray(weight.numpy()).data)
+    return weights.hexdigest()
 
 
 def training_batches(

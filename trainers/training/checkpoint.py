@@ -34,6 +34,7 @@ class Checkpoint(NamedTuple):
       history: a row for each finished epoch.
       seconds: how long the current epoch has taken so far.
       arrays: values of all variables, by name, in their order.
+      run: see `run_dir.identity`; "" in checkpoints of earlier versions.
     """
 
     epoch: int
@@ -41,6 +42,7 @@ class Checkpoint(NamedTuple):
     history: list[dict[str, float]]
     seconds: float
     arrays: Mapping[str, np.ndarray]
+    run: str = ""
 
 
 def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
@@ -56,11 +58,11 @@ def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
             other.unlink()
 
 
-def read_newest(folder: Path) -> Checkpoint | None:
+def read_newest(folder: Path, run: str = "") -> Checkpoint | None:
     """Reads the newest checkpoint of a folder; None if there is none.
 
     Raises:
-      InputError: if it is damaged.
+      InputError: if it is damaged, or not of this run, see `run_dir.identity`.
     """
     paths = sorted(folder.glob("step_*.npz"))
     if not paths:
@@ -69,6 +71,8 @@ def read_newest(folder: Path) -> Checkpoint | None:
         arrays = npz.read(paths[-1])
         checkpoint = Checkpoint(arrays=arrays, **json.loads(bytes(arrays.pop(_META))))
         _check(checkpoint)
+        if run and checkpoint.run not in ("", run):
+            raise ValueError("it is of another run")
         return checkpoint
     except (
         OSError,
@@ -76,7 +80,7 @@ def read_newest(folder: Path) -> Checkpoint | None:
         KeyError,
         TypeError,
         EOFError,
-        RecursionError,
+        RuntimeError,  # of a zip that says it is encrypted, and RecursionError
         zipfile.BadZipFile,
         zlib.error,
     ) as error:

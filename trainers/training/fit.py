@@ -85,7 +85,7 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
         if hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
         arrays = {name: np.asarray(variable) for name, variable in variables.items()}
-        state = checkpoint.Checkpoint(step.epoch, step.step_in_epoch, history, progress.seconds, arrays)
+        state = checkpoint.Checkpoint(step.epoch, step.step_in_epoch, history, progress.seconds, arrays, setup.run)
         checkpoint.save(folder, state, step.step)
 
     is_plateau = options.schedule == "plateau"

@@ -49,7 +49,6 @@ def prepare(
     jit_compile: str,
     distribute: str,
     batch_size: int,
-    is_augmented: bool,
     policy: str | None = None,
 ) -> Hardware:
     """Chooses, prints the choices, and sets Keras's dtype policy for all layers that are built from now on.
@@ -65,7 +64,7 @@ def prepare(
     if policy is None or precision != "auto":
         policy, policy_reason = choose_precision(precision, model)
     keras.config.set_dtype_policy(policy)
-    jit, jit_reason = choose_jit(jit_compile, is_augmented)
+    jit, jit_reason = choose_jit(jit_compile)
     strategy, devices = choose_strategy(distribute)
     if strategy and batch_size % strategy.num_replicas_in_sync:
         raise InputError(
@@ -137,14 +136,12 @@ def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return any(not _BFLOAT16_CPU_FLAGS.isdisjoint(line.split()) for line in lines if line.startswith("flags"))
 
 
-def choose_jit(jit_compile: str, is_augmented: bool) -> tuple[bool, str]:
+def choose_jit(jit_compile: str) -> tuple[bool, str]:
     """Turns `--jit_compile` into whether XLA compiles, and the reason."""
     if _is_on_jax():
         return jit_compile != "false", "JAX always compiles" if jit_compile != "false" else "asked for"
     if jit_compile == "false":
         return False, "asked for"
-    if is_augmented and (jit_compile == "true" or gpus()):
-        return False, "it cannot compile TensorFlow's affine transform, which augments the cells"
     if jit_compile == "true":
         return True, "asked for"
     return (True, "there is a GPU") if gpus() else (False, "it halves the speed on CPUs")

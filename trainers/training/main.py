@@ -1,10 +1,11 @@
 """What every trainer does with its arguments: checks all that is quick to check, then trains."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.command import reject_arguments
 from pipeline.terminal import say
-from trainers import run_dir, tf_import, training_flags
+from trainers import export_formats, run_dir, tf_import, training_flags
 from trainers.data import TrainingData, describe, open_training_data
 from trainers.training_flags import Options
 
@@ -17,27 +18,24 @@ def main(model: str, arguments: Sequence[str]) -> int | None:
     """
     reject_arguments(arguments)
     options = training_flags.read()
-    tf_import.choose_backend()
+    backend = tf_import.choose_backend()
     data = open_training_data(options)
-    wanted = describe(model, data, options)
+    wanted = describe(model, data, options, backend)
+    if (Path(options.run_dir) / run_dir.RUN).exists():  # a finished run needs no lock: its folder may be read-only
+        record = run_dir.acquire(options.run_dir, wanted)
+        if record["status"] == "finished" and _is_complete(options):
+            print(f"{model} is trained already", flush=True)
+            say(run_dir.next_steps(options.run_dir, options.data_dir))
+            return None
     with run_dir.lock(options.run_dir):
         return _train(model, data, options, run_dir.acquire(options.run_dir, wanted))
 
 
 def _train(model: str, data: TrainingData, options: Options, record: run_dir.Run) -> int | None:
     if "content_digest" not in record["data"]:
-        say(
-            f"{options.run_dir} was begun by an earlier version, which kept no digest of its data set: only the source "
-            "and the patients are known to be the same"
-        )
+        say(f"{options.run_dir} {run_dir.NO_DIGEST}")
     if record["status"] == "finished":
-        from trainers.evaluation.metrics import thresholds  # seconds of imports, like those below
-
-        print(f"{model} is trained already", flush=True)
-        if thresholds.read(options.run_dir, test_time_flips=True):
-            say(run_dir.next_steps(options.run_dir, options.data_dir))
-            return None
-        print("its model.keras has no thresholds.json yet: fitting them on the validation split", flush=True)
+        print(f"{model} is trained already; what was not written after its training is written now", flush=True)
     try:
         tf_import.import_tensorflow()
         from trainers.training.train import train  # seconds of imports that mistakes need not wait for
@@ -46,3 +44,12 @@ def _train(model: str, data: TrainingData, options: Options, record: run_dir.Run
     except BaseException:
         run_dir.release(options.run_dir)
         raise
+
+
+def _is_complete(options: Options) -> bool:
+    """Whether a finished run has all that follows its training: a process may be killed before it is written."""
+    from trainers.evaluation.metrics import thresholds  # seconds of imports
+
+    has_thresholds = thresholds.read(options.run_dir, test_time_flips=True) is not None
+    has_checkpoint = (Path(options.run_dir) / run_dir.CHECKPOINT).exists()
+    return has_thresholds and not has_checkpoint and not export_formats.missing(options.run_dir, options.export)

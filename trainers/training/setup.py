@@ -3,29 +3,22 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import InputError
 from pipeline.plot_style import optional
 from trainers import run_dir
-from trainers.augmentation import params
-from trainers.augmentation.apply import augmented, save_preview
+from trainers.augmentation.apply import save_preview
 from trainers.data import TrainingData
-from trainers.input_pipeline import batching, device, memory, resident
+from trainers.input_pipeline import batching, memory
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
-from trainers.models import architectures, features, vgg_weights
-from trainers.models.many_steps import ManySteps
-from trainers.training import hardware
-from trainers.training.optimizer import class_weights
+from trainers.models import architectures, vgg_weights
+from trainers.training import hardware, models_and_batches
 from trainers.training_flags import Options
 
 _FEATURES = "features"  # input mode of a head that is trained on what its frozen backbone gives
-
-_Open = Callable[[tf.data.Dataset], tf.data.Dataset]  # from `ShuffleOrder.starts`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +34,7 @@ class TrainSetup:
       validation_model: what takes `validation_batches`; shares its weights with `model`.
       training_batches: the batches from `ShuffleOrder.starts` on.
       validation_batches: the validation split.
+      run: see `run_dir.identity`.
       check_data: raises InputError if the data set has been replaced: nothing may be saved then.
       order: the order of the cells.
       num_cells: trained cells per epoch.
@@ -57,6 +51,7 @@ class TrainSetup:
     validation_model: keras.Model
     training_batches: Callable[[tf.data.Dataset], tf.data.Dataset]
     validation_batches: tf.data.Dataset
+    run: str
     check_data: Callable[[], None]
     order: ShuffleOrder
     num_cells: int
@@ -108,7 +103,6 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         jit_compile=options.jit_compile,
         distribute=options.distribute,
         batch_size=options.batch_size,
-        is_augmented=not options.ranges.is_nothing,
     )
     if not options.ranges.is_nothing:
         (image, *_), *_ = batching.evaluation_batches(data.train, 1).take(1)
@@ -134,11 +128,13 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     steps_per_call = hardware.choose_steps_per_call(options.steps_per_execution, steps_per_epoch)
     is_stacked = mode == "device" and steps_per_call > 1 and not used.strategy
     if is_on_features:
-        training_model, validation_model, validation, batches = _on_features(model, data, options, order, used)
+        training_model, validation_model, validation, batches = models_and_batches.on_features(
+            model, data, options, order, used, record
+        )
     else:
         if name == "vgg_frozen":
             print("augmentation is on, so features are not cached: the frozen layers compute every cell in each epoch")
-        training_model, validation_model, validation, batches = _on_cells(
+        training_model, validation_model, validation, batches = models_and_batches.on_cells(
             model, data, options, order, mode, used, steps_per_call if is_stacked else None
         )
     return TrainSetup(
@@ -151,6 +147,7 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         validation_model=keras.Model(validation_model.inputs, validation_model.outputs, name=validation_model.name),
         training_batches=batches,
         validation_batches=validation,
+        run=run_dir.identity(record),
         check_data=data.train.check_unchanged,
         order=order,
         num_cells=order.num_cells - num_left_out,
@@ -182,69 +179,3 @@ def _count_left_out(order: ShuffleOrder, used: hardware.Hardware) -> int:
     if num_left_out:
         print(f"each epoch's last {num_left_out} cells are left out: several devices share full batches only")
     return num_left_out
-
-
-def _on_cells(
-    model: keras.Model,
-    data: TrainingData,
-    options: Options,
-    order: ShuffleOrder,
-    mode: str,
-    used: hardware.Hardware,
-    steps_per_call: int | None,
-) -> tuple[keras.Model, keras.Model, tf.data.Dataset, _Open]:
-    with used.scope():
-        training_model = model if options.ranges.is_nothing else augmented(model, options.ranges.fill)
-    finish = _finish(data, options)
-    if mode != "device":
-        validation = batching.evaluation_batches(data.validation, options.batch_size)
-        validation = validation.map(lambda image, label, *_: (image, label))
-        return training_model, model, validation, batching.open_training(data.train, order, mode, finish)
-    train, validated = (resident.load(split) for split in (data.train, data.validation))
-    with used.scope():
-        training_model = device.on_device(training_model, train.images)
-    validation_model = device.on_device(model, validated.images)
-    validation = device.evaluation_rows(validated.labels, options.batch_size)
-    labels = train.labels  # not the images, which `open_rows` would keep
-    if steps_per_call:
-        training_model = ManySteps(training_model.input, training_model.output, name=training_model.name)
-
-    def open_rows(starts: tf.data.Dataset) -> tf.data.Dataset:
-        return device.training_rows(labels, order, starts, finish, steps_per_call)
-
-    return training_model, validation_model, validation, open_rows
-
-
-def _on_features(
-    model: keras.Model, data: TrainingData, options: Options, order: ShuffleOrder, used: hardware.Hardware
-) -> tuple[keras.Model, keras.Model, tf.data.Dataset, _Open]:
-    with used.scope():
-        backbone, head = features.split_backbone(model, used.jit_compile)
-    cache = Path(options.run_dir) / run_dir.FEATURES
-    train, validation = (
-        features.extract(backbone, split, cache, vgg_input=options.vgg_input, batch_size=options.batch_size)
-        for split in (data.train, data.validation)
-    )
-    validation_batches = features.evaluation_batches(validation, options.batch_size)
-    finish = _finish(data, options)
-    return head, head, validation_batches, lambda starts: features.training_batches(train, order, starts, finish)
-
-
-def _finish(data: TrainingData, options: Options) -> batching.Finish:
-    """Adds the numbers of augmentation to the cells of a batch, and with --class_weight weights behind the labels."""
-    weights = None
-    if options.class_weight != "none":
-        labels = [label.numpy() for _, label, *_ in batching.evaluation_batches(data.train, 1024)]
-        with tf.device("cpu"):
-            weights = tf.constant(class_weights(options.class_weight, np.concatenate(labels)))
-
-    def finish(step: tf.Tensor, cells: tf.Tensor, label: tf.Tensor, *num_steps: tf.Tensor) -> tuple[Any, ...]:
-        inputs: Any = cells
-        if not options.ranges.is_nothing:
-            transform, stain = params.sample(
-                options.ranges, data.train.image_size_px, options.seed, step, tf.shape(label)[-1], *num_steps
-            )
-            inputs = {"image": cells, "transform": transform, "stain": stain}
-        return (inputs, label) if weights is None else (inputs, label, tf.gather(weights, label))
-
-    return finish

@@ -1,8 +1,9 @@
 """SIGTERM (a machine that is taken away) and Ctrl-C end a training after its step, with a checkpoint."""
 
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -35,3 +36,17 @@ def catch_stop_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def run_trainer(command: Sequence[str]) -> int:
+    """Runs a trainer, which gets SIGTERM passed on and alone answers to Ctrl-C; returns its exit status."""
+    with subprocess.Popen(command) as trainer:
+        before = {
+            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: trainer.terminate()),
+            signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        }
+        try:
+            return trainer.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -3,11 +3,12 @@
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.plot_style import optional
@@ -15,6 +16,7 @@ from pipeline.terminal import say
 from trainers import export_formats, run_dir, tf_import
 from trainers.data import TrainingData
 from trainers.evaluation import predictions
+from trainers.evaluation.metrics import metrics
 from trainers.evaluation.report import image_grid, plots
 from trainers.input_pipeline import batching
 from trainers.run_dir import HistoryRow
@@ -33,7 +35,7 @@ def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | No
     Args:
       data: the data set and its splits.
       options: the flags.
-      record: `run.json` of the run's folder; a finished run only gets its thresholds.
+      record: `run.json` of the run's folder; a finished run only gets what follows its training.
 
     Returns:
       exit status: None when finished, 75 or 130 if SIGTERM or Ctrl-C stopped it with a checkpoint.
@@ -53,7 +55,9 @@ def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | No
             _finish(history, data, options, record)
         else:
             model = predictions.load_model(options.run_dir)
-            predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
+            validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
+            history = run_dir.read_history(Path(options.run_dir) / run_dir.HISTORY)
+            _complete(history, model, validated, data, options, record)
     say(run_dir.next_steps(options.run_dir, options.data_dir))
     return None
 
@@ -70,7 +74,7 @@ def _explained_errors(options: Options) -> Iterator[None]:
 
 def _fit(data: TrainingData, options: Options, record: run_dir.Run, request: StopRequest) -> list[HistoryRow]:
     started = time.perf_counter()
-    resume_from = checkpoint.read_newest(Path(options.run_dir) / run_dir.CHECKPOINT)
+    resume_from = checkpoint.read_newest(Path(options.run_dir) / run_dir.CHECKPOINT, run_dir.identity(record))
     with batching.reading(data.train, data.validation):
         train_setup = setup.build(data, options, record)
         try:
@@ -99,25 +103,53 @@ def _finish(history: list[HistoryRow], data: TrainingData, options: Options, rec
     )
     model = predictions.load_model(options.run_dir)
     validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
+    _check_is_best(validated, best["val_loss"], directory)
     record |= {"status": "finished", "files": run_dir.digests(options.run_dir)}
     run_dir.write(options.run_dir, record)
+    _complete(history, model, validated, data, options, record)
+
+
+def _complete(
+    history: list[HistoryRow],
+    model: keras.Model,
+    validated: predictions.Predictions,
+    data: TrainingData,
+    options: Options,
+    record: run_dir.Run,
+) -> None:
+    """Does what follows a finished run: removes its checkpoint, draws its plots, exports its model."""
+    directory = Path(options.run_dir)
     for unfinished in (run_dir.CHECKPOINT, run_dir.FEATURES):
         shutil.rmtree(directory / unfinished, ignore_errors=True)
     with optional(run_dir.CURVES):
-        plots.save(plots.learning_curves({"": history}, f"{name}, {options.config}"), directory / run_dir.CURVES)
+        title = f"{record['model']}, {options.config}"
+        plots.save(plots.learning_curves({"": history}, title), directory / run_dir.CURVES)
     with optional(image_grid.TAG):
         folder = directory / run_dir.TENSORBOARD / "validation"
         image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])
-    if options.export:
-        _export(directory, model, options.export)
+    _export(model, options)
 
 
-def _export(directory: Path, model: keras.Model, names: Sequence[str]) -> None:
+def _check_is_best(validated: predictions.Predictions, val_loss: float, directory: Path) -> None:
+    """Raises InputError if `model.keras` does not have the validation loss of the best epoch: nothing else vouches for
+    the file of a run that was stopped.
+    """
+    loss = metrics.log_loss(validated.labels, validated.probabilities)
+    is_finite = (np.abs(validated.probabilities - 0.5) < 0.5 - 1e-6).all()  # else Keras's loss, of logits, is larger
+    if loss > 1.1 * val_loss + 0.005 or (is_finite and loss < 0.9 * val_loss - 0.005):
+        raise InputError(
+            f"{directory / run_dir.MODEL} is not the model of the best epoch: its validation loss is {loss:.4f}, "
+            f"expected {val_loss:.4f}; train again into another --run_dir"
+        )
+
+
+def _export(model: keras.Model, options: Options) -> None:
+    names = export_formats.missing(options.run_dir, options.export)
     try:
-        for path in export_formats.export(directory, model, names):
+        for path in export_formats.export(options.run_dir, model, names) if names else ():
             say(f"exported {path}")
     except Exception as error:  # each format's library raises its own
-        command = shlex.join([f"--run_dir={directory}", f"--format={','.join(names)}"])
+        command = shlex.join([f"--run_dir={options.run_dir}", f"--format={','.join(names)}"])
         raise InputError(
             f"the run is finished, but its export failed ({error}); python -m trainers.export {command} tries again"
         ) from error

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from trainers import run_dir
 from trainers.evaluation.metrics import metrics
 from trainers.evaluation.predictions import ModelPredictions
 
@@ -69,6 +70,10 @@ def _of_model(model: ModelPredictions, config: str) -> Iterator[ReportWarning]:
             "caution",
             f"Only the threshold 0.5 is reported for {model.name}, and no temperature: {reason}.",
         )
+    if not model.leak["is_external"]:
+        for run in model.model_runs.runs:
+            if "content_digest" not in run.record["data"]:
+                yield ReportWarning("note", f"The run {run.folder_name} {run_dir.NO_DIGEST}.")
     if any(run.record["status"] != "finished" for run in model.model_runs.runs):
         yield ReportWarning("caution", f"Training of {model.name} has not finished: this is its best epoch so far.")
 

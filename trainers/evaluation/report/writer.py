@@ -98,7 +98,7 @@ def write(
         )
         (folder / REPORT).write_text(page, encoding="utf-8")
     for model, section in zip(models, sections, strict=True):
-        name = f"model_card_{_slug(model.name)}.md"
+        name = f"model_card_{slug_of(model.name)}.md"
         with optional(name, failures):
             card = render(
                 "model_card.md.j2",
@@ -116,7 +116,7 @@ def _section(
     folder: Path, model: ModelPredictions, entry: dict[str, Any], data_set: DataSet, failures: dict[str, str]
 ) -> dict[str, Any]:
     """What the report shows of one model."""
-    slug = _slug(model.name)
+    slug = slug_of(model.name)
     worst = image_grid.worst_misclassified(model.predictions)
     misclassified: list[image_grid.GridCell] = []
     with optional(f"{slug}_mistakes.png", failures):
@@ -175,7 +175,7 @@ def _save_plot(folder: Path, failures: dict[str, str], name: str, draw: Callable
     return svg  # noqa: RET504 - still empty where the block failed
 
 
-def _slug(name: str) -> str:
+def slug_of(name: str) -> str:
     """The beginning of a model's file names; a changed name has its checksum, since two must not become one."""
     slug = re.sub(r"[^\w.-]", "_", name)[:100]
     return slug if slug == name else f"{slug}_{zlib.crc32(name.encode(errors='surrogatepass')):08x}"
