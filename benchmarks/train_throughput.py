@@ -2,6 +2,9 @@
 
     python -m benchmarks.train_throughput --data_dir=data --output=train.json --model=basic_cnn
 
+The host's time per step as well (`benchmarks.host_time`): complete trainings of a model of almost no arithmetic and of
+`basic_cnn`, augmented, on generated cells of 8 × 8 pixels, as `auto` does it on a CPU and on a GPU.
+
 For `vgg_frozen` also both ways of training it: through the frozen layers in every epoch, or on features computed once.
 
 All cases run in one process, in turn, so that they share the compiled step and the machine's load: about two minutes
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from benchmarks import host_time
 from benchmarks.harness import measurement
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
@@ -89,7 +93,7 @@ def compare_frozen(split: Split, jit_compile: bool) -> tuple[list[dict[str, Any]
         with tempfile.TemporaryDirectory() as cache:
             started = time.perf_counter()
             computed = features.extract(backbone, split, Path(cache), **options)
-            head.fit(features.training_batches(computed, order, EPOCHS), epochs=EPOCHS, **fit_options)
+            head.fit(features.training_batches(computed, order, order.starts(0, EPOCHS)), epochs=EPOCHS, **fit_options)
             return time.perf_counter() - started
 
     functions = {RECOMPUTED: recompute, ONCE: compute_once}
@@ -159,6 +163,8 @@ def main(arguments: Sequence[str]) -> None:
     if values.model == "vgg_frozen":
         frozen_cases, frozen_ratios = compare_frozen(split, used.jit_compile)
         cases, ratios = [*cases, *frozen_cases], ratios | frozen_ratios
+    if values.host_steps:
+        ratios |= host_time.compare(values.host_steps)
     measurement.report(values.output, cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
 
 
@@ -171,6 +177,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch_size", 64, "Cells per batch.", lower_bound=1)
     flags.DEFINE_integer("steps", 20, "Timed steps per run.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Runs of each case.", lower_bound=1)
+    meaning = "Steps per epoch of the trainings that measure the host's time per step; 0 leaves it out."
+    flags.DEFINE_integer("host_steps", 300, meaning, lower_bound=0)
     flags.DEFINE_integer("seed", 42, "Seed of weights and order.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_enum("input", "auto", INPUT_MODES, "Input mode, as of the trainers.")
     flags.DEFINE_enum("precision", "auto", PRECISIONS, "Precision, as of the trainers.")

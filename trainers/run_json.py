@@ -51,7 +51,7 @@ _OPTIONAL: dict[str, Callable[[Any], bool]] = {  # not in runs of earlier versio
     "data.content_digest": _is_text,
     "data.train_patients": _is_texts,
     "data.validation_patients": _is_texts,
-    "input.mode": lambda value: value in ("resident", "mapped", "streaming", "features"),
+    "input.mode": lambda value: value in ("device", "resident", "mapped", "streaming", "features"),
     "hardware.policy": lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16"),
     "files": lambda value: isinstance(value, dict),
 }

@@ -17,7 +17,7 @@ from trainers.augmentation.ranges import FILLS, FLIPS, Ranges
 
 MODELS = ("basic_cnn", "vgg_frozen", "vgg_ft")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-INPUT_MODES = ("auto", "resident", "mapped", "streaming")
+INPUT_MODES = ("auto", "device", "resident", "mapped", "streaming")
 _SPLITS = (("train_split", "train"), ("validation_split", "validation"), ("test_split", "test"))
 
 
@@ -55,7 +55,7 @@ class Options(NamedTuple):
     seed: int
     precision: str
     jit_compile: str
-    steps_per_execution: int
+    steps_per_execution: str
     distribute: str
     input: str
     checkpoint_minutes: float
@@ -114,8 +114,9 @@ def _define_data() -> None:
         meaning = f"TFDS split expression of the cells {use}. Default: {default}; --config=folds has no default."
         flags.DEFINE_string(name, None, meaning)
     meaning = (
-        "How cells are read. resident: all of them in memory; mapped: from memory maps of local shards; streaming: "
-        "record by record, for object stores; auto: the first of these that is possible."
+        "How cells are read. device: all of them in the device's memory; resident: all of them in memory; mapped: from "
+        "memory maps of local shards; streaming: record by record, for object stores; auto: the first of these that is "
+        "possible, device only on a GPU where a quarter of its free memory suffices."
     )
     _define("input", "auto", INPUT_MODES, meaning)
 
@@ -183,8 +184,11 @@ def _define_hardware() -> None:
     _define("precision", "auto", PRECISIONS, meaning)
     meaning = "Whether XLA compiles the training step. auto: on GPUs."
     _define("jit_compile", "auto", ("auto", "true", "false"), meaning)
-    meaning = "Training steps per call of the compiled function; more of them reduce the overhead per step."
-    _define("steps_per_execution", 1, (1, None), meaning)
+    meaning = (
+        "Training steps per call of the compiled function, a number or auto: 1 on CPUs, 32 on GPUs. More of them "
+        "reduce the overhead per step; checkpoints, progress and stops are at the ends of calls."
+    )
+    flags.DEFINE_string("steps_per_execution", "auto", meaning)
     meaning = "Devices that share each batch. mirrored: all GPUs of this machine; none: one; auto: all GPUs if several."
     _define("distribute", "auto", ("auto", "none", "mirrored"), meaning)
 
@@ -224,6 +228,9 @@ def _check(options: Options) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{name}={value} is NaN or infinite; expected a finite number")
     export_formats.check(options.export, "export")
+    steps = options.steps_per_execution
+    if steps != "auto" and not (steps.isdecimal() and int(steps)):
+        raise InputError(f"--steps_per_execution={steps} is no number of steps; expected auto or a number from 1 on")
     if options.warmup_epochs and options.schedule != "cosine":
         raise InputError(
             f"--warmup_epochs={options.warmup_epochs:g} needs --schedule=cosine; got --schedule={options.schedule}"

@@ -7,10 +7,12 @@ import sys
 import pytest
 from conftest import assert_one_line_error, run_in_process
 
+from benchmarks import host_time
 from benchmarks.baselines.preprocess import BASELINES
 from benchmarks.harness.measurement import measure
 from benchmarks.repeated_cells import lay_out
 from pipeline.errors import InputError
+from trainers.evaluation.predictions import load_model
 
 
 def measured(module, output, *flags):
@@ -57,6 +59,7 @@ def test_train_throughput(data_dir, tmp_path):
         "--batch_size=8",
         "--steps=1",
         "--repeats=1",
+        "--host_steps=0",
     )
     content = measured("train_throughput", tmp_path / "x.json", *flags)
     assert [case["name"] for case in content["cases"]] == [
@@ -73,6 +76,14 @@ def test_train_throughput(data_dir, tmp_path):
     assert content["ratios"]["recomputed to computed once"] == pytest.approx(
         recomputed["seconds"] / once["seconds"], rel=0.01
     )
+
+
+def test_host_time(data_dir, tmp_path):
+    flags = (f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}", "--epochs=1", "--batch_size=16", "--flip=both")
+    result = run_in_process("benchmarks.host_time", *flags, "--input=device", "--steps_per_execution=4")
+    assert result.returncode == 0, result.stderr
+    assert load_model(str(tmp_path / "run")).count_params() == 2 * 2 * 3 + 1
+    assert host_time.milliseconds_in_one_graph(2) > 0
 
 
 def test_repeated_cells_are_new_patients(synthetic_zip, tmp_path):

@@ -74,14 +74,16 @@ def test_batches_are_the_input_pipelines(data_dir, model, computed):
     order = ShuffleOrder(split.num_cells, 16, seed=7)
     backbone = split_backbone(model).backbone
     of_images = batching.training_batches(split, order, 2, "resident", 5)
-    of_features = features.training_batches(computed[1], order, 2, 5)
+    of_features = features.training_batches(computed[1], order, order.starts(5, 2))
     pairs = list(zip(of_images, of_features, strict=True))
     assert len(pairs) == 2 * order.steps_per_epoch - 5
     for (image, label), (values, label_of_features) in pairs:
         np.testing.assert_array_equal(label, label_of_features)
         np.testing.assert_allclose(backbone.predict_on_batch(image), values, rtol=2e-3, atol=1e-2)
-    host = features.training_batches(computed[1], order._replace(shard_index=1, shard_count=2), 1)
-    for (half, _), (both, _) in zip(host, features.training_batches(computed[1], order, 1), strict=True):
+    host = features.training_batches(computed[1], order._replace(shard_index=1, shard_count=2), order.starts(0, 1))
+    for (half, _), (both, _) in zip(
+        host, features.training_batches(computed[1], order, order.starts(0, 1)), strict=True
+    ):
         np.testing.assert_array_equal(half, both[len(both) // 2 :])
 
 

@@ -38,15 +38,18 @@ RECIPES = {
         "--label_smoothing=0.1",
         "--class_weight=balanced",
     ),
+    "basic_cnn on device": ("--input=device", "--steps_per_execution=3"),
     "vgg_frozen": (*VGG, "--epochs=4", "--schedule=plateau"),
     "vgg_ft": (*VGG, "--epochs=2", "--stain_gain=0.1"),
 }
-NUM_STEPS = {"basic_cnn": 24, "vgg_frozen": 12, "vgg_ft": 6}
+NUM_STEPS = {"basic_cnn": 24, "basic_cnn on device": 24, "vgg_frozen": 12, "vgg_ft": 6}
 TIMES = {"seconds", "images_per_second", "waiting_share"}
 
 
 def command(model, data_dir, run_dir, *flags):
-    return (f"trainers.{model}", *FLAGS, *RECIPES[model], f"--data_dir={data_dir}", f"--run_dir={run_dir}", *flags)
+    name, *variant = model.split(" on ")
+    recipe = RECIPES[name] + (RECIPES[model] if variant else ())
+    return (f"trainers.{name}", *FLAGS, *recipe, f"--data_dir={data_dir}", f"--run_dir={run_dir}", *flags)
 
 
 def weights_of(run_dir):
@@ -187,7 +190,9 @@ def test_other_settings_do_not_continue_a_checkpoint(run_dir, data_dir):
 def test_a_loss_that_is_nan_stops_with_its_step(run_dir, data_dir, tmp_path):
     flags = ("--optimizer=rmsprop", "--learning_rate=1e30", "--label_smoothing=0", "--warmup_epochs=0")
     result = run_in_process(*command("basic_cnn", data_dir, tmp_path / "run", *flags))
-    assert_one_line_error(result, "the loss was NaN or infinite at step", "last good checkpoint", "--learning_rate")
+    assert_one_line_error(
+        result, "the loss was NaN or infinite at or before step", "last good checkpoint", "--learning_rate"
+    )
     for path in tmp_path.glob("run/checkpoint/*.npz"):
         with np.load(path) as arrays:
             assert all(np.isfinite(arrays[name]).all() for name in arrays.files)

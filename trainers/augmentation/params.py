@@ -13,44 +13,43 @@ _STREAM = 0x5EED  # keeps these numbers apart from those that decide the order
 _NUM_UNIFORM = 18
 
 
-def with_augmentation_params(
-    batches: tf.data.Dataset, ranges: Ranges, image_size_px: int, seed: int, start_step: int
-) -> tf.data.Dataset:
-    """Adds the numbers of its augmentation to each batch.
-
-    Args:
-      batches: (image, label) from `start_step` on, counted over all epochs.
-      ranges, image_size_px, seed: see `sample`.
-
-    Returns:
-      a data set of ({"image", "transform", "stain"}, label), see `trainers.augmentation.apply.augmented`.
-    """
-
-    def add(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        image, label = batch
-        transform, stain = sample(ranges, image_size_px, seed, step, tf.shape(label)[0])
-        return {"image": image, "transform": transform, "stain": stain}, label
-
-    steps = tf.data.Dataset.range(start_step, tf.int64.max)
-    return tf.data.Dataset.zip(steps, batches).map(add).prefetch(2)
-
-
 def sample(
-    ranges: Ranges, image_size_px: int, seed: int, step: tf.Tensor, num_cells: tf.Tensor
+    ranges: Ranges,
+    image_size_px: int,
+    seed: int,
+    step: tf.Tensor,
+    num_cells: tf.Tensor,
+    num_steps: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Samples the numbers for a batch of the run of some seed.
+    """Samples the numbers for a batch, or the batches of several steps, of the run of some seed.
 
     Args:
       ranges, image_size_px: how far cells are changed, and the side of their images.
       seed, step: of the run; int64 scalar, counted over all epochs from 0.
-      num_cells: int scalar, cells in the batch.
+      num_cells: int scalar, cells in a batch.
+      num_steps: int64 scalar, how many steps from there on.
 
     Returns:
-      transforms float32 [num_cells, 8] and stains float32 [num_cells, 15], see `trainers.augmentation.apply`.
+      transforms float32 [num_cells, 8] and stains float32 [num_cells, 15], see `trainers.augmentation.apply`; with
+      `num_steps` [num_steps, num_cells, …], the same numbers as step by step.
     """
+    if num_steps is not None:
+        uniform = tf.map_fn(
+            lambda step: _uniform(seed, step, num_cells), step + tf.range(num_steps), fn_output_signature=tf.float32
+        )
+        sampled = _transforms_and_stains(ranges, image_size_px, tf.reshape(uniform, [-1, _NUM_UNIFORM]))
+        transforms, stains = (tf.reshape(values, [num_steps, -1, values.shape[1]]) for values in sampled)
+        return transforms, stains
+    return _transforms_and_stains(ranges, image_size_px, _uniform(seed, step, num_cells))
+
+
+def _uniform(seed: int, step: tf.Tensor, num_cells: tf.Tensor) -> tf.Tensor:
     key = tf.stack([tf.constant(seed ^ _STREAM, tf.int64), tf.cast(step, tf.int64)])
     # The algorithm is named because TensorFlow's own choice may differ from device to device.
-    uniform = tf.random.stateless_uniform([num_cells, _NUM_UNIFORM], key, -1.0, 1.0, alg="philox")
+    return tf.random.stateless_uniform([num_cells, _NUM_UNIFORM], key, -1.0, 1.0, alg="philox")
+
+
+def _transforms_and_stains(ranges: Ranges, image_size_px: int, uniform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     u = tf.unstack(uniform[:, :8], axis=1)
     flips = FLIPS.index(ranges.flip)
     transforms = compose(

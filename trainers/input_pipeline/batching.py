@@ -1,5 +1,6 @@
 """Shards in, batches out: uint8 images on their way to the device, in an order that (seed, step) decides.
 
+    device      the split is read once into the memory of the GPU; batches are row numbers, in resident's order
     resident    the split is read once into memory; batches are gathered by a stateless permutation
     mapped      the same batches, gathered through memory maps of the TFRecord files: for data beyond memory on a
                 local disk
@@ -12,6 +13,7 @@ exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,23 +25,38 @@ from trainers.input_pipeline.mapped import MappedCells, is_mappable
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 
 _RESIDENT_FRACTION_OF_MEMORY = 0.5
+_DEVICE_FRACTION_OF_GPU = 0.25
 _PARALLEL_BATCHES = 2  # enough to hide a gather of a few hundred µs
 _CELLS_PER_CHECK = 256
 _PREFETCHED_BATCHES = 4
 
 _Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Finish = Callable[..., tuple[Any, ...]]
+"""(step, images or row numbers, labels) -> what `fit` gets; behind them the number of steps if there are several."""
 
 
-def choose_mode(mode: str, split: Split) -> str:
+def choose_mode(mode: str, split: Split, bytes_on_device: int = 0, gpu_bytes: int | None = None) -> str:
     """Turns `auto` into a mode that fits, and prints it with the sizes.
 
-    Resident where the split fits into half of the free memory, else mapped where all shards are local and have an
-    index, else streaming.
+    Device where there is a GPU and a quarter of its free memory suffices, else resident where the split fits into half
+    of the free memory, else mapped where all shards are local and have an index, else streaming.
+
+    Args:
+      mode: value of `--input`.
+      split: what to train on.
+      bytes_on_device: what would lie in the device's memory.
+      gpu_bytes: free memory of the GPU; None if there is none.
 
     Raises:
-      InputError: if `mapped` is asked for and is not possible.
+      InputError: if `mapped` or `device` is asked for and is not possible.
     """
     needed, free, can_map = split.num_bytes, memory.free_bytes(), is_mappable(split)
+    device_bytes = free if gpu_bytes is None else gpu_bytes
+    if mode == "device" and bytes_on_device > device_bytes:
+        raise InputError(
+            f"--input=device needs {bytes_on_device / 1e9:.2f} GB for the images of training and validation, but the "
+            f"device has {device_bytes / 1e9:.2f} GB free; give --input=resident or --input=mapped"
+        )
     if mode == "mapped" and not can_map:
         raise InputError(
             f"--input=mapped needs shards on a local disk, each with its index; {split.files[0]} is not such a "
@@ -48,6 +65,8 @@ def choose_mode(mode: str, split: Split) -> str:
     if mode == "auto":
         fits = needed <= _RESIDENT_FRACTION_OF_MEMORY * free
         mode = "resident" if fits else "mapped" if can_map else "streaming"
+        if gpu_bytes is not None and bytes_on_device <= _DEVICE_FRACTION_OF_GPU * gpu_bytes:
+            mode = "device"
     print(f"input: {mode} ({needed / 1e9:.2f} GB of images, {free / 1e9:.2f} GB of memory free)")
     return mode
 
@@ -68,28 +87,37 @@ def training_batches(split: Split, order: ShuffleOrder, epochs: int, mode: str, 
     Raises:
       InputError: if a shard is missing or is not what the data set says; for errors while reading see `reading`.
     """
-    return open_training(split, order, epochs, mode)(start_step)
+    return open_training(split, order, mode)(order.starts(start_step, epochs))
 
 
-def open_training(split: Split, order: ShuffleOrder, epochs: int, mode: str) -> Callable[[int], tf.data.Dataset]:
-    """Opens a split once, for batches from any number of steps: start_step -> what `training_batches` gives."""
-    if mode == "streaming":
-        shuffled = streaming.shuffled(split, order, epochs)
-        return lambda start_step: with_options(shuffled.skip(start_step).prefetch(_PREFETCHED_BATCHES))
-    gather = (_resident_gather if mode == "resident" else _mapped_gather)(split)
-    return lambda start_step: gathered_batches(gather, order, epochs, start_step)
+def open_training(
+    split: Split, order: ShuffleOrder, mode: str, finish: Finish = lambda _, *batch: batch
+) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """Opens a split once, for any `ShuffleOrder.starts` -> what `training_batches` gives, after `finish`."""
+    if mode != "streaming":
+        gather = (_resident_gather if mode == "resident" else _mapped_gather)(split)
+        return lambda starts: gathered_batches(gather, order, starts, finish)
+
+    def open_streaming(starts: tf.data.Dataset) -> tf.data.Dataset:
+        batches = tf.data.Dataset.zip(starts.flat_map(order.steps), streaming.shuffled(split, order, starts))
+        return with_options(batches.map(lambda step, batch: finish(step, *batch)).prefetch(_PREFETCHED_BATCHES))
+
+    return open_streaming
 
 
-def gathered_batches(gather: _Gather, order: ShuffleOrder, epochs: int, start_step: int) -> tf.data.Dataset:
-    """Shuffled batches of all epochs in a row, by random access.
+def gathered_batches(
+    gather: _Gather, order: ShuffleOrder, starts: tf.data.Dataset, finish: Finish = lambda _, *batch: batch
+) -> tf.data.Dataset:
+    """Shuffled batches by random access.
 
     Args:
       gather: int64 [n] indices into the split -> a batch.
-      order, epochs, start_step: see `training_batches`.
+      order, starts, finish: see `open_training`.
     """
-    steps = tf.data.Dataset.range(start_step, epochs * order.steps_per_epoch)
-    batches = steps.map(
-        lambda step: gather(order.indices(step)), num_parallel_calls=_PARALLEL_BATCHES, deterministic=True
+    batches = starts.flat_map(order.steps).map(
+        lambda step: finish(step, *gather(order.indices(step))),
+        num_parallel_calls=_PARALLEL_BATCHES,
+        deterministic=True,
     )
     return with_options(batches.prefetch(_PREFETCHED_BATCHES))
 

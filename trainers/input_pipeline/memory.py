@@ -1,7 +1,9 @@
-"""The memory that this process may still take, limits of control groups (containers, Slurm, systemd) included."""
+"""The memory that this process may still take, limits of control groups (containers, Slurm) included, and the GPUs'."""
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import psutil
 
@@ -48,3 +50,25 @@ def _groups(root: Path) -> Iterator[tuple[Path, _Names]]:
             own = PurePosixPath(*(part for part in PurePosixPath(path).parts if part not in ("/", "..")))
             for group in (own, *own.parents):
                 yield top / group, _VERSION_1 if controllers else _VERSION_2
+
+
+def free_gpu_bytes(gpus: Sequence[Any]) -> int | None:
+    """The free memory of the one that has least of it.
+
+    Args:
+      gpus: of JAX or of TensorFlow.
+
+    Returns:
+      bytes; None without a GPU, or where nobody tells.
+    """
+    if not gpus:
+        return None
+    if hasattr(gpus[0], "memory_stats"):  # JAX's
+        statistics = [gpu.memory_stats() for gpu in gpus]
+        return min(stats["bytes_limit"] - stats["bytes_in_use"] for stats in statistics) if all(statistics) else None
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]  # TensorFlow does not tell
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+        return min(int(mebibytes) for mebibytes in listed) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None

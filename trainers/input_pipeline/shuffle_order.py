@@ -19,6 +19,7 @@ class ShuffleOrder(NamedTuple):
       batch_size: cells per global batch; an epoch's last batch may be smaller.
       seed: decides the order of every epoch.
       shard_index, shard_count: which contiguous slice of each global batch this host takes.
+      only_full: whether `steps` leaves an epoch's smaller last batch out; its steps count on as if it had not.
     """
 
     num_cells: int
@@ -26,20 +27,44 @@ class ShuffleOrder(NamedTuple):
     seed: int
     shard_index: int = 0
     shard_count: int = 1
+    only_full: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches per epoch."""
         return -(-self.num_cells // self.batch_size)
 
-    def indices(self, step: tf.Tensor) -> tf.Tensor:
-        """The cells of this host's batch at a step.
+    def starts(self, start_step: int, epochs: int) -> tf.data.Dataset:
+        """The first step of each epoch, int64 scalars counted over all epochs; of the first one, `start_step`."""
+        later = range(start_step // self.steps_per_epoch + 1, epochs)
+        steps = [start_step, *(epoch * self.steps_per_epoch for epoch in later)]
+        return tf.data.Dataset.from_tensor_slices(tf.constant(steps, tf.int64))
+
+    def steps(self, start: tf.Tensor) -> tf.data.Dataset:
+        """The steps from one of `starts` to its epoch's end."""
+        end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
+        return tf.data.Dataset.range(start, end - (self.only_full and bool(self.num_cells % self.batch_size)))
+
+    def calls(self, start: tf.Tensor, steps_per_call: int) -> tf.data.Dataset:
+        """The same steps by calls, as (first step, number of steps); a smaller last batch has a call of its own."""
+        end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
+        full = end - bool(self.num_cells % self.batch_size)
+        several = tf.data.Dataset.range(start, full, steps_per_call)
+        last = tf.data.Dataset.range(tf.maximum(start, full), end)
+        return several.map(lambda step: (step, tf.minimum(full - step, steps_per_call))).concatenate(
+            last.map(lambda step: (step, tf.constant(1, tf.int64)))
+        )
+
+    def indices(self, step: tf.Tensor, num_steps: tf.Tensor | None = None) -> tf.Tensor:
+        """The cells of this host's batch at a step, or at several.
 
         Args:
           step: int64 scalar, counted over all epochs from 0.
+          num_steps: int64 scalar, how many steps from there on: with full batches, and of one epoch.
 
         Returns:
-          int64 [n]; over all steps of an epoch and all hosts, each cell of the split once.
+          int64 [n], or with `num_steps` [num_steps, n]; over all steps of an epoch and all hosts, each cell of
+          the split once.
         """
         num_cells = tf.constant(self.num_cells, tf.int64)
         epoch, step_in_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch
@@ -48,4 +73,8 @@ class ShuffleOrder(NamedTuple):
         start = first + size * self.shard_index // self.shard_count
         stop = first + size * (self.shard_index + 1) // self.shard_count
         key = tf.stack([tf.constant(self.seed, tf.int64), epoch])
-        return tf.random.experimental.index_shuffle(tf.range(start, stop), key, num_cells - 1)
+        positions = tf.range(start, stop)
+        if num_steps is not None:
+            positions += tf.range(num_steps)[:, None] * self.batch_size
+        shuffled = tf.random.experimental.index_shuffle(tf.reshape(positions, [-1]), key, num_cells - 1)
+        return tf.reshape(shuffled, tf.shape(positions))

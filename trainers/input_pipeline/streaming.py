@@ -34,10 +34,14 @@ def in_order(split: Split, batch_size: int) -> tf.data.Dataset:
     return records.batch(batch_size).map(_parser(split), num_parallel_calls=2, deterministic=True)
 
 
-def shuffled(split: Split, order: ShuffleOrder, epochs: int) -> tf.data.Dataset:
-    """All epochs in a row, each cell once per epoch.
+def shuffled(split: Split, order: ShuffleOrder, starts: tf.data.Dataset) -> tf.data.Dataset:
+    """Each cell once per epoch.
 
     Every host of several reads all shards and takes its slice of each batch.
+
+    Args:
+      split, order: see `batching.training_batches`.
+      starts: see `ShuffleOrder.starts`; the earlier batches of an epoch are read and dropped.
 
     Returns:
       a data set of (uint8 [n, size, size, 3], int64 [n]).
@@ -45,7 +49,8 @@ def shuffled(split: Split, order: ShuffleOrder, epochs: int) -> tf.data.Dataset:
     parse = _parser(split)
     files, skips, takes = _parts(split)
 
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+    def one_epoch(start: tf.Tensor) -> tf.data.Dataset:
+        epoch, step_in_epoch = start // order.steps_per_epoch, start % order.steps_per_epoch
         key = tf.stack([tf.constant(order.seed, tf.int64), epoch])
         shards = tf.random.experimental.stateless_shuffle(tf.range(len(files)), key)
         records = tf.data.Dataset.from_tensor_slices(shards).interleave(
@@ -59,15 +64,15 @@ def shuffled(split: Split, order: ShuffleOrder, epochs: int) -> tf.data.Dataset:
         tf.compat.v1.set_random_seed(_GRAPH_SEED)
         buffer_seed = tf.random.stateless_uniform([], key, 0, 2**62, tf.int64)
         # Encoded records are shuffled, not images: one copy less per cell.
-        return records.shuffle(_SHUFFLED_RECORDS, seed=buffer_seed).batch(order.batch_size).map(_slice)
+        batches = records.shuffle(_SHUFFLED_RECORDS, seed=buffer_seed).batch(order.batch_size, order.only_full)
+        return batches.skip(step_in_epoch).map(_slice)
 
     def _slice(records: tf.Tensor) -> tf.Tensor:
         size = tf.size(records, tf.int64)
         start = size * order.shard_index // order.shard_count
         return records[start : size * (order.shard_index + 1) // order.shard_count]
 
-    batches = tf.data.Dataset.range(epochs).flat_map(one_epoch)
-    return batches.map(lambda records: parse(records)[:2], num_parallel_calls=2, deterministic=True)
+    return starts.flat_map(one_epoch).map(lambda records: parse(records)[:2], num_parallel_calls=2, deterministic=True)
 
 
 def _read(file: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:

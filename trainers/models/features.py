@@ -109,9 +109,11 @@ def digest(backbone: keras.Model) -> str:
     return weights.hexdigest()
 
 
-def training_batches(features: Features, order: ShuffleOrder, epochs: int, start_step: int = 0) -> tf.data.Dataset:
-    """Batches as of `evaluation_batches`, of all epochs, in the order of `batching.training_batches`."""
-    return batching.gathered_batches(lambda indices: _gather(features, indices), order, epochs, start_step)
+def training_batches(
+    features: Features, order: ShuffleOrder, starts: tf.data.Dataset, finish: batching.Finish = lambda _, *batch: batch
+) -> tf.data.Dataset:
+    """Batches as of `evaluation_batches`, in the order of `batching.training_batches`."""
+    return batching.gathered_batches(lambda indices: _gather(features, indices), order, starts, finish)
 
 
 def evaluation_batches(features: Features, batch_size: int) -> tf.data.Dataset:

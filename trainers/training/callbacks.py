@@ -1,20 +1,26 @@
-"""Keras callbacks of a step: count it, stop at NaN, show progress, average weights. Of an epoch's end: `epoch_end`."""
+"""Keras callbacks of a call, which is one training step or several: count them, stop at NaN, show progress, average
+weights. Of an epoch's end: `epoch_end`.
+"""
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers import run_dir
 from trainers.input_pipeline import input_stall
+from trainers.tf_import import TENSORFLOW
 from trainers.training.setup import TrainSetup
 
+_SECONDS_BETWEEN_READS = 0.5
 _STEPS_BETWEEN_AVERAGES = 8  # averaging at each step would cost as much memory traffic as the optimizer
 
 
@@ -38,21 +44,30 @@ class TrainStep:
         return self.epoch * self.steps_per_epoch + self.step_in_epoch
 
 
+class CallbackList(keras.callbacks.CallbackList):
+    """Callbacks that get what a call returns as it is: Keras's list reads all of it from the device first.
+
+    TensorBoard is left out at the ends of calls. It has nothing to write there, and takes a millisecond for that.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, keras.KerasTensor] | None = None) -> None:
+        for callback in self.callbacks:
+            if not isinstance(callback, keras.callbacks.TensorBoard):
+                callback.on_train_batch_end(batch, logs)
+
+
 class StepCounter(keras.callbacks.Callback):
-    """Keeps a `TrainStep` up to date; a resumed epoch continues from the step that it had reached."""
+    """Keeps a `TrainStep` up to date; Keras's number of the batch counts a short call as a full one."""
 
-    def __init__(self, step: TrainStep) -> None:
+    def __init__(self, setup: TrainSetup, step: TrainStep) -> None:
         super().__init__()
-        self._step = step
-
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self._first_step = self._step.step_in_epoch
+        self._setup, self._step = setup, step
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._step.step_in_epoch = self._first_step + batch + 1
+        self._step.step_in_epoch = self._setup.after_call(self._step.step_in_epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._step.epoch, self._step.step_in_epoch, self._first_step = epoch + 1, 0, 0
+        self._step.epoch, self._step.step_in_epoch = epoch + 1, 0
 
 
 class RestoreMetrics(keras.callbacks.Callback):
@@ -68,22 +83,36 @@ class RestoreMetrics(keras.callbacks.Callback):
         self._pending = []
 
 
-class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
-    """Stops at the first step whose loss is NaN or infinite, before anything of it is saved; the error names it."""
+class LossReader(keras.callbacks.Callback):
+    """Reads the epoch's running loss from the device: twice a second, at the epoch's end and before a checkpoint.
+
+    Each reading waits for the device. A loss that is NaN or infinite, which a mean keeps, ends the run.
+    """
 
     def __init__(self, step: TrainStep, run_folder: str) -> None:
-        super().__init__(raise_error=True)
+        super().__init__()
         self._step, self._run_folder = step, run_folder
+        self._read_at = -math.inf
+        self.loss = math.nan  # as it was read last
 
-    def on_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        try:
-            super().on_batch_end(batch, logs)
-        except RuntimeError as error:
+    def on_train_batch_end(self, batch: int, logs: dict[str, keras.KerasTensor]) -> None:
+        self._newest = logs["loss"]
+        if time.monotonic() - self._read_at >= _SECONDS_BETWEEN_READS:
+            self.read()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        self.read()
+
+    def read(self) -> None:
+        """Reads the newest loss; raises InputError if it is NaN or infinite."""
+        self.loss = float(ops.convert_to_numpy(self._newest))
+        self._read_at = time.monotonic()
+        if not math.isfinite(self.loss):
             raise InputError(
-                f"the loss was NaN or infinite at step {self._step.step}; the last good checkpoint stays in "
+                f"the loss was NaN or infinite at or before step {self._step.step}; the last good checkpoint stays in "
                 f"{self._run_folder}/{run_dir.CHECKPOINT}; give a lower --learning_rate or another --precision, and "
                 "another --run_dir"
-            ) from error
+            )
 
 
 class Progress(keras.callbacks.Callback):
@@ -93,9 +122,9 @@ class Progress(keras.callbacks.Callback):
     prints whether training waits for its input.
     """
 
-    def __init__(self, setup: TrainSetup, step: TrainStep, stall: input_stall.InputStall) -> None:
+    def __init__(self, setup: TrainSetup, step: TrainStep, loss: LossReader, stall: input_stall.InputStall) -> None:
         super().__init__()
-        self._setup, self._step, self._stall = setup, step, stall
+        self._setup, self._step, self._loss, self._stall = setup, step, loss, stall
         self._has_reported_input = False
         self.seconds_before = 0.0
         self._seconds = 0.0
@@ -113,21 +142,22 @@ class Progress(keras.callbacks.Callback):
         description = f"epoch {epoch + 1}/{self._setup.options.epochs}"
         self._bar = progress_bar(self._setup.num_cells, description, "images", initial=self._seen)
         self._stall.reset()
-        self._seconds = self._waited = 0.0
+        self._seconds, self._shown = 0.0, math.nan
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         seen_before, self._seen = self._seen, self._num_seen()
-        self._bar.set_postfix({"loss": f"{logs['loss']:.4f}"}, refresh=False)
+        if self._shown != self._loss.loss:
+            self._shown = self._loss.loss
+            self._bar.set_postfix({"loss": f"{self._shown:.4f}"}, refresh=False)
         self._bar.update(self._seen - seen_before)
         self._seconds = time.perf_counter() - self._started
-        self._waited = self._stall.seconds
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         logs["seconds"] = round(self.seconds, 3)
         logs["images_per_second"] = round((self._seen - self._seen_before) / self._seconds, 1)
-        logs["waiting_share"] = round(min(self._waited / self._seconds, 1.0), 5)
+        logs["waiting_share"] = round(min(self._stall.seconds / self._seconds, 1.0), 5)
         self.seconds_before = 0.0
         self._bar.close()
         if not self._has_reported_input:
@@ -152,6 +182,8 @@ class WeightAverage(keras.callbacks.Callback):
             keras.Variable(ops.convert_to_numpy(weight), trainable=False, name=f"average_{i}")
             for i, weight in enumerate(self._weights)
         ]
+        if keras.backend.backend() == TENSORFLOW:  # one call in the place of several operations per weight
+            self._update = tf.function(self._update)  # type: ignore[method-assign]
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self._num_updates = self._step.step // _STEPS_BETWEEN_AVERAGES
@@ -165,8 +197,11 @@ class WeightAverage(keras.callbacks.Callback):
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
         momentum = min(self._momentum**num_steps, (1 + num_updates) / (10 + num_updates))
+        self._update(ops.convert_to_tensor(momentum, "float32"), ops.convert_to_tensor(1 - momentum, "float32"))
+
+    def _update(self, momentum: keras.KerasTensor, rest: keras.KerasTensor) -> None:
         for average, weight in zip(self.averages, self._weights, strict=True):
-            average.assign(momentum * average + (1 - momentum) * ops.cast(weight, average.dtype))
+            average.assign(momentum * average + rest * ops.cast(weight, average.dtype))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

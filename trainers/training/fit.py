@@ -8,7 +8,15 @@ from trainers import run_dir
 from trainers.input_pipeline.input_stall import InputStall, measured
 from trainers.run_dir import HistoryRow
 from trainers.training import checkpoint, optimizer
-from trainers.training.callbacks import Progress, RestoreMetrics, StepCounter, TerminateOnNaN, TrainStep, WeightAverage
+from trainers.training.callbacks import (
+    CallbackList,
+    LossReader,
+    Progress,
+    RestoreMetrics,
+    StepCounter,
+    TrainStep,
+    WeightAverage,
+)
 from trainers.training.epoch_end import (
     Checkpointer,
     EarlyStopping,
@@ -49,14 +57,18 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
     averages = average.averages if average else []
     # Outside of the devices' scope: on one of them, which takes batches of any size.
     setup.validation_model.compile(
-        loss="binary_crossentropy", metrics=["accuracy"], jit_compile=setup.hardware.jit_compile
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=setup.hardware.jit_compile,
+        steps_per_execution=setup.steps_per_call,
     )
-    # By identity: the metrics' variables may or may not be among the model's own.
-    distinct = {id(v): v for v in (*model.variables, *model.optimizer.variables, *running_metrics, *averages)}
+    states = (*setup.state, *model.optimizer.variables, *running_metrics, *averages)
+    distinct = {id(v): v for v in states}  # the metrics' variables may or may not be among the model's own
     variables = checkpoint.named([*distinct.values()])
     history: list[HistoryRow] = []
     stall = InputStall()
-    progress = Progress(setup, step, stall)
+    loss_reader = LossReader(step, options.run_dir)
+    progress = Progress(setup, step, loss_reader, stall)
     if resume_from:
         checkpoint.restore(variables, resume_from.arrays, folder)
         history, progress.seconds_before = list(resume_from.history), resume_from.seconds
@@ -68,6 +80,7 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
     metric_values = [ops.convert_to_numpy(variable) * bool(step.step_in_epoch) for variable in running_metrics]
 
     def save() -> None:
+        loss_reader.read()
         setup.check_data()
         if hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
@@ -78,8 +91,8 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
     is_plateau = options.schedule == "plateau"
     callbacks = [  # the order matters: each relies on what the ones before have counted, checked or logged
         RestoreMetrics(running_metrics, metric_values),
-        StepCounter(step),
-        TerminateOnNaN(step, options.run_dir),
+        StepCounter(setup, step),
+        loss_reader,
         progress,
         *([average] if average else []),
         ValidateAndSaveBest(setup, average, history),
@@ -89,13 +102,17 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
         EarlyStopping(history, options.early_stopping_patience),
     ]
     while not _is_trained(step, history, options):
-        # An epoch that was interrupted is finished by a `fit` of its own, since Keras's epochs are all of one length.
+        # An epoch that was interrupted is finished by a `fit` of its own: Keras's epochs are of one length. Where Keras
+        # takes several steps per call, each epoch is: Keras takes fewer at its end only if the data set ends there.
+        is_one_epoch = step.step_in_epoch or (setup.steps_per_call > 1 and not setup.is_stacked)
+        last_epoch = step.epoch + 1 if is_one_epoch else options.epochs
+        starts = setup.order.starts(step.epoch * setup.order.steps_per_epoch + step.step_in_epoch, last_epoch)
         model.fit(
-            measured(setup.open_batches(step.epoch, step.step_in_epoch), stall),
-            steps_per_epoch=step.steps_per_epoch - step.step_in_epoch,
+            measured(setup.training_batches(starts), stall),
+            steps_per_epoch=setup.num_calls(step.step_in_epoch),
             initial_epoch=step.epoch,
-            epochs=step.epoch + 1 if step.step_in_epoch else options.epochs,
-            callbacks=callbacks,
+            epochs=last_epoch,
+            callbacks=CallbackList(callbacks, add_history=True, model=model),
             shuffle=False,  # the batches are shuffled already
             verbose=0,
         )
@@ -115,16 +132,11 @@ def _compile(setup: TrainSetup) -> list[keras.Variable]:
         loss=optimizer.build_loss(options),
         metrics=[accuracy],
         jit_compile=setup.hardware.jit_compile,
-        steps_per_execution=_steps_per_execution(options.steps_per_execution, setup.steps_per_epoch),
+        steps_per_execution=1 if setup.is_stacked else setup.steps_per_call,
     )
     model.optimizer.build(model.trainable_variables)
+    if setup.is_stacked:  # else `fit` would build loss and metrics for the batches of several steps as if for one
+        model.compute_loss(y=ops.zeros((1,)), y_pred=ops.zeros((1, 1)))
+        model.compute_metrics(None, ops.zeros((1,)), ops.zeros((1, 1)))
     (loss,) = (metric for metric in model.metrics if metric.name == "loss")
     return [*loss.variables, *accuracy.variables]
-
-
-def _steps_per_execution(wanted: int, steps_per_epoch: int) -> int:
-    """The largest number up to the wanted one that divides an epoch, since one call cannot span two epochs."""
-    steps = max(steps for steps in range(1, wanted + 1) if steps_per_epoch % steps == 0)
-    if steps != wanted:
-        print(f"steps per execution: {steps}, since an epoch has {steps_per_epoch} steps")
-    return steps

@@ -16,6 +16,9 @@ _BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 _FASTER_IN_BFLOAT16_ON_CPUS = {"vgg_frozen", "vgg_ft"}
 
 
+_STEPS_PER_CALL_ON_GPUS = 32
+
+
 class Hardware(NamedTuple):
     """What a run computes on.
 
@@ -81,6 +84,18 @@ def gpus() -> list[Any]:
     import jax
 
     return [device for device in jax.local_devices() if device.platform == "gpu"]
+
+
+def choose_steps_per_call(steps_per_execution: str, steps_per_epoch: int) -> int:
+    """Turns `--steps_per_execution` into a number; raises InputError if it is more than an epoch has."""
+    if steps_per_execution == "auto":
+        return min(_STEPS_PER_CALL_ON_GPUS, steps_per_epoch) if gpus() else 1
+    if int(steps_per_execution) > steps_per_epoch:
+        raise InputError(
+            f"--steps_per_execution={steps_per_execution} is more than the {steps_per_epoch} steps of an epoch; give "
+            "fewer, or auto"
+        )
+    return int(steps_per_execution)
 
 
 def _is_on_jax() -> bool:

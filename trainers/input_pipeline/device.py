@@ -1,0 +1,88 @@
+"""The images of a split in the memory of the device that trains: read once, then each batch is row numbers."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from trainers.input_pipeline import batching
+from trainers.input_pipeline.shuffle_order import ShuffleOrder
+from trainers.tf_import import JAX
+
+_PREFETCHED_CALLS = 2
+
+
+class CellsOnDevice(keras.layers.Layer):
+    """Row numbers int32 [batch] -> images of a split, uint8 RGB [batch, size, size, 3]."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        super().__init__(name="cells_on_device", dtype="uint8")
+        # A variable is an argument of the compiled step; a tensor would be a constant in it.
+        self._images = self.add_weight(
+            name="images",
+            shape=images.shape,
+            initializer=lambda *_, **__: ops.convert_to_tensor(images),
+            trainable=False,
+        )
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """None: the images are in `variables`, where the step finds them, but are nothing to look at or to save."""
+        return []
+
+    def get_config(self) -> dict[str, Any]:
+        """What TensorBoard draws; a layer is not made again from it."""
+        return {"name": self.name}
+
+    def call(self, rows: keras.KerasTensor) -> keras.KerasTensor:
+        """Gathers a batch."""
+        if keras.backend.backend() == JAX:
+            return ops.take(self._images, rows, axis=0)
+        return tf.gather(self._images.value, rows)  # of bytes, TensorFlow's GPUs can gather from a variable alone
+
+
+def on_device(model: keras.Model, images: np.ndarray) -> keras.Model:
+    """A model that takes row numbers, int32 [batch], in the place of images.
+
+    Args:
+      model: of one input, or of several by name, among them "image".
+      images: uint8 RGB [cells, size, size, 3], which the device's memory gets a copy of.
+    """
+    row = keras.Input((), dtype="int32", name="image")
+    image = CellsOnDevice(images)(row)
+    if not isinstance(model.input, dict):
+        return keras.Model(row, model(image), name=f"{model.name}_on_device")
+    others = {
+        name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name)
+        for name, tensor in model.input.items()
+        if name != "image"
+    }
+    return keras.Model({"image": row, **others}, model({"image": image, **others}), name=f"{model.name}_on_device")
+
+
+def training_rows(
+    labels: np.ndarray, order: ShuffleOrder, starts: tf.data.Dataset, finish: Any, steps_per_call: int | None
+) -> tf.data.Dataset:
+    """What `batching.open_training` gives, with row numbers for images.
+
+    With `steps_per_call` the batches of so many steps at once, along a first axis, see `ShuffleOrder.calls`: a few
+    operations for all of them take hardly longer than for one.
+    """
+
+    def call(step: tf.Tensor, *num_steps: tf.Tensor) -> tuple[Any, ...]:
+        rows = order.indices(step, *num_steps)
+        return finish(step, tf.cast(rows, tf.int32), tf.gather(on_host, rows), *num_steps)
+
+    with tf.device("cpu"):
+        on_host = tf.constant(labels)
+
+    calls = starts.flat_map(order.steps if steps_per_call is None else lambda start: order.calls(start, steps_per_call))
+    return batching.with_options(calls.map(call).prefetch(_PREFETCHED_CALLS))
+
+
+def evaluation_rows(labels: np.ndarray, batch_size: int) -> tf.data.Dataset:
+    """Every cell once, in the order of the records: batches of (row numbers int32 [n], labels int64 [n])."""
+    rows = np.arange(len(labels), dtype=np.int32)
+    return batching.with_options(tf.data.Dataset.from_tensor_slices((rows, labels)).batch(batch_size).prefetch(2))
