@@ -122,7 +122,12 @@ def test_input_throughput(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(measurement, "measure", measure_here)
     flags = (f"--data_dir={data_dir}", "--num_cells=60", "--sizes=20,60", "--batch_sizes=8", "--epochs=2")
     content = measured(
-        "input_throughput", tmp_path / "x.json", *flags, "--readers=streaming,tf_data", "--launcher=nice -n 1"
+        "input_throughput",
+        tmp_path / "x.json",
+        *flags,
+        "--repeats=1",
+        "--readers=streaming,tf_data",
+        "--launcher=nice -n 1",
     )
     contents = open_data_set(str(data_dir), "by_patient").manifest
     small, large = (leading_shards(contents, size)[1] for size in (20, 60))
