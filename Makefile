@@ -115,10 +115,10 @@ clusters: $(INSTALLED)
 	@$(CLUSTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/clusters/requirements.txt
 	@for engine in flink:beam-runners-flink-1.19 spark:beam-runners-spark-3; do \
 	  mvn --quiet --batch-mode -f tests/clusters/pom.xml dependency:copy-dependencies -Drunner=$${engine#*:} \
-	    -DincludeScope=runtime -DexcludeArtifactIds=slf4j-api \
-	    -DoutputDirectory="$(CURDIR)/$(CLUSTERS)/$${engine%:*}-job-server" || \
+	    -DincludeScope=runtime -DoutputDirectory="$(CURDIR)/$(CLUSTERS)/$${engine%:*}-job-server" || \
 	    echo "not installed: $$engine" >&2; \
 	done
+	@rm -f $(CLUSTERS)/spark-job-server/slf4j-api-*.jar  # Spark has one of another version
 	@GOBIN="$(CURDIR)/$(CLUSTERS)/bin" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0 || \
 	  echo "not installed: prism" >&2
 
