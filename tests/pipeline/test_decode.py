@@ -6,12 +6,15 @@ import cv2
 import numpy as np
 import pytest
 from conftest import png
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pipeline.source import decode
 from pipeline.source.image_file import UnreadableImage
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (31, 47, 3), np.uint8)
+PAGE = Image.new("RGB", (47, 31))
+TURNED = Image.Exif()
+TURNED[ExifTags.Base.Orientation] = 6
 
 
 def saved(mode, kind="PNG", **options):
@@ -113,6 +116,16 @@ def test_resize_is_opencvs_own(size):
         (saved("RGB", "WEBP", lossless=True), "a.webp", ()),
         (saved("RGB", "JPEG"), "a.png", ("JPEG by another suffix",)),
         (saved("RGB"), "a.JPG", ("PNG by another suffix",)),
+        (saved("RGB", exif=TURNED), "a.png", ("turned by EXIF",)),
+        (saved("RGB")[:-12] + chunk(b"eXIf", TURNED.tobytes()[6:]) + saved("RGB")[-12:], "a.png", ("turned by EXIF",)),
+        (saved("RGB", "WEBP", lossless=True, exif=TURNED), "a.webp", ("turned by EXIF",)),
+        (saved("RGB", "JPEG", exif=TURNED), "a.jpg", ("turned by EXIF",)),
+        (saved("RGB", "TIFF", save_all=True, append_images=[PAGE]), "a.tif", ("first of several frames",)),
+        (saved("RGB", save_all=True, append_images=[PAGE]), "a.png", ("first of several frames",)),
+        (saved("RGB", transparency=(1, 2, 3)), "a.png", ("transparency ignored",)),
+        (saved("RGB", "JPEG", icc_profile=b"profile"), "a.jpg", ("colour profile ignored",)),
+        (cv2.imencode(".tif", PIXELS.astype(np.uint16))[1].tobytes(), "a.tif", ("16-bit colour",)),
+        (saved("L", "TIFF"), "a.tif", ("grey",)),
     ],
 )
 def test_what_opencv_can_turn_into_rgb_is_converted_and_named(encoded, name, conversions):

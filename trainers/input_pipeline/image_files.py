@@ -35,11 +35,13 @@ class Decoded(NamedTuple):
       file: its path.
       pixels: uint8 RGB [size, size, 3]; None if it is rejected.
       error: why it is rejected; "" otherwise.
+      conversions: see `decode.DecodedImage`.
     """
 
     file: str
     pixels: np.ndarray | None
     error: str
+    conversions: tuple[str, ...] = ()
 
 
 def image_files(paths: Iterable[str]) -> Files:
@@ -101,7 +103,8 @@ def _decode(file: str, error: str, image_size_px: int) -> Decoded:
     if error:
         return Decoded(file, None, error)
     try:
-        return Decoded(file, decode.resize(decode.decode(read_image_file(file), file).pixels, image_size_px), "")
+        pixels, conversions = decode.decode(read_image_file(file), file)
+        return Decoded(file, decode.resize(pixels, image_size_px), "", conversions)
     except FileNotFoundError:
         return Decoded(file, None, "does not exist")
     except OSError as failure:
