@@ -171,7 +171,10 @@ def _explained_os_errors(place: str) -> Iterator[None]:
 
 def _write_plan(shards: Sequence[Shard], job_dir: epath.Path) -> dict[str, int]:
     for shard in shards:
-        storage.write_atomic(job_dir / layout.plan_name(shard.file_name), shard.to_json().encode())
+        plan, content = job_dir / layout.plan_name(shard.file_name), shard.to_json().encode()
+        if plan.exists() and plan.read_bytes() != content:  # its cells may be others by now, of the same sizes
+            (job_dir / layout.result_name(shard.file_name)).unlink(missing_ok=True)
+        storage.write_atomic(plan, content)
     return {shard.file_name: len(shard.cells) for shard in shards}
 
 

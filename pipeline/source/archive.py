@@ -31,6 +31,7 @@ from pipeline.storage import (
     read_range,
 )
 
+LINK_TO_FOLDER = "symbolic link to a folder, which is not followed"  # a fault
 _ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ZIP_NAME_BYTES = 512  # read with the header, so that one read is enough where name and extra field are no longer
 
@@ -113,12 +114,14 @@ class FolderSource(Source):
                     yield entry.name, False, status.st_size, status.st_mtime_ns, fault
 
     def _link_fault(self, entry: os.DirEntry[str]) -> str | None:
+        if os.path.isdir(entry.path):  # noqa: PTH112 - an entry's path is a str
+            return LINK_TO_FOLDER
         top = os.path.realpath(self._folder)
         if os.path.commonpath([top, os.path.realpath(entry.path)]) != top:
             return "symbolic link out of the source's folder"
         if not os.path.exists(entry.path):  # noqa: PTH110 - an entry's path is a str
             return "broken symbolic link"
-        return "symbolic link to a folder" if entry.is_dir() else None
+        return None
 
     def _scan_remote(self, prefix: str) -> Iterator[tuple[str, bool, int, int | None, str | None]]:
         for name, is_folder, num_bytes in list_objects(self._folder / prefix):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
-from pipeline.source.archive import File, Source, is_hidden
+from pipeline.source.archive import LINK_TO_FOLDER, File, Source, is_hidden
 from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage
 from pipeline.source.read_ahead import CellRead, read_ahead
 
@@ -64,7 +64,8 @@ def list_cells(
     for file in sorted(files, key=lambda file: (file.path, file.num_bytes, file.zip_entry or (), file.fault or "")):
         filename = file.path.removeprefix(root) if file.path.startswith(root) else ""
         folder, _, below = filename.partition("/")
-        if not file.path.lower().endswith(IMAGE_SUFFIXES) or is_hidden(file.path):
+        lacks_images = file.fault == LINK_TO_FOLDER and folder in label_of
+        if not (file.path.lower().endswith(IMAGE_SUFFIXES) or lacks_images) or is_hidden(file.path):
             skipped["not an image by name"] += 1
         elif fault := file.fault or _name_fault(file.path):
             rejected.append(Rejected(_printable(file.path), fault))
@@ -107,7 +108,7 @@ def _find_root(files: Sequence[File], folders: set[str], class_folders: Sequence
     expected = " and ".join(f"{name}/" for name in class_folders)
     if not roots:
         present = [name for name in class_folders if parents[name]]
-        fault = f"has a folder {present[0]}/ only" if present else f"has no class folders ({_content(files, folders)})"
+        fault = f"has {f'a folder {present[0]}/ only' if present else 'no class folders'} ({_content(files, folders)})"
         raise InputError(f"{source_name} {fault}; expected {expected} side by side; name others by --class_folders")
     if len(roots) > 1 and roots[1].count("/") == roots[0].count("/"):
         raise InputError(

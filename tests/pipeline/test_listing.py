@@ -112,8 +112,21 @@ def test_links_to_class_folders_are_named(source, tmp_path):
     (tmp_path / "links").mkdir()
     for name in ("Uninfected", "Parasitized"):
         (tmp_path / "links" / name).symlink_to(source / name)
-    with pytest.raises(InputError, match="such as Parasitized: symbolic link out of the source's folder"):
+    named = r"\(2 files are rejected, such as Parasitized: symbolic link to a folder, which is not followed\)"
+    with pytest.raises(InputError, match=f"has no class folders {named}"):
         listing_of(tmp_path / "links")
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "cell_images/inside"])
+def test_cells_behind_a_link_to_a_folder_are_not_left_out_without_a_word(place, source, tmp_path):
+    (tmp_path / place).mkdir()
+    (source / "Uninfected" / "more").symlink_to(tmp_path / place)
+    (source / "docs").symlink_to(tmp_path / place)
+    listing = listing_of(source)
+    assert [tuple(item) for item in listing.rejected] == [
+        ("Uninfected/more", "symbolic link to a folder, which is not followed")
+    ]
+    assert listing.skipped == {"not an image by name": 1}
 
 
 @pytest.mark.parametrize(

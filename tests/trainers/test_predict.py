@@ -122,6 +122,15 @@ def test_what_is_no_regular_file_is_neither_waited_for_nor_read(small_run, cells
     ]
 
 
+def test_a_link_to_a_folder_is_not_left_out_without_a_word(small_run, cells, tmp_path):
+    (tmp_path / "link").symlink_to(cells)
+    shutil.copy(sorted(cells.glob("*.png"))[0], tmp_path)
+    result = predict(small_run, tmp_path)
+    assert result.returncode == 1
+    assert f"error: {tmp_path}/link: symbolic link to a folder, which is not followed" in result.stderr
+    assert len(rows_of(result)) == 1
+
+
 @pytest.mark.parametrize("flips", [False, True])
 def test_a_fitted_threshold_decides_on_the_label(small_run, cells, flips):
     result = predict(small_run, "--threshold=youden", f"--test_time_flips={flips}", cells)

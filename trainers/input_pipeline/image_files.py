@@ -57,6 +57,9 @@ def image_files(paths: Iterable[str]) -> Files:
         unreadable: list[OSError] = []
         for folder, subfolders, names in os.walk(path, onerror=unreadable.append):
             subfolders.sort()
+            for name in subfolders:
+                if (link := Path(folder) / name).is_symlink():
+                    yield str(link), "symbolic link to a folder, which is not followed; name it on the command line"
             for name in sorted(names):
                 if name.lower().endswith(IMAGE_SUFFIXES):
                     is_empty = False
