@@ -28,6 +28,7 @@ class ZipEntry(NamedTuple):
     compressed_size: int  # in bytes
     method: int  # `zipfile.ZIP_STORED` or `zipfile.ZIP_DEFLATED`
     crc: int  # CRC-32 of the uncompressed bytes
+    name_crc: int  # CRC-32 of the name, which the file's local header has, too
 
 
 class Cell(NamedTuple):

@@ -136,6 +136,27 @@ def test_what_opencv_can_turn_into_rgb_is_converted_and_named(encoded, name, con
 
 
 @pytest.mark.parametrize(
+    ("name", "kind", "options"),
+    [
+        ("a.png", "PNG", {}),
+        ("a.bmp", "BMP", {}),
+        ("a.jpg", "JPEG", {}),
+        ("a.jpg", "JPEG", {"progressive": True}),
+        ("a.tif", "TIFF", {}),
+        ("a.tif", "TIFF", {"compression": "tiff_lzw"}),
+        ("a.tif", "TIFF", {"compression": "jpeg"}),
+        ("a.webp", "WEBP", {}),
+        ("a.webp", "WEBP", {"lossless": True}),
+    ],
+)
+def test_truncated_files_are_rejected_wherever_they_end(name, kind, options):
+    encoded = saved("RGB", kind, **options)
+    for end in np.linspace(1, len(encoded) - 3, 50, dtype=int):
+        with pytest.raises(UnreadableImage):
+            decode.decode(encoded[:end], name)
+
+
+@pytest.mark.parametrize(
     ("encoded", "reason"),
     [
         (b"", "empty file"),

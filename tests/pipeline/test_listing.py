@@ -1,5 +1,7 @@
 import os
+import random
 import zipfile
+from contextlib import suppress
 
 import pytest
 from conftest import listing_of, png, write_source, zip_folder
@@ -232,6 +234,35 @@ def test_a_damaged_zip_entry_is_noticed(source, tmp_path):
     os.utime(archive, ns=(0, 0))
     with pytest.raises(UnreadableImage, match="no file header"), open_source(str(archive)) as zip_source:
         zip_source.read("", cell)
+
+
+def test_a_damaged_name_in_the_directory_moves_no_cell_to_another_patient(source, tmp_path):
+    archive = zip_folder(source, tmp_path / "cells.zip")
+    content = bytearray(archive.read_bytes())
+    content[content.rindex(b"Uninfected/C3P3") + len("Uninfected/C")] ^= 1  # C2 has cells of this label, too
+    archive.write_bytes(bytes(content))
+    with open_source(str(archive)) as opened:
+        (moved,) = (cell for cell in listing_of(archive).cells if "/C2P3" in cell.filename)
+        with pytest.raises(UnreadableImage, match="its directory has another name for it"):
+            opened.read("", moved)
+
+
+def test_flipped_bits_in_an_archive_change_no_cell_without_a_word(source, tmp_path, random_seed):
+    archive = zip_folder(source, tmp_path / "cells.zip", compression=zipfile.ZIP_DEFLATED)
+    intact, draw = archive.read_bytes(), random.Random(random_seed)
+    directory = intact.index(b"PK\1\2")
+    for number in range(200):
+        content = bytearray(intact)
+        content[draw.randrange(*((directory, len(intact)) if number % 2 else (0, directory)))] ^= 1 << draw.randrange(8)
+        archive.write_bytes(bytes(content))
+        try:
+            cells = listing_of(archive).cells
+        except InputError:
+            continue
+        with open_source(str(archive)) as opened:
+            for cell in cells:
+                with suppress(UnreadableImage):
+                    assert opened.read("", cell) == (source / cell.filename).read_bytes()
 
 
 def test_a_zip_bomb_takes_no_memory(source, tmp_path):
