@@ -1,6 +1,7 @@
 """Cells, their labels and patients, and how the source's names tell these."""
 
 import re
+import unicodedata
 from typing import NamedTuple
 
 from pipeline.errors import InputError
@@ -27,6 +28,7 @@ class ZipEntry(NamedTuple):
     compressed_size: int  # in bytes
     method: int  # `zipfile.ZIP_STORED` or `zipfile.ZIP_DEFLATED`
     crc: int  # CRC-32 of the uncompressed bytes
+    name_crc: int  # CRC-32 of the name, which the file's local header has, too
 
 
 class Cell(NamedTuple):
@@ -59,8 +61,11 @@ def compile_patient_regex(pattern: str) -> re.Pattern[str]:
 
 
 def parse_patient(base_name: str, patient_regex: re.Pattern[str]) -> str:
-    """The patient in a file name: the first group, else the whole match, "" without a match."""
-    match = patient_regex.search(base_name)
+    """The patient in a file name: the first group, else the whole match, "" without a match.
+
+    Composed (NFC), since macOS and Linux may write the name of one patient in different bytes.
+    """
+    match = patient_regex.search(unicodedata.normalize("NFC", base_name))
     if match is None:
         return ""
     return (match.group(1) if patient_regex.groups else match.group()) or ""

@@ -7,6 +7,7 @@ patient's cells, and sixteen labelled cells. Sizes, colours and sample cells are
 first fold where there is none), so the test split stays unseen. Takes about five seconds for 27,558 cells.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -65,17 +66,21 @@ def explore(directory: epath.Path, contents: manifest.Manifest) -> Exploration:
     splits = contents["splits"]
     training_split = "train" if "train" in splits else next(iter(splits))
     cells = list(_read_cells(directory, contents, training_split))
-    patients = {name: _count_patients(directory, split["shards"]) for name, split in splits.items()}
+    patients = {name: _count_patients(directory, split) for name, split in splits.items()}
     return Exploration(contents, training_split, patients, mean_colours(cells), cells[: _GRID**2])
 
 
-def _count_patients(directory: epath.Path, shards: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    counts: dict[str, np.ndarray] = {}
-    for shard in shards:
+def _count_patients(directory: epath.Path, split: dict[str, Any]) -> dict[str, np.ndarray]:
+    cells: Counter[tuple[int, str]] = Counter()
+    for shard in split["shards"]:
         labels, patient_ids = index.labels_and_patients(str(directory / shard["file"]), 0, shard["num_records"])
-        for label, patient in zip(labels.tolist(), patient_ids.tolist(), strict=True):
-            if patient:
-                counts.setdefault(patient, np.zeros(len(LABELS), np.int64))[label] += 1
+        cells.update(zip(labels.tolist(), patient_ids.tolist(), strict=True))
+    if any(split[key] != value for key, value in manifest.count_cells(cells).items()):  # read without checksums
+        raise manifest.corrupt_shard(str(directory), "labels and patients of its records are not the manifest's")
+    counts: dict[str, np.ndarray] = {}
+    for (label, patient), number in cells.items():
+        if patient:
+            counts.setdefault(patient, np.zeros(len(LABELS), np.int64))[label] = number
     return counts
 
 

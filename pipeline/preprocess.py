@@ -17,6 +17,7 @@ import re
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -156,6 +157,14 @@ def _summary(result: prepare.JobResult) -> list[str]:
             f"contents have both labels, {duplicates['num_across_splits']} are in several splits: see duplicates in "
             "manifest.json"
         )
+    known_patients = [patient for split in manifest["splits"].values() for patient in split["patients"] if patient]
+    spelling = Counter(patient.casefold() for patient in set(known_patients))
+    if alike := sorted(patient for patient in set(known_patients) if spelling[patient.casefold()] > 1):
+        lines.append(
+            f"  warning: patients that differ in upper and lower case count as different: {', '.join(alike[:4])}"
+        )
+    if len(known_patients) == sum(split["num_cells"] for split in manifest["splits"].values()):
+        lines.append("  warning: each cell has a patient of its own; check --patient_regex")
     shards = f"{num_shards} shards, {num_bytes / 1e6:,.1f} MB"
     filled = f"filled {result.num_filled:,} cells in {result.seconds:.2f} s"
     if result.repaired:

@@ -166,8 +166,10 @@ def is_partial(name: str) -> bool:
 
 
 def remove_folder(folder: epath.Path) -> None:
-    """Removes a folder with all that is in it, if it exists."""
-    if folder.exists():
+    """Removes a folder with all that is in it, if it exists; of a link only the link."""
+    if not is_remote(folder) and Path(folder).is_symlink():
+        folder.unlink()
+    elif folder.exists():
         folder.rmtree(missing_ok=True)
 
 

@@ -5,7 +5,8 @@
 Takes PNG, JPEG, TIFF, BMP and WebP files of any size, and folders of them. Each image is one cell, cropped, with a
 black background as in training, and is resized as in training. Writes `file,probability,label` to standard output in
 the order of the files. A file name that a spreadsheet would take for a formula (it begins with = + - or @) has an
-apostrophe before it. An image that cannot be used gets a line on standard error, and the exit status is 1 then.
+apostrophe before it. An image that cannot be used gets a line on standard error, and the exit status is 1 then. A
+line there counts what was converted, such as images of which only the first of several frames was used.
 Memory does not grow with the number of files. Not a medical device.
 """
 
@@ -13,6 +14,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
@@ -58,6 +60,7 @@ def main(paths: Sequence[str]) -> int:
     write = _writer(_FORMAT.value)
     total = sum(1 for _ in image_files.image_files(paths))
     num_rejected = 0
+    converted: Counter[str] = Counter()
     with progress_bar(total, "predicting", "images") as bar:
         decoded = image_files.decode_files(image_files.image_files(paths), model.input_shape[1])
         for batch in predictions.predict_files(predict, decoded, _BATCH_SIZE.value):
@@ -66,9 +69,13 @@ def main(paths: Sequence[str]) -> int:
                     num_rejected += 1
                     say(f"error: {image.file}: {image.error}", to_stderr=True)
                 else:
+                    converted.update(image.conversions)
                     write(image.file, round(probability, 6), LABELS[probability >= threshold])
             sys.stdout.flush()
             bar.update(len(batch))
+    if converted:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(converted.items()))
+        say(f"caution: converted to 8-bit RGB, as for training: {kinds}", to_stderr=True)
     if num_rejected:
         print(f"error: {num_rejected:,} of {total:,} could not be predicted, see above", file=sys.stderr)
     return 1 if num_rejected else 0

@@ -125,7 +125,10 @@ def run(
 def _write_plan(shards: Iterable[Shard], job_dir: epath.Path) -> dict[str, int]:
     num_cells = {}
     for shard in shards:
-        storage.write_atomic(job_dir / layout.plan_name(shard.file_name), shard.to_json().encode())
+        plan, content = job_dir / layout.plan_name(shard.file_name), shard.to_json().encode()
+        if plan.exists() and plan.read_bytes() != content:  # its cells may be others by now, of the same sizes
+            (job_dir / layout.result_name(shard.file_name)).unlink(missing_ok=True)
+        storage.write_atomic(plan, content)
         num_cells[shard.file_name] = len(shard.cells)
     return num_cells
 

@@ -33,7 +33,8 @@ from pipeline.storage import (
     read_range,
 )
 
-_ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")
+LINK_TO_FOLDER = "symbolic link to a folder, which is not followed"
+_ZIP_LOCAL_HEADER = struct.Struct("<26xHH")
 _ZIP_NAME_BYTES = 512  # read with the header, so that one read is enough where name and extra field are no longer
 
 
@@ -105,12 +106,12 @@ class FolderSource(Source):
                     yield entry.name, False, status.st_size, status.st_mtime_ns, fault
 
     def _link_fault(self, entry: os.DirEntry[str]) -> str | None:
+        if os.path.isdir(entry.path):  # noqa: PTH112 - an entry's path is a str
+            return LINK_TO_FOLDER
         top = os.path.realpath(self._folder)
         if os.path.commonpath([top, os.path.realpath(entry.path)]) != top:
             return "symbolic link out of the source's folder"
-        if not os.path.exists(entry.path):  # noqa: PTH110 - an entry's path is a str
-            return "broken symbolic link"
-        return "symbolic link to a folder" if entry.is_dir() else None
+        return None if os.path.exists(entry.path) else "broken symbolic link"  # noqa: PTH110 - as above
 
     def _scan_remote(self, prefix: str) -> Iterator[tuple[str, bool, int, int | None, str | None]]:
         for name, is_folder, num_bytes in list_objects(self._folder / prefix):
@@ -162,7 +163,8 @@ class ZipSource(Source):
                     folders.add(folder)
                     folder = folder.rpartition("/")[0]
             if path and not path.endswith("/"):
-                zip_entry = ZipEntry(entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC)
+                name_crc = zlib.crc32(entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437"))
+                zip_entry = ZipEntry(entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC, name_crc)
                 files.append(File(path, entry.file_size, zip_entry, fault, modified_ns))
 
         try:
@@ -187,11 +189,12 @@ class ZipSource(Source):
             raise UnreadableImage(f"more than {MAX_ENCODED_BYTES} compressed bytes")
         num_bytes = _ZIP_LOCAL_HEADER.size + _ZIP_NAME_BYTES + zip_entry.compressed_size
         content = self._read_at(zip_entry.offset, num_bytes, cell)
-        if len(content) < _ZIP_LOCAL_HEADER.size:
-            raise UnreadableImage("lies outside of the archive")
-        signature, name_length, extra_length = _ZIP_LOCAL_HEADER.unpack_from(content)
-        if signature != b"PK\x03\x04":
+        if len(content) < _ZIP_LOCAL_HEADER.size or not content.startswith(b"PK\x03\x04"):
             raise UnreadableImage("damaged in the archive: no file header at its offset")
+        name_length, extra_length = _ZIP_LOCAL_HEADER.unpack_from(content)
+        name = content[_ZIP_LOCAL_HEADER.size :][:name_length]
+        if zlib.crc32(name) != zip_entry.name_crc and name_length <= _ZIP_NAME_BYTES:
+            raise UnreadableImage("damaged in the archive: its directory has another name for it")
         start = _ZIP_LOCAL_HEADER.size + name_length + extra_length
         if name_length + extra_length <= _ZIP_NAME_BYTES:
             content = content[start : start + zip_entry.compressed_size]

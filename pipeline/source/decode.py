@@ -34,6 +34,7 @@ _SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "TIFF": (".tif
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_PNG_BIT_DEPTH = 24  # where the header has it
 _PNG_HEADER = struct.Struct(">16xII5s4x")  # width, height, kind
 _PNG_CHUNK = struct.Struct(">I4s")
 _PNG_CHUNK_FRAME_BYTES = 12  # length, name, CRC-32
@@ -122,7 +123,13 @@ def _read_header(encoded: bytes, filename: str) -> tuple[str, ...]:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             image_format, mode, (width, height) = image.format or "", image.mode, image.size
-            conversions = _orientation_and_frames(image)
+            exif, bits = Image.Exif() if is_png else image.getexif(), 8
+            if is_png:
+                bits = encoded[_PNG_BIT_DEPTH]
+                exif.load(encoded.partition(b"eXIf")[2])  # may lie behind the pixels, where Pillow would decode them
+            elif image_format == "TIFF":
+                bits = np.max(exif.get(ExifTags.Base.BitsPerSample, bits))
+            conversions = _silent_changes(image, exif)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(f"{error}; expected at most {MAX_PIXELS} pixels in all") from error
     except Exception as error:  # Pillow's readers raise many kinds for damaged headers
@@ -130,8 +137,8 @@ def _read_header(encoded: bytes, filename: str) -> tuple[str, ...]:
             return ("read without a header check",)
         raise UnreadableImage("cannot decode its header: not an image, damaged or of an unknown format") from error
     _check_size(width, height)
-    if image_format == "PNG" and encoded[24] == 16 and mode in ("RGB", "RGBA"):
-        conversions.append("16-bit colour")  # Pillow has no mode for it; byte 24 is IHDR's bit depth
+    if bits == 16 and mode in ("RGB", "RGBA"):
+        conversions.append("16-bit colour")  # Pillow has no mode for it
     if mode != "RGB":
         conversions.append(_CONVERSIONS.get(mode, mode))
     if not filename.lower().endswith(_SUFFIXES.get(image_format, f".{image_format.lower()}")):
@@ -144,11 +151,15 @@ def _check_size(width: int, height: int) -> None:
         raise UnreadableImage(f"claims {width} × {height} pixels; expected at most {MAX_PIXELS} in all")
 
 
-def _orientation_and_frames(image: Image.Image) -> list[str]:
-    """What OpenCV changes by itself: it turns an image by EXIF, and takes the first of several frames."""
+def _silent_changes(image: Image.Image, exif: Image.Exif) -> list[str]:
+    """What OpenCV does without a word: it turns by EXIF, and leaves out transparency, profiles and further frames."""
     conversions = []
-    if image.format in ("JPEG", "MPO", "TIFF") and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    if exif.get(ExifTags.Base.Orientation, 1) in range(2, 9):
         conversions.append("turned by EXIF")
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         conversions.append("first of several frames")
+    if "transparency" in image.info:
+        conversions.append("transparency ignored")
+    if "icc_profile" in image.info:
+        conversions.append("colour profile ignored")
     return conversions

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from pipeline.cells import ZipEntry
 
-_ROW = struct.Struct("<QqIqQHI")  # number of bytes; seconds and nanoseconds of the time; `ZipEntry`
+_ROW = struct.Struct("<QqIqQHII")  # number of bytes; seconds and nanoseconds of the time; `ZipEntry`
 _NO_TIME = (0, 10**9)
-_NO_ENTRY = ZipEntry(-1, 0, 0, 0)
+_NO_ENTRY = ZipEntry(-1, 0, 0, 0, 0)
 
 
 class File(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
-from pipeline.source.archive import Source, is_hidden
+from pipeline.source.archive import LINK_TO_FOLDER, Source, is_hidden
 from pipeline.source.files import Files
 from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage
 from pipeline.source.read_ahead import CellRead, read_ahead
@@ -98,7 +98,8 @@ def list_cells(
         file = files[index]
         filename = file.path.removeprefix(root) if file.path.startswith(root) else ""
         folder, _, below = filename.partition("/")
-        if not file.path.lower().endswith(IMAGE_SUFFIXES) or is_hidden(file.path):
+        lacks_images = file.fault == LINK_TO_FOLDER and folder in label_of
+        if not (file.path.lower().endswith(IMAGE_SUFFIXES) or lacks_images) or is_hidden(file.path):
             skipped["not an image by name"] += 1
         elif fault := file.fault or _name_fault(file.path):
             rejected.append(Rejected(_printable(file.path), fault))
@@ -143,7 +144,7 @@ def _find_root(files: Files, folders: set[str], class_folders: Sequence[str], so
     expected = " and ".join(f"{name}/" for name in class_folders)
     if not roots:
         present = [name for name in class_folders if parents[name]]
-        fault = f"has a folder {present[0]}/ only" if present else f"has no class folders ({_content(files, folders)})"
+        fault = f"has {f'a folder {present[0]}/ only' if present else 'no class folders'} ({_content(files, folders)})"
         raise InputError(f"{source_name} {fault}; expected {expected} side by side; name others by --class_folders")
     if len(roots) > 1 and roots[1].count("/") == roots[0].count("/"):
         raise InputError(

@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 
 from pipeline.cells import DEFAULT_PATIENT_REGEX, compile_patient_regex, parse_class_folders, parse_patient
@@ -27,6 +29,9 @@ def test_patient_of_other_names():
     assert parse_patient("slide7-pat-0012-x.jpg", compile_patient_regex(r"pat-(\d+)")) == "0012"
     assert parse_patient("slide7-pat-0012-x.jpg", compile_patient_regex(r"pat-\d+")) == "pat-0012"
     assert parse_patient("a.jpg", compile_patient_regex(r"a(b)?")) == ""
+    composed, decomposed = (unicodedata.normalize(form, "Zoé_1.png") for form in ("NFC", "NFD"))
+    assert parse_patient(composed, compile_patient_regex("^(.*)_")) == "Zo\xe9"
+    assert parse_patient(decomposed, compile_patient_regex("^(.*)_")) == "Zo\xe9", "or one patient is in two splits"
 
 
 def test_a_broken_regex_is_named():

@@ -6,12 +6,15 @@ import cv2
 import numpy as np
 import pytest
 from conftest import png
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pipeline.source import decode
 from pipeline.source.image_file import UnreadableImage
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (31, 47, 3), np.uint8)
+PAGE = Image.new("RGB", (47, 31))
+TURNED = Image.Exif()
+TURNED[ExifTags.Base.Orientation] = 6
 
 
 def saved(mode, kind="PNG", **options):
@@ -113,6 +116,16 @@ def test_resize_is_opencvs_own(size):
         (saved("RGB", "WEBP", lossless=True), "a.webp", ()),
         (saved("RGB", "JPEG"), "a.png", ("JPEG by another suffix",)),
         (saved("RGB"), "a.JPG", ("PNG by another suffix",)),
+        (saved("RGB", exif=TURNED), "a.png", ("turned by EXIF",)),
+        (saved("RGB")[:-12] + chunk(b"eXIf", TURNED.tobytes()[6:]) + saved("RGB")[-12:], "a.png", ("turned by EXIF",)),
+        (saved("RGB", "WEBP", lossless=True, exif=TURNED), "a.webp", ("turned by EXIF",)),
+        (saved("RGB", "JPEG", exif=TURNED), "a.jpg", ("turned by EXIF",)),
+        (saved("RGB", "TIFF", save_all=True, append_images=[PAGE]), "a.tif", ("first of several frames",)),
+        (saved("RGB", save_all=True, append_images=[PAGE]), "a.png", ("first of several frames",)),
+        (saved("RGB", transparency=(1, 2, 3)), "a.png", ("transparency ignored",)),
+        (saved("RGB", "JPEG", icc_profile=b"profile"), "a.jpg", ("colour profile ignored",)),
+        (cv2.imencode(".tif", PIXELS.astype(np.uint16))[1].tobytes(), "a.tif", ("16-bit colour",)),
+        (saved("L", "TIFF"), "a.tif", ("grey",)),
     ],
 )
 def test_what_opencv_can_turn_into_rgb_is_converted_and_named(encoded, name, conversions):
@@ -120,6 +133,27 @@ def test_what_opencv_can_turn_into_rgb_is_converted_and_named(encoded, name, con
     assert decoded.pixels.dtype == np.uint8
     assert decoded.conversions == conversions
     np.testing.assert_array_equal(decoded.pixels, opencv(encoded))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "options"),
+    [
+        ("a.png", "PNG", {}),
+        ("a.bmp", "BMP", {}),
+        ("a.jpg", "JPEG", {}),
+        ("a.jpg", "JPEG", {"progressive": True}),
+        ("a.tif", "TIFF", {}),
+        ("a.tif", "TIFF", {"compression": "tiff_lzw"}),
+        ("a.tif", "TIFF", {"compression": "jpeg"}),
+        ("a.webp", "WEBP", {}),
+        ("a.webp", "WEBP", {"lossless": True}),
+    ],
+)
+def test_truncated_files_are_rejected_wherever_they_end(name, kind, options):
+    encoded = saved("RGB", kind, **options)
+    for end in np.linspace(1, len(encoded) - 3, 50, dtype=int):
+        with pytest.raises(UnreadableImage):
+            decode.decode(encoded[:end], name)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -7,6 +8,7 @@ from conftest import data_set_digests, listing_of, png, prepare, write_source, z
 
 from pipeline.errors import InputError
 from pipeline.job import fill
+from pipeline.job.plan import Shard
 from pipeline.records import layout
 
 SHARDS = {"image_size_px": 16, "cells_per_shard": 5}
@@ -234,6 +236,31 @@ def test_a_job_that_breaks_off_continues(source, tmp_path, monkeypatch):
     assert not layout.incomplete_dir(target).exists()
 
 
+def test_a_shard_is_filled_again_if_its_cells_changed_while_the_job_was_stopped(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.source.listing._FILES_WITH_CHECKSUM", 1)  # as with many cells: most are not looked at
+    cells = [source / cell.filename for cell in listing_of(source).cells]
+    for path in cells:
+        path.with_suffix(".bmp").write_bytes(cv2.imencode(".bmp", cv2.imread(str(path)))[1].tobytes())
+        path.unlink()
+    before = listing_of(source).fingerprint
+    shards = fail_at(3, monkeypatch)
+    with pytest.raises(InputError, match="No space left"):
+        prepare(source, tmp_path / "data", **SHARDS)
+    (first,) = layout.incomplete_dir(layout.dataset_dir(str(tmp_path / "data"), "by_patient")).glob(
+        f"*/{shards[0]}.plan*"
+    )
+    for cell in Shard.from_json(first.read_text()).cells:
+        content = (source / cell.filename).read_bytes()
+        (source / cell.filename).write_bytes(content[:-999] + bytes(999))
+        if listing_of(source).fingerprint == before:
+            break
+        (source / cell.filename).write_bytes(content)
+    continued = prepare(source, tmp_path / "data", **SHARDS)
+    assert data_set_digests(continued.directory) == data_set_digests(
+        prepare(source, tmp_path / "new", **SHARDS).directory
+    )
+
+
 def test_an_unfinished_job_with_other_settings_is_told_apart(source, tmp_path, monkeypatch):
     fail_at(2, monkeypatch)
     with pytest.raises(InputError, match="No space left"):
@@ -242,6 +269,16 @@ def test_an_unfinished_job_with_other_settings_is_told_apart(source, tmp_path, m
     with pytest.raises(InputError, match="unfinished data set: its image_size_px is 16, wanted 8"):
         prepare(source, tmp_path / "data", image_size_px=8, cells_per_shard=5)
     assert prepare(source, tmp_path / "data", image_size_px=8, cells_per_shard=5, overwrite=True).num_filled == 36
+
+
+def test_overwrite_replaces_a_link_to_a_data_set(source, tmp_path):
+    first = prepare(source, tmp_path / "data", **SHARDS).directory
+    first.rename(tmp_path / "moved")
+    Path(first).symlink_to(tmp_path / "moved")
+    again = prepare(source, tmp_path / "data", split_seed=7, overwrite=True, **SHARDS)
+    assert again.manifest["settings"]["split_seed"] == 7
+    assert [path.name for path in again.directory.parent.iterdir()] == ["1.0.0"]
+    assert (tmp_path / "moved" / "manifest.json").exists()
 
 
 def test_a_job_that_filled_no_shard_stands_in_nobodys_way(source, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 import os
+import random
 import tracemalloc
 import zipfile
+from contextlib import suppress
 
 import pytest
 from conftest import listing_of, png, write_source, zip_folder
@@ -117,8 +119,21 @@ def test_links_to_class_folders_are_named(source, tmp_path):
     (tmp_path / "links").mkdir()
     for name in ("Uninfected", "Parasitized"):
         (tmp_path / "links" / name).symlink_to(source / name)
-    with pytest.raises(InputError, match="such as Parasitized: symbolic link out of the source's folder"):
+    named = r"\(2 files are rejected, such as Parasitized: symbolic link to a folder, which is not followed\)"
+    with pytest.raises(InputError, match=f"has no class folders {named}"):
         listing_of(tmp_path / "links")
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "cell_images/inside"])
+def test_cells_behind_a_link_to_a_folder_are_not_left_out_without_a_word(place, source, tmp_path):
+    (tmp_path / place).mkdir()
+    (source / "Uninfected" / "more").symlink_to(tmp_path / place)
+    (source / "docs").symlink_to(tmp_path / place)
+    listing = listing_of(source)
+    assert [tuple(item) for item in listing.rejected] == [
+        ("Uninfected/more", "symbolic link to a folder, which is not followed")
+    ]
+    assert listing.skipped == {"not an image by name": 1}
 
 
 @pytest.mark.parametrize(
@@ -228,6 +243,35 @@ def test_a_damaged_zip_entry_is_noticed(source, tmp_path):
         zip_source.read("", cell)
 
 
+def test_a_damaged_name_in_the_directory_moves_no_cell_to_another_patient(source, tmp_path):
+    archive = zip_folder(source, tmp_path / "cells.zip")
+    content = bytearray(archive.read_bytes())
+    content[content.rindex(b"Uninfected/C3P3") + len("Uninfected/C")] ^= 1  # C2 has cells of this label, too
+    archive.write_bytes(bytes(content))
+    with open_source(str(archive)) as opened:
+        (moved,) = (cell for cell in listing_of(archive).cells if "/C2P3" in cell.filename)
+        with pytest.raises(UnreadableImage, match="its directory has another name for it"):
+            opened.read("", moved)
+
+
+def test_flipped_bits_in_an_archive_change_no_cell_without_a_word(source, tmp_path, random_seed):
+    archive = zip_folder(source, tmp_path / "cells.zip", compression=zipfile.ZIP_DEFLATED)
+    intact, draw = archive.read_bytes(), random.Random(random_seed)
+    directory = intact.index(b"PK\1\2")
+    for number in range(200):
+        content = bytearray(intact)
+        content[draw.randrange(*((directory, len(intact)) if number % 2 else (0, directory)))] ^= 1 << draw.randrange(8)
+        archive.write_bytes(bytes(content))
+        try:
+            cells = listing_of(archive).cells
+        except InputError:
+            continue
+        with open_source(str(archive)) as opened:
+            for cell in cells:
+                with suppress(UnreadableImage):
+                    assert opened.read("", cell) == (source / cell.filename).read_bytes()
+
+
 def test_a_zip_bomb_takes_no_memory(source, tmp_path):
     archive = zip_folder(source, tmp_path / "cells.zip", compression=zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as out:
@@ -243,7 +287,7 @@ def test_a_zip_bomb_takes_no_memory(source, tmp_path):
 def test_files_come_back_as_they_were():
     year_2400 = 13_569_465_600_123_456_789  # more nanoseconds than 64 bits with a sign hold
     given_files = [
-        File("U/b.png", 2**64 - 1, ZipEntry(0, 2**64 - 1, 99, 2**32 - 1), "encrypted", 0),
+        File("U/b.png", 2**64 - 1, ZipEntry(0, 2**64 - 1, 99, 2**32 - 1, 2**32 - 2), "encrypted", 0),
         File("U/a.png", 0, None, None, year_2400),
         File("U/a.png", 0, None, None, -1),
         File("é", 1),

@@ -37,6 +37,19 @@ def test_cells_of_unknown_patients(source, tmp_path):
     assert result.stdout.count("cells of unknown patients (") == 3
 
 
+@pytest.mark.parametrize(
+    ("regex", "warning"),
+    [
+        (r"^(C\d+|c\d+)", "patients that differ in upper and lower case count as different: C1, c1\n"),
+        (r"^(\w+)", "each cell has a patient of its own; check --patient_regex\n"),
+    ],
+)
+def test_patients_that_look_wrong(regex, warning, source, tmp_path):
+    next((source / "Uninfected").glob("C1P1*")).rename(source / "Uninfected" / "c1.png")
+    result = preprocess(source, tmp_path / "data", f"--patient_regex={regex}", *SMALL)
+    assert [line for line in result.stdout.splitlines(keepends=True) if "warning" in line] == [f"  warning: {warning}"]
+
+
 def test_other_peoples_data(tmp_path):
     folder = tmp_path / "mine"
     for name in ("healthy", "infected"):

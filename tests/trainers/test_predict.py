@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, run_in_process, small_model, write_run
+from PIL import Image
 
 from pipeline import synthetic
 from trainers import run_dir
@@ -89,6 +90,17 @@ def test_a_rejected_file_has_its_own_line(small_run, cells, tmp_path):
     assert "4 of 5 could not be predicted" in errors[-1]
 
 
+def test_conversions_are_counted_in_one_line(small_run, cells, tmp_path):
+    page = Image.new("RGB", (40, 40))
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
+    page.save(tmp_path / "frames.png", save_all=True, append_images=[page.rotate(9, fillcolor="red")])
+    page.convert("L").save(tmp_path / "grey.png")
+    result = predict(small_run, tmp_path, cells)
+    assert result.returncode == 0, result.stderr
+    cautions = [line for line in result.stderr.splitlines() if line.startswith("caution: ")]
+    assert cautions == ["caution: converted to 8-bit RGB, as for training: 2 first of several frames, 1 grey"]
+
+
 def test_what_is_no_regular_file_is_neither_waited_for_nor_read(small_run, cells, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # names of sockets are short
     good = sorted(cells.glob("*.png"))[0]
@@ -108,6 +120,15 @@ def test_what_is_no_regular_file_is_neither_waited_for_nor_read(small_run, cells
         "/dev/zero: not a regular file",
         f"{'x' * 300}: cannot be read: File name too long",
     ]
+
+
+def test_a_link_to_a_folder_is_not_left_out_without_a_word(small_run, cells, tmp_path):
+    (tmp_path / "link").symlink_to(cells)
+    shutil.copy(sorted(cells.glob("*.png"))[0], tmp_path)
+    result = predict(small_run, tmp_path)
+    assert result.returncode == 1
+    assert f"error: {tmp_path}/link: symbolic link to a folder, which is not followed" in result.stderr
+    assert len(rows_of(result)) == 1
 
 
 @pytest.mark.parametrize("flips", [False, True])

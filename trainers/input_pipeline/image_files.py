@@ -35,11 +35,13 @@ class Decoded(NamedTuple):
       file: its path.
       pixels: uint8 RGB [size, size, 3]; None if it is rejected.
       error: why it is rejected; "" otherwise.
+      conversions: see `decode.DecodedImage`.
     """
 
     file: str
     pixels: np.ndarray | None
     error: str
+    conversions: tuple[str, ...] = ()
 
 
 def image_files(paths: Iterable[str]) -> Files:
@@ -55,6 +57,9 @@ def image_files(paths: Iterable[str]) -> Files:
         unreadable: list[OSError] = []
         for folder, subfolders, names in os.walk(path, onerror=unreadable.append):
             subfolders.sort()
+            for name in subfolders:
+                if (link := Path(folder) / name).is_symlink():
+                    yield str(link), "symbolic link to a folder, which is not followed; name it on the command line"
             for name in sorted(names):
                 if name.lower().endswith(IMAGE_SUFFIXES):
                     is_empty = False
@@ -101,7 +106,8 @@ def _decode(file: str, error: str, image_size_px: int) -> Decoded:
     if error:
         return Decoded(file, None, error)
     try:
-        return Decoded(file, decode.resize(decode.decode(read_image_file(file), file).pixels, image_size_px), "")
+        pixels, conversions = decode.decode(read_image_file(file), file)
+        return Decoded(file, decode.resize(pixels, image_size_px), "", conversions)
     except FileNotFoundError:
         return Decoded(file, None, "does not exist")
     except OSError as failure:
