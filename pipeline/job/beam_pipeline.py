@@ -5,6 +5,7 @@ the number of workers.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, as_completed
 
 from pipeline.command import set_environment
 from pipeline.job.beam_options import parse_options  # first, since it imports Beam quietly
@@ -28,6 +29,7 @@ class FillShard(beam.DoFn):
     def __init__(self, job: ShardJob, num_processes: int) -> None:
         self._job, self._num_processes = job, num_processes
         self._processes: WorkerProcesses | None = None
+        self._filling: list[Future[ShardCounts]] = []  # shards of the bundle
 
     def setup(self) -> None:
         """Starts the worker processes."""
@@ -39,18 +41,18 @@ class FillShard(beam.DoFn):
             from pipeline.records import tfds_metadata  # noqa: F401 - for its import
 
     def process(self, file_name: str) -> Iterator[ShardCounts]:
-        """Fills one shard, or hands it to a worker process; yields what is finished; raises ShardError."""
+        """Fills one shard, or has a worker process fill it; raises ShardError if it cannot be."""
         if self._processes:
-            yield from map(self._count, self._processes.fill(file_name))
+            self._filling.append(self._processes.fill(file_name))
         else:
             yield self._count(fill_shard(file_name, self._job))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Waits for the worker processes; raises ShardError if one failed."""
-        if self._processes:
-            window = GlobalWindow()
-            for counts in map(self._count, self._processes.finish()):
-                yield WindowedValue(counts, window.max_timestamp(), (window,))
+        window = GlobalWindow()
+        for shard in as_completed(self._filling):
+            yield WindowedValue(self._count(shard.result()), window.max_timestamp(), (window,))
+        self._filling.clear()
 
     def teardown(self) -> None:
         """Ends the worker processes."""

@@ -14,7 +14,7 @@ from etils import epath
 from pipeline import storage
 from pipeline.cells import DATASET_NAME
 from pipeline.job.plan import Job, Settings
-from pipeline.job.results import ShardSummary
+from pipeline.job.results import ShardResult
 from pipeline.records import layout
 from pipeline.records.manifest import SIZE_BIN_PX, Manifest, compute_checksum, count_cells, to_bytes
 from pipeline.records.schema import FORMAT
@@ -73,7 +73,7 @@ def package_versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in _PACKAGES}
 
 
-def build(job: Job, results: Sequence[ShardSummary]) -> Manifest:
+def build(job: Job, results: Sequence[ShardResult]) -> Manifest:
     """The manifest but for `files` and `checksum`; `results` are in the order of the plan."""
     config = CONFIGS[job.identity["config"]]
     by_split = {split: [result for result in results if result.split == split] for split in config.splits}
@@ -109,7 +109,7 @@ def build(job: Job, results: Sequence[ShardSummary]) -> Manifest:
     }
 
 
-def write(job: Job, results: Sequence[ShardSummary]) -> None:
+def write(job: Job, results: Sequence[ShardResult]) -> None:
     """Writes TFDS's files, then the manifest, into the folder of the filled shards; removes what is not theirs."""
     from pipeline.records import tfds_metadata  # TFDS takes a second to import, which the workers need not wait for
 
@@ -139,7 +139,7 @@ def _size_statistics(sizes: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _count_duplicates(results: Sequence[ShardSummary]) -> dict[str, int | list[str]]:
+def _count_duplicates(results: Sequence[ShardResult]) -> dict[str, int | list[str]]:
     """Counts image files of the same content.
 
     A copy in another split is seen in training and again in the test; a copy with the other label makes one of the two

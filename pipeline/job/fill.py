@@ -16,7 +16,7 @@ import cv2
 from pipeline.cells import Cell, Rejected
 from pipeline.command import num_processors
 from pipeline.job.plan import Shard, ShardJob
-from pipeline.job.results import RecordFacts, ShardResult
+from pipeline.job.results import RecordFacts, ShardCounts
 from pipeline.records import example, index, layout, tfrecord
 from pipeline.source import decode
 from pipeline.source.archive import Source, open_source
@@ -37,7 +37,7 @@ class _Record(NamedTuple):
     facts: RecordFacts
 
 
-def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardResult:
+def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardCounts:
     """Fills one shard: reads, decodes and resizes its cells, writes records, index and result.
 
     Cells are decoded by `num_threads` threads, by default one per CPU. Raises OSError if the plan or the source cannot
@@ -73,40 +73,33 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
         "index_file": layout.index_name(file_name),
         "index_sha256": hashlib.sha256(index_file).hexdigest(),
     }
-    result = ShardResult(shard.split, entry, rejected, facts)
+    result = (shard.split, entry, rejected, facts)  # see `results.read_result`
     write_atomic(job.shards_dir / layout.index_name(file_name), index_file)
     write_atomic(job.job_dir / layout.result_name(file_name), json.dumps(result).encode())
-    return result
+    return ShardCounts(len(rows), num_bytes, len(rejected), sum(len(of_record.conversions) for of_record in facts))
 
 
 def _make_records(
     cells: Sequence[Cell], source: Source, job: ShardJob, num_threads: int
 ) -> Iterator[_Record | Rejected]:
-    """Makes records in several threads, yields them in order, and holds only a few at a time."""
-    if num_threads == 1:
-        for batch in read_ahead(source, job.root, cells):
-            yield from (_make_record(read, job) for read in batch)
-        return
-    with ThreadPoolExecutor(num_threads) as pool:
-        for batch in read_ahead(source, job.root, cells):
-            yield from _make_in_threads(batch, job, pool, num_threads)
-
-
-def _make_in_threads(
-    batch: Sequence[CellRead], job: ShardJob, pool: ThreadPoolExecutor, num_threads: int
-) -> Iterator[_Record | Rejected]:
+    """Makes records, in threads if there are several, yields them in order, and holds only a few at a time."""
     cells_per_task = max(1, min(_CELLS_PER_TASK, _PIXEL_BYTES_PER_TASK // (3 * job.image_size_px**2)))
     pending: deque[Future[list[_Record | Rejected]]] = deque()
 
     def make(task: Sequence[CellRead]) -> list[_Record | Rejected]:
         return [_make_record(read, job) for read in task]
 
-    for first in range(0, len(batch), cells_per_task):
-        pending.append(pool.submit(make, batch[first : first + cells_per_task]))
-        if len(pending) > 2 * num_threads:
-            yield from pending.popleft().result()
-    while pending:
-        yield from pending.popleft().result()
+    with ThreadPoolExecutor(num_threads) as pool:
+        for batch in read_ahead(source, job.root, cells):
+            if num_threads == 1:
+                yield from (_make_record(read, job) for read in batch)
+                continue
+            for first in range(0, len(batch), cells_per_task):
+                pending.append(pool.submit(make, batch[first : first + cells_per_task]))
+                if len(pending) > 2 * num_threads:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
 
 
 def _make_record(cell_read: CellRead, job: ShardJob) -> _Record | Rejected:

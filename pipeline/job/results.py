@@ -34,12 +34,17 @@ class RecordFacts(NamedTuple):
 
 
 class ShardResult(NamedTuple):
-    """What is known of a filled shard, stored as JSON in the job's folder until the manifest is written."""
+    """What is known of a filled shard, its records by columns; JSON in the job's folder has them by rows."""
 
     split: str
     entry: dict[str, Any]  # in the manifest
     rejected: list[Rejected]  # cells that are not in it, and why
-    records: list[RecordFacts]  # in their order
+    converted: list[str]  # the conversions of all records
+    labels: np.ndarray  # uint8 [records]
+    patient_ids: list[str]  # of each record; the same string for the same patient
+    sizes: np.ndarray  # int32 [records, 2], height and width
+    contents: np.ndarray  # uint64 [records]
+    filenames: str  # JSON
 
 
 class JobResult(NamedTuple):
@@ -68,26 +73,6 @@ class ShardCounts(NamedTuple):
     cells_rejected: int
     cells_converted: int
 
-    @classmethod
-    def of(cls, result: ShardResult) -> "ShardCounts":
-        """Counts a shard's result."""
-        num_converted = sum(len(facts.conversions) for facts in result.records)
-        return cls(len(result.records), result.entry["num_bytes"], len(result.rejected), num_converted)
-
-
-class ShardSummary(NamedTuple):
-    """What the manifest needs of a shard's result, its records by columns."""
-
-    split: str
-    entry: dict[str, Any]
-    rejected: list[Rejected]
-    converted: list[str]  # the conversions of all records
-    labels: np.ndarray  # uint8 [records]
-    patient_ids: list[str]  # of each record; the same string for the same patient
-    sizes: np.ndarray  # int32 [records, 2], height and width
-    contents: np.ndarray  # uint64 [records]
-    filenames: str  # JSON
-
 
 def done(job_dir: epath.Path) -> set[str]:
     """File names of the filled shards."""
@@ -98,8 +83,19 @@ def done(job_dir: epath.Path) -> set[str]:
 def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
     """A filled shard's result; None if its file is missing or damaged."""
     try:
-        split, entry, rejected, records = json.loads((job_dir / layout.result_name(file_name)).read_text())
-        return ShardResult(split, entry, [Rejected(*cell) for cell in rejected], [RecordFacts(*r) for r in records])
+        split, entry, rejected, rows = json.loads((job_dir / layout.result_name(file_name)).read_text())
+        records = [RecordFacts(*row) for row in rows]
+        return ShardResult(
+            split,
+            entry,
+            [Rejected(*cell) for cell in rejected],
+            [sys.intern(kind) for facts in records for kind in facts.conversions],
+            np.array([facts.label for facts in records], np.uint8),
+            [sys.intern(facts.patient_id) for facts in records],
+            np.array([(facts.height, facts.width) for facts in records], np.int32).reshape(-1, 2),
+            np.array([facts.content for facts in records], np.uint64),
+            json.dumps([facts.filename for facts in records]),
+        )
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
@@ -116,38 +112,18 @@ def check_done(job_dir: epath.Path, shards_dir: epath.Path) -> set[str]:
     return checked
 
 
-def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[ShardSummary]:
+def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[ShardResult]:
     """The results of all shards, in the order of the plan; raises InputError if some are missing or damaged."""
-    summaries, missing = [], []
-    for name in num_cells:
-        if result := read_result(job_dir, name):
-            summaries.append(_summarize(result))
-        else:
-            missing.append(name)
-    if missing:
+    results = {name: read_result(job_dir, name) for name in num_cells}
+    if missing := [name for name, result in results.items() if result is None]:
         raise InputError(
             f"the runner has ended, but {len(missing)} of {len(num_cells)} shards are missing, such as "
             f"{min(missing)}; look into its log, then the same command continues"
         )
-    return summaries
+    return [result for result in results.values() if result]
 
 
-def _summarize(result: ShardResult) -> ShardSummary:
-    records = result.records
-    return ShardSummary(
-        result.split,
-        result.entry,
-        result.rejected,
-        [sys.intern(kind) for facts in records for kind in facts.conversions],
-        np.array([facts.label for facts in records], np.uint8),
-        [sys.intern(facts.patient_id) for facts in records],
-        np.array([(facts.height, facts.width) for facts in records], np.int32).reshape(-1, 2),
-        np.array([facts.content for facts in records], np.uint64),
-        json.dumps([facts.filename for facts in records]),
-    )
-
-
-def check(filled: Sequence[ShardSummary], job: Job, max_rejected_fraction: float) -> None:
+def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float) -> None:
     """Raises InputError if too many images were rejected, or all of a split."""
     rejected = [*job.rejected, *(item for result in filled for item in result.rejected)]
     num_images = sum(job.num_cells.values()) + len(job.rejected)

@@ -31,7 +31,7 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
     from pipeline.job import fill  # OpenCV is only for processes that decode
 
     try:
-        return ShardCounts.of(fill.fill_shard(file_name, job, num_threads))
+        return fill.fill_shard(file_name, job, num_threads)
     except (OSError, InputError) as error:
         reason = str(error)
         if isinstance(error, FileNotFoundError) and not job.job_dir.exists():

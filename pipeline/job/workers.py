@@ -12,11 +12,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import cast
 
 from pipeline.command import num_processors, set_environment
 from pipeline.job.plan import ShardJob
@@ -31,7 +30,7 @@ class WorkerProcesses:
 
     def __init__(self, job: ShardJob, num_processes: int) -> None:
         self._processes: dict[Connection, subprocess.Popen[bytes]] = {}
-        self._filling: dict[Connection, str] = {}
+        self._threads = ThreadPoolExecutor(num_processes)  # each waits for a process
         self._job, self._num_threads = job, max(1, num_processors() // num_processes)
         root = str(Path(__file__).parents[2])  # `tfds build` has it on its path only for a while
         code = f"import sys; sys.path = {[root, *sys.path]!r}; from pipeline.job import workers; workers.main()"
@@ -44,41 +43,35 @@ class WorkerProcesses:
                     pass_fds=[theirs.fileno()],
                     process_group=0,  # a terminal's Ctrl-C is for this process, whose end is theirs
                 )
+        self._idle = list(self._processes)
 
-    def fill(self, file_name: str) -> Iterator[ShardCounts]:
-        """Hands a shard to an idle process; yields what was finished meanwhile, and raises what went wrong."""
-        if len(self._filling) == len(self._processes):
-            yield from self._finished()
-        connection = next(connection for connection in self._processes if connection not in self._filling)
-        self._filling[connection] = file_name
-        with suppress(OSError):  # of a process that has ended, as the answer tells
-            connection.send((file_name, self._job, self._num_threads))
-
-    def finish(self) -> Iterator[ShardCounts]:
-        """Yields what is left; raises what went wrong."""
-        while self._filling:
-            yield from self._finished()
+    def fill(self, file_name: str) -> Future[ShardCounts]:
+        """Has a shard filled by the next idle process; the result raises ShardError if it cannot be."""
+        return self._threads.submit(self._fill, file_name)
 
     def close(self) -> None:
         """Ends the processes; those that fill a shard remove what they have written of it."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._processes.values():
             process.terminate()
         for connection, process in self._processes.items():
             with process, connection:
                 _wait(process)
 
-    def _finished(self) -> Iterator[ShardCounts]:
-        for connection in cast(list[Connection], wait(list(self._filling))):
-            file_name = self._filling.pop(connection)
-            try:
-                answer = connection.recv()
-            except (EOFError, OSError) as error:
-                status = _wait(self._processes[connection])
-                end = "was killed, perhaps for memory" if status < 0 else f"ended with status {status}, see its error"
-                raise ShardError.of(file_name, f"a worker process {end}") from error
-            if isinstance(answer, Exception):
-                raise answer
-            yield answer
+    def _fill(self, file_name: str) -> ShardCounts:
+        connection = self._idle.pop()
+        try:
+            connection.send((file_name, self._job, self._num_threads))
+            answer = connection.recv()
+        except (EOFError, OSError) as error:
+            status = _wait(self._processes[connection])
+            end = "was killed, perhaps for memory" if status < 0 else f"ended with status {status}, see its error"
+            raise ShardError.of(file_name, f"a worker process {end}") from error
+        finally:
+            self._idle.append(connection)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -142,7 +142,7 @@ def test_a_worker_that_was_killed_before_its_first_shard_is_named(monkeypatch):
         with pytest.raises(
             runner_errors.ShardError, match="a shard could not be filled: a worker process ended with status 1"
         ):
-            list(processes.fill("a shard")) + list(processes.finish())
+            processes.fill("a shard").result()
     finally:
         processes.close()
 
