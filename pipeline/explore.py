@@ -214,10 +214,7 @@ def main(arguments: Sequence[str]) -> None:
     if output.suffix not in _SUFFIXES:
         raise InputError(f"--output={output} is not an image; expected a name that ends in {', '.join(_SUFFIXES)}")
     exploration = explore(*manifest.read_dataset(values.data_dir, values.config))
-    from matplotlib import rc_context  # takes a second, which mistakes need not wait for
-
-    with rc_context({"text.parse_math": False}):  # names are text, also those with a `$`
-        figure = plot(exploration)
+    figure = plot(exploration)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with storage.open_atomic(output) as file:

@@ -78,8 +78,6 @@ def _check(directory: epath.Path, parsed: manifest.Manifest) -> Iterator[Problem
     indexes = set(map(layout.index_name, shard_files))
     yield from (Problem(name, "is missing") for name in sorted(expected - present - shard_files - indexes))
     yield from (Problem(name, "does not belong to the data set") for name in sorted(present - expected))
-    if len(shard_files) < len(shards):
-        yield Problem(layout.MANIFEST, "names a shard more than once")
     for name, digest in parsed["files"].items():
         if (directory / name).exists() and (fault := manifest.check_file(directory / name, digest)):
             yield Problem(name, fault)

@@ -21,17 +21,9 @@ from etils import epath
 
 from pipeline.cells import Cell, ZipEntry
 from pipeline.errors import InputError
-from pipeline.source.files import File, Files
+from pipeline.source.files import File, Files, read_zip_directory
 from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage, read_image_file
-from pipeline.source.zip_directory import read_zip_directory
-from pipeline.storage import (
-    is_remote,
-    list_objects,
-    object_store,
-    open_file,
-    open_place,
-    read_range,
-)
+from pipeline.storage import is_remote, list_objects, object_store, open_file, open_place, read_range
 
 LINK_TO_FOLDER = "symbolic link to a folder, which is not followed"
 _ZIP_LOCAL_HEADER = struct.Struct("<26xHH")

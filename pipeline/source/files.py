@@ -1,9 +1,10 @@
-"""The files of a source by columns: as objects, two million would take more than 1 GB."""
+"""The files of a source by columns, and a zip's directory: as objects, two million files take more than 1 GB."""
 
 import itertools
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.cells import ZipEntry
 
@@ -65,3 +66,21 @@ class Files:
         for _, group in itertools.groupby(by_path, key=self.paths.__getitem__):
             first, *others = group
             yield from sorted([first, *others], key=by_content) if others else [first]
+
+
+def read_zip_directory(file: BinaryIO, add: Callable[[zipfile.ZipInfo], None]) -> None:
+    """Calls `add` with each entry of a zip; raises what `zipfile.ZipFile` raises, and what `add` does."""
+
+    class Entries(list[zipfile.ZipInfo]):
+        def append(self, entry: zipfile.ZipInfo) -> None:
+            add(entry)
+
+    class ForgetfulZipFile(zipfile.ZipFile):  # which has no option for this
+        filelist = Entries()
+        NameToInfo = property(lambda _: {})  # another one for each entry
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name not in ("filelist", "NameToInfo"):
+                super().__setattr__(name, value)
+
+    ForgetfulZipFile(file).close()
