@@ -110,7 +110,7 @@ def run(
     job_dir = job.shard_job.job_dir
     with acquire.explained_os_errors(str(job.directory)):
         if not acquire.is_complete(job):
-            if missing := _missing_shards(job):
+            if missing := results.missing_shards(job):
                 with results.watch(job_dir, job.num_cells):
                     beam_pipeline.fill_shards(missing, job.shard_job, pipeline_options)
             filled = results.read_results(job_dir, job.num_cells)
@@ -131,11 +131,3 @@ def _write_plan(shards: Iterable[Shard], job_dir: epath.Path) -> dict[str, int]:
         storage.write_atomic(plan, content)
         num_cells[shard.file_name] = len(shard.cells)
     return num_cells
-
-
-def _missing_shards(job: Job) -> list[str]:
-    """File names of the shards that a job which was killed has not filled, or not whole."""
-    shards_dir = job.shard_job.shards_dir
-    storage.remove_partials(shards_dir)  # of workers that were killed: they fill the disk
-    done = results.check_done(job.shard_job.job_dir, shards_dir)
-    return [file_name for file_name in job.num_cells if file_name not in done]

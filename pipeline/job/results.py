@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.job.plan import Job
 from pipeline.progress import progress_bar
 from pipeline.records import layout, manifest
-from pipeline.storage import is_remote, list_names
+from pipeline.storage import is_remote, list_names, remove_partials
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_REMOTE_LOOKS = 5.0
@@ -100,16 +100,17 @@ def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
         return None
 
 
-def check_done(job_dir: epath.Path, shards_dir: epath.Path) -> set[str]:
-    """Like `done`, but without shards of which the disk lost what was written last; their results are removed."""
-    checked = set()
-    for file_name in sorted(done(job_dir)):
+def missing_shards(job: Job) -> list[str]:
+    """File names of the shards that are not filled, or of which the disk lost what a killed job wrote last."""
+    job_dir, shards_dir = job.shard_job.job_dir, job.shard_job.shards_dir
+    remove_partials(shards_dir)  # of workers that were killed: they fill the disk
+    filled = done(job_dir)
+    for file_name in sorted(filled):
         result = read_result(job_dir, file_name)
         if result is None or manifest.check_shard(shards_dir, result.entry):
             (job_dir / layout.result_name(file_name)).unlink()
-        else:
-            checked.add(file_name)
-    return checked
+            filled.remove(file_name)
+    return [file_name for file_name in job.num_cells if file_name not in filled]
 
 
 def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[ShardResult]:
