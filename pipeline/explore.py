@@ -7,9 +7,9 @@ patient's cells, and sixteen labelled cells. Sizes, colours and sample cells are
 first fold where there is none), so the test split stays unseen. Takes about five seconds for 27,558 cells.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,21 +44,13 @@ class CellImage(NamedTuple):
 
 
 class Exploration(NamedTuple):
-    """What to plot.
-
-    Attributes:
-      contents: the data set's manifest.
-      training_split: the one that sizes, colours and sample cells are of.
-      patients: split -> patient -> int64 [labels], number of cells; without the cells of unknown patients.
-      colours: (patient, label) -> float64 [3], mean RGB in 0…255 of the cells' own pixels, background left out.
-      samples: sixteen cells or fewer.
-    """
+    """What to plot."""
 
     contents: manifest.Manifest
-    training_split: str
-    patients: dict[str, dict[str, np.ndarray]]
-    colours: dict[tuple[str, int], np.ndarray]
-    samples: list[CellImage]
+    training_split: str  # the one that sizes, colours and sample cells are of
+    patients: dict[str, dict[str, np.ndarray]]  # split -> known patient -> int64 [labels], number of cells
+    colours: dict[tuple[str, int], np.ndarray]  # see `mean_colours`
+    samples: list[CellImage]  # sixteen or fewer
 
 
 def explore(directory: epath.Path, contents: manifest.Manifest) -> Exploration:
@@ -92,7 +84,7 @@ def _read_cells(directory: epath.Path, contents: manifest.Manifest, split: str) 
         path = directory / shard["file"]
         try:
             with path.open("rb") as file:
-                for _, record in islice(tfrecord.read_records(file), -(-_NUM_COLOURED // len(shards))):
+                for _, record in itertools.islice(tfrecord.read_records(file), -(-_NUM_COLOURED // len(shards))):
                     parsed = example.parse(record)
                     stored = np.frombuffer(parsed.image, np.uint8)
                     pixels = image.decode_png(stored) if encoding == "png" else stored.reshape(size, size, 3)
@@ -102,7 +94,7 @@ def _read_cells(directory: epath.Path, contents: manifest.Manifest, split: str) 
 
 
 def mean_colours(cells: Sequence[CellImage]) -> dict[tuple[str, int], np.ndarray]:
-    """Mean RGB of each patient's cells per label, black background left out; see `Exploration.colours`."""
+    """(patient, label) -> float64 [3], mean RGB in 0…255 of the cells' own pixels, black background left out."""
     colours: dict[tuple[str, int], list[np.ndarray]] = {}
     for cell in cells:
         inside = cell.image[cell.image.any(axis=2)]
@@ -122,7 +114,9 @@ def plot(exploration: Exploration) -> "Figure":
     figure.suptitle(f"{name}, {contents['source']['name']}")
     charts, cells = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.25, 1)).flat
     axes = charts.subplots(3, 2)
-    _plot_classes(axes[0, 0], contents["splits"])
+    classes = {label: [of_split["classes"][label] for of_split in contents["splits"].values()] for label in LABELS}
+    _plot_stacked(axes[0, 0], list(contents["splits"]), classes)
+    axes[0, 0].set(title="Cells by split", ylabel="cells")
     for axis, side in zip(axes[1], ("height", "width"), strict=True):
         title = f"Image {side} ({split}), before resizing"
         # Early manifests have no histogram.
@@ -167,12 +161,6 @@ def _plot_stacked(axis: "Axes", x: Sequence[Any], heights: dict[str, Any], width
     axis.legend(fontsize=8)
 
 
-def _plot_classes(axis: "Axes", splits: dict[str, Any]) -> None:
-    counts = {label: [split["classes"][label] for split in splits.values()] for label in LABELS}
-    _plot_stacked(axis, list(splits), counts)
-    axis.set(title="Cells by split", ylabel="cells")
-
-
 def _plot_patients(axis: "Axes", by_split: dict[str, dict[str, np.ndarray]]) -> None:
     infected = [sum(bool(counts[1]) for counts in patients.values()) for patients in by_split.values()]
     uninfected = [len(patients) - number for patients, number in zip(by_split.values(), infected, strict=True)]
@@ -182,11 +170,8 @@ def _plot_patients(axis: "Axes", by_split: dict[str, dict[str, np.ndarray]]) -> 
 
 
 def _plot_cells_per_patient(axis: "Axes", by_split: dict[str, dict[str, np.ndarray]]) -> None:
-    by_patient: dict[str, np.ndarray] = {}
-    for patients in by_split.values():
-        for patient, numbers in patients.items():
-            by_patient[patient] = by_patient.get(patient, 0) + numbers
-    counts = np.array(list(by_patient.values()))
+    patients = dict.fromkeys(itertools.chain(*by_split.values()))
+    counts = np.array([sum(of_split.get(patient, 0) for of_split in by_split.values()) for patient in patients])
     counts = counts[np.argsort(-counts.sum(axis=1), kind="stable")]
     _plot_stacked(axis, range(len(counts)), dict(zip(LABELS, counts.T, strict=True)), width=1)
     axis.set(title=f"Cells of each of {len(counts)} patients", xlabel="patients, most cells first", ylabel="cells")

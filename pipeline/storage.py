@@ -90,8 +90,9 @@ def object_store(path: str | epath.PathLike) -> tuple[fsspec.AbstractFileSystem,
     return fsspec.url_to_fs(os.fspath(path), **options)
 
 
-def read_range(filesystem: fsspec.AbstractFileSystem, name: str, start: int, num_bytes: int) -> bytes:
+def read_range(path: str, start: int, num_bytes: int) -> bytes:
     """Reads a part of an object in one request, less where the object ends before; raises OSError if that fails."""
+    filesystem, name = object_store(path)
     try:
         return bytes(filesystem.cat_file(name, start=start, end=start + num_bytes))
     except Exception:

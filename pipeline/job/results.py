@@ -48,21 +48,13 @@ class ShardResult(NamedTuple):
 
 
 class JobResult(NamedTuple):
-    """What the job did.
+    """What the job did."""
 
-    Attributes:
-      directory: the data set's version folder.
-      manifest: its manifest.
-      num_filled: number of cells that this run read; 0 if the data set was there already.
-      seconds: how long filling took, from the first shard to the manifest.
-      repaired: names of the corrupt files that were made again.
-    """
-
-    directory: epath.Path
+    directory: epath.Path  # the data set's version folder
     manifest: manifest.Manifest
-    num_filled: int
-    seconds: float
-    repaired: tuple[str, ...] = ()
+    num_filled: int  # cells that this run read; 0 if the data set was there already
+    seconds: float  # of filling, from the first shard to the manifest
+    repaired: tuple[str, ...] = ()  # names of the corrupt files that were made again
 
 
 class ShardCounts(NamedTuple):

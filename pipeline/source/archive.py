@@ -23,7 +23,7 @@ from pipeline.cells import Cell, ZipEntry
 from pipeline.errors import InputError
 from pipeline.source.files import File, Files, read_zip_directory
 from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage, read_image_file
-from pipeline.storage import is_remote, list_objects, object_store, open_file, open_place, read_range
+from pipeline.storage import is_remote, list_objects, open_file, open_place, read_range
 
 LINK_TO_FOLDER = "symbolic link to a folder, which is not followed"
 _ZIP_LOCAL_HEADER = struct.Struct("<26xHH")
@@ -65,9 +65,6 @@ class FolderSource(Source):
         self._folder = epath.Path(folder)
         self.is_remote = is_remote(folder)
         self._prefix = f"{folder}/"
-        if self.is_remote:
-            self._filesystem, name = object_store(folder)
-            self._prefix = f"{name}/"
 
     def walk(self) -> tuple[Files, set[str]]:
         files = Files()
@@ -113,7 +110,7 @@ class FolderSource(Source):
         path = self._prefix + root + cell.filename
         if not self.is_remote:
             return read_image_file(path, cell)
-        content = read_range(self._filesystem, path, 0, cell.num_bytes + 1)
+        content = read_range(path, 0, cell.num_bytes + 1)
         if len(content) != cell.num_bytes:
             raise UnreadableImage("has changed since it was listed")
         return content
@@ -206,7 +203,7 @@ class ZipSource(Source):
     def _read_at(self, offset: int, num_bytes: int, cell: Cell) -> bytes:
         """Reads a part of the archive, less where it ends before; raises OSError if it has changed."""
         if self.is_remote:
-            return read_range(*object_store(self._path), offset, num_bytes)
+            return read_range(os.fspath(self._path), offset, num_bytes)
         with self._lock:
             if self._file is None:
                 self._file = open_file(self._path)

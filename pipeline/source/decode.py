@@ -43,15 +43,10 @@ _PLAIN_PNG_CHUNKS = {b"IDAT", b"pHYs", b"tEXt", b"tIME"}  # these leave the pixe
 
 
 class DecodedImage(NamedTuple):
-    """Pixels as OpenCV decodes them.
+    """Pixels as OpenCV decodes them."""
 
-    Attributes:
-      pixels: uint8 RGB [height, width, 3].
-      conversions: what had to be converted, such as `("palette",)`; empty for an 8-bit RGB file whose suffix fits.
-    """
-
-    pixels: np.ndarray
-    conversions: tuple[str, ...]
+    pixels: np.ndarray  # uint8 RGB [height, width, 3]
+    conversions: tuple[str, ...]  # such as ("palette",); empty for an 8-bit RGB file whose suffix fits
 
 
 def decode(encoded: bytes, filename: str) -> DecodedImage:
