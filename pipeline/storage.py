@@ -35,9 +35,6 @@ _BUFFER_BYTES = 1 << 20
 class NotRegular(OSError):
     """Something that is no regular file was to be read."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(errno.EINVAL, "not a regular file", path)
-
 
 def open_place(path: str, flag: str) -> epath.Path:
     """A path as given by a flag, `~` expanded; raises InputError if it is empty or of an unknown kind of store."""
@@ -66,11 +63,11 @@ def open_regular(path: str) -> io.FileIO:
         file = io.FileIO(path, opener=lambda name, mode: os.open(name, mode | flags))
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
-            raise NotRegular(path) from error
+            raise NotRegular(errno.EINVAL, "not a regular file", path) from error
         raise
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise NotRegular(path)
+        raise NotRegular(errno.EINVAL, "not a regular file", path)
     return file
 
 

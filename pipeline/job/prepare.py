@@ -62,12 +62,10 @@ def plan(
     source_name = (place if storage.is_remote(place) else place.resolve()).name
     source_name = source_name.encode(errors="backslashreplace").decode()
     identity = build_manifest.identity(listing, settings, source_name)
-
     job_dir, shards_dir = layout.incomplete_dir(directory) / acquire.job_name(identity), layout.shards_dir(directory)
     shard_job = ShardJob(
         os.fspath(place), listing.root, job_dir, shards_dir, settings.image_size_px, settings.image_encoding
     )
-
     if existing := acquire.find_existing(directory, identity, overwrite):
         acquire.cleanup(directory)
         yield check_existing(directory, existing, listing, settings, shard_job, repair)
@@ -78,8 +76,7 @@ def plan(
         with acquire.explained_os_errors(data_dir):
             stack.enter_context(storage.lock(directory))
             # Another job may have made it while this one waited for the lock.
-            existing = acquire.find_existing(directory, identity, overwrite)
-            if existing:
+            if existing := acquire.find_existing(directory, identity, overwrite):
                 planned = JobResult(directory, existing, 0, 0.0)
             else:
                 acquire.acquire(directory, job_dir, identity, overwrite)

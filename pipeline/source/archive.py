@@ -72,8 +72,8 @@ class FolderSource(Source):
         pending = [""]
         while pending:
             prefix = pending.pop()
-            entries = self._scan_remote(prefix) if self.is_remote else self._scan(prefix)
-            for name, is_folder, num_bytes, modified_ns, fault in entries:
+            objects = ((*entry, None, None) for entry in list_objects(self._folder / prefix))
+            for name, is_folder, num_bytes, modified_ns, fault in objects if self.is_remote else self._scan(prefix):
                 path = prefix + name
                 if is_folder and not is_hidden(name):
                     folders.add(path)
@@ -101,10 +101,6 @@ class FolderSource(Source):
         if os.path.commonpath([top, os.path.realpath(entry.path)]) != top:
             return "symbolic link out of the source's folder"
         return None if os.path.exists(entry.path) else "broken symbolic link"  # noqa: PTH110 - as above
-
-    def _scan_remote(self, prefix: str) -> Iterator[tuple[str, bool, int, int | None, str | None]]:
-        for name, is_folder, num_bytes in list_objects(self._folder / prefix):
-            yield name, is_folder, num_bytes, None, None
 
     def read(self, root: str, cell: Cell) -> bytes:
         path = self._prefix + root + cell.filename

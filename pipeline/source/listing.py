@@ -130,7 +130,10 @@ def list_cells(
         fingerprint = _fingerprint(cells, source)
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be read: {error}; fix that, then the same command continues") from error
-    fewest, *others = (_base_names(cells, label) for label in np.argsort(num_cells))
+    fewest, *others = (
+        (cells.filename(index).rpartition("/")[2] for index in np.flatnonzero(cells.labels == label).tolist())
+        for label in np.argsort(num_cells)
+    )
     same_names = sorted(set(fewest).intersection(*others))
     return Listing(root, cells, rejected, dict(sorted(skipped.items())), same_names, fingerprint)
 
@@ -174,10 +177,6 @@ def _name_fault(path: str) -> str | None:
     except UnicodeEncodeError:
         return "name is not UTF-8"
     return None
-
-
-def _base_names(cells: Cells, label: int) -> Iterator[str]:
-    return (cells.filename(index).rpartition("/")[2] for index in np.flatnonzero(cells.labels == label).tolist())
 
 
 def _fingerprint(cells: Cells, source: Source) -> str:
