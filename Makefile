@@ -113,6 +113,8 @@ peers:
 clusters: $(INSTALLED)
 	@test -x $(CLUSTERS)/bin/python || $(BIN)/python -m venv $(CLUSTERS)
 	@$(CLUSTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/clusters/requirements.txt
+	@test -e $(CLUSTERS)/flink-1.20 || $(CLUSTERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --target=$(CLUSTERS)/flink-1.20 apache-flink-libraries==1.20.1  # for an error's test
 	@for engine in flink:beam-runners-flink-1.19 spark:beam-runners-spark-3; do \
 	  mvn --quiet --batch-mode -f tests/clusters/pom.xml dependency:copy-dependencies -Drunner=$${engine#*:} \
 	    -DincludeScope=runtime -DoutputDirectory="$(CURDIR)/$(CLUSTERS)/$${engine%:*}-job-server" || \

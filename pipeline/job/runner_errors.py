@@ -55,7 +55,8 @@ def explained_runner_errors(pipeline_options: Sequence[str]) -> Iterator[None]:
         if not any(option.startswith("--runner=") for option in pipeline_options):
             raise
         lines = str(error).strip().splitlines() or ["no answer"]
-        reason = next((line.strip() for line in lines if "details = " in line), lines[-1])  # gRPC's, or a traceback's
+        causes = [line.strip() for line in lines if "details = " in line or line.startswith("Caused by: ")]
+        reason = (causes or lines)[-1]  # gRPC's or Java's, or the last of a traceback
         raise InputError(
             f"the runner failed: {type(error).__name__}: {reason}; check "
             f"--pipeline_options={','.join(pipeline_options)}, then the same command continues"
@@ -75,5 +76,7 @@ def _explanation(text: str) -> str | None:
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:
+    if record.module == "portable_runner" and record.levelno == logging.ERROR:
+        return False  # a job server's, with its stack trace; the exception repeats it
     text = f"{record.getMessage()} {record.exc_info and record.exc_info[1]!r}"
     return not ("KeyboardInterrupt" in text or _explanation(text))

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -20,20 +19,11 @@ HOME = ROOT / ".venv-clusters"  # made by `make clusters`
 PACKAGES = HOME / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 BEAM_WORKER = Path(__file__).with_name("beam_worker.py")
 
-_PACKAGES = ["lang", "lang.invoke", "io", "net", "nio", "text", "time", "util", "util.concurrent"]
-_OPENED = [
-    *(f"java.base/java.{package}" for package in _PACKAGES),
-    "java.base/java.lang.reflect",
-    "java.base/java.util.concurrent.atomic",
-    "java.base/sun.nio.ch",
-    "java.base/sun.security.action",
-]
-JAVA = [
-    "java",
-    "-XX:+IgnoreUnrecognizedVMOptions",
-    "-XX:TieredStopAtLevel=1",  # these processes are short
-    *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENED),
-    "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
+_OPENED = ["lang", "lang.invoke", "lang.reflect", "io", "net", "nio", "text", "time", "util", "util.concurrent"]
+_OPENED = [*(f"java.{name}" for name in [*_OPENED, "util.concurrent.atomic"]), "sun.nio.ch", "sun.net.util"]
+_JAVA_OPTIONS = [  # of every Java process, also those that Spark's workers start
+    "-XX:TieredStopAtLevel=1",  # they are short
+    *(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in [*_OPENED, "sun.security.action"]),
 ]
 
 
@@ -66,10 +56,6 @@ def wait_for(is_ready, log):
         time.sleep(0.2)
 
 
-def wait_for_port(port, log):
-    wait_for(lambda: socket.create_connection(("127.0.0.1", port)).close() is None, log)
-
-
 def get(url):
     with urllib.request.urlopen(url, timeout=5) as answer:
         return json.load(answer)
@@ -84,13 +70,18 @@ class Processes(contextlib.ExitStack):
 
     def start(self, name, *command, **environment):
         log = self.folder / f"{name}.log"
-        names = {"WORKER": name, "WORKER_LOG": str(self.folder / "workers.log"), "PYTHONPATH": str(ROOT)}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        names = {
+            "WORKER": name,
+            "WORKER_LOG": str(self.folder / "workers.log"),
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "JDK_JAVA_OPTIONS": " ".join(_JAVA_OPTIONS),
+        }
         with log.open("w") as output:
             process = subprocess.Popen(
                 list(map(str, command)),
                 cwd=self.folder,
-                env={**os.environ, "PATH": path, **names, **environment},
+                env={**os.environ, **names, **environment},
                 stdout=output,
                 stderr=output,
             )
@@ -99,26 +90,32 @@ class Processes(contextlib.ExitStack):
         return process, log
 
 
-def job_server(processes, engine, driver, *flags, class_path=(), java=JAVA):
+def job_server(processes, engine, driver, *flags, class_path=(), java=()):
     """Starts Beam's job server for an engine; returns the options that reach it."""
     port = free_port()
     path = os.pathsep.join(f"{folder}/*" for folder in [HOME / f"{engine}-job-server", *class_path])
     _, log = processes.start(
-        "job-server",
-        *(*java, "-cp", path, driver, "--job-host=127.0.0.1", f"--job-port={port}", "--artifact-port=0"),
-        *("--expansion-port=0", f"--artifacts-dir={processes.folder / 'artifacts'}", *flags),
+        *("job-server", "java", "-Xmx600m", *java, "-cp", path, f"org.apache.beam.runners.{engine}.{driver}", *flags),
+        *("--job-host=127.0.0.1", f"--job-port={port}", "--artifact-port=0", "--expansion-port=0"),
+        f"--artifacts-dir={processes.folder / 'artifacts'}",
     )
-    wait_for_port(port, log)
-    environment = ["--environment_type=PROCESS", f"--environment_option=process_command={BEAM_WORKER}"]
-    return ["--runner=PortableRunner", f"--job_endpoint=127.0.0.1:{port}", *environment]
+    wait_for(lambda: socket.create_connection(("127.0.0.1", port)).close() is None, log)
+    return [
+        *("--runner=PortableRunner", f"--job_endpoint=127.0.0.1:{port}", "--environment_type=PROCESS"),
+        f"--environment_option=process_command={BEAM_WORKER}",
+        "--environment_cache_millis=30000",  # else Spark starts Python anew for each task
+    ]
 
 
 @contextlib.contextmanager
-def flink(folder):
+def flink(folder, packages=PACKAGES):
     """A session cluster of Flink: a JobManager, two TaskManagers, Beam's job server."""
     rest, rpc = free_port(), free_port()
     (folder / "conf").mkdir()
     (folder / "conf" / "config.yaml").touch()
+    memory = {"framework.heap.size": 64, "framework.off-heap.size": 64, "task.heap.size": 128, "task.off-heap.size": 64}
+    memory |= {"network.min": 32, "network.max": 32, "managed.size": 64, "jvm-metaspace.size": 256}
+    memory |= {"jvm-overhead.min": 64, "jvm-overhead.max": 64}
     config = {
         "jobmanager.rpc.address": "127.0.0.1",
         "jobmanager.rpc.port": rpc,
@@ -131,29 +128,22 @@ def flink(folder):
         "taskmanager.numberOfTaskSlots": 2,  # so that the other has room for the job of a killed one
         "taskmanager.host": "127.0.0.1",
         "taskmanager.cpu.cores": 1,
-        "taskmanager.memory.framework.heap.size": "64m",
-        "taskmanager.memory.framework.off-heap.size": "64m",
-        "taskmanager.memory.task.heap.size": "128m",
-        "taskmanager.memory.task.off-heap.size": "64m",
-        "taskmanager.memory.network.min": "32m",
-        "taskmanager.memory.network.max": "32m",
-        "taskmanager.memory.managed.size": "64m",
-        "taskmanager.memory.jvm-metaspace.size": "256m",
-        "taskmanager.memory.jvm-overhead.min": "64m",
-        "taskmanager.memory.jvm-overhead.max": "64m",
+        **{f"taskmanager.memory.{part}": f"{size}m" for part, size in memory.items()},
     }
     settings = [word for key, value in config.items() for word in ("-D", f"{key}={value}")]
-    java = [*JAVA, "-Xmx384m", "-cp", f"{PACKAGES / 'pyflink' / 'lib'}/*"]
+    java = ["java", "-Xmx384m", "-cp", packages / "pyflink" / "lib" / "*"]
     entry = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
     runner = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
     with Processes(folder) as processes:
         _, log = processes.start("jobmanager", *java, entry, "--configDir", folder / "conf", *settings)
         manager = [*java, runner, "--configDir", folder / "conf", *settings]
         workers = [processes.start(f"taskmanager-{number}", *manager)[0] for number in (1, 2)]
-        driver = "org.apache.beam.runners.flink.FlinkJobServerDriver"
-        options = job_server(processes, "flink", driver, f"--flink-master=127.0.0.1:{rest}", java=[*JAVA, "-Xmx384m"])
+        options = job_server(processes, "flink", "FlinkJobServerDriver", f"--flink-master=127.0.0.1:{rest}")
         wait_for(lambda: len(get(f"http://127.0.0.1:{rest}/taskmanagers")["taskmanagers"]) == 2, log)
         yield Cluster([*options, "--parallelism=2"], workers, folder)
+
+
+newer_flink = functools.partial(flink, packages=HOME / "flink-1.20")  # than its job server
 
 
 @contextlib.contextmanager
@@ -161,7 +151,7 @@ def spark(folder):
     """A standalone cluster of Spark: a master, two workers, Beam's job server, which is the driver."""
     port, web, home = free_port(), free_port(), PACKAGES / "pyspark"
     master = f"spark://127.0.0.1:{port}"
-    java = [*JAVA, "-Xmx256m", "-cp", home / "jars" / "*"]
+    java = ["java", "-Xmx256m", "-cp", home / "jars" / "*"]
     with Processes(folder) as processes:
         start = functools.partial(processes.start, SPARK_HOME=str(home), SPARK_SCALA_VERSION="2.12")
         entry = "org.apache.spark.deploy.master.Master"
@@ -174,18 +164,12 @@ def spark(folder):
             "spark.executor.extraClassPath": HOME / "spark-job-server" / "*",  # its Guava before Spark's older one
             "spark.default.parallelism": 4,
             "spark.task.maxFailures": 1,
-            "spark.executor.extraJavaOptions": shlex.join(JAVA[1:]),
             "spark.ui.enabled": "false",
             "spark.driver.host": "127.0.0.1",
         }
-        options = job_server(
-            processes,
-            "spark",
-            "org.apache.beam.runners.spark.SparkJobServerDriver",
-            f"--spark-master-url={master}",
-            class_path=[home / "jars"],
-            java=[*JAVA, "-Xmx600m", *(f"-D{key}={value}" for key, value in conf.items())],
-        )
+        java = [f"-D{key}={value}" for key, value in conf.items()]
+        flags = [f"--spark-master-url={master}"]
+        options = job_server(processes, "spark", "SparkJobServerDriver", *flags, class_path=[home / "jars"], java=java)
         wait_for(lambda: get(f"http://127.0.0.1:{web}/json/")["aliveworkers"] == 2, log)
         yield Cluster(options, workers, folder)
 
@@ -198,18 +182,8 @@ def dask(folder):
     shared = ["--no-dashboard", "--scheduler-file", file]
     with Processes(folder) as processes:
         _, log = processes.start("scheduler", *command, "scheduler", "--host", "127.0.0.1", "--port", 0, *shared)
-        worker = [
-            "worker",
-            "--no-nanny",
-            "--nthreads",
-            1,
-            "--local-directory",
-            folder,
-            "--preload",
-            BEAM_WORKER,
-            *shared,
-        ]
-        workers = [processes.start(f"worker-{number}", *command, *worker)[0] for number in (1, 2)]
+        worker = ["worker", "--no-nanny", "--nthreads", 1, "--local-directory", folder, "--preload", BEAM_WORKER]
+        workers = [processes.start(f"worker-{number}", *command, *worker, *shared)[0] for number in (1, 2)]
         wait_for(file.exists, log)
         with distributed.Client(scheduler_file=str(file)) as client:
             client.wait_for_workers(2, timeout=60)

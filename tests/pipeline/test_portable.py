@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, assert_one_line_error, data_set_digests, prepare, run_in_process
 
+from pipeline.errors import InputError
+from pipeline.job.runner_errors import explained_runner_errors
+
 SETTINGS = {"image_size_px": 16, "cells_per_shard": 8}
 FLAGS = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
@@ -90,3 +93,10 @@ def test_a_job_service_that_is_not_there_is_named(source, tmp_path):
 def test_a_worker_pool_that_is_not_there_is_named(source, tmp_path, job_service):
     result = preprocess(source, tmp_path / "data", job_service, "localhost:9")
     assert_one_line_error(result, "the runner failed", "failed to connect", "--environment_config=localhost:9")
+
+
+def test_of_a_job_servers_stack_trace_only_the_cause_is_told():
+    trace = "RestClientException: [Failed to deserialize JobGraph.\nCaused by: ClassNotFoundException: Mode\n\tat x\n]"
+    expected = pytest.raises(InputError, match=r"failed: RuntimeError: Caused by: ClassNotFoundException: Mode; check")
+    with expected, explained_runner_errors(["--runner=PortableRunner"]):
+        raise RuntimeError(trace)
