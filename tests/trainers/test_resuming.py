@@ -82,7 +82,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(model, data_dir, tmp_path,
     assert "retracing" not in result.stdout, "TensorFlow's warning"
     stops = [(int(np.random.default_rng(random_seed).integers(1, NUM_STEPS[model] - 1)), signal.SIGKILL, -9)]
     if model == "basic_cnn":  # killed at an epoch's end, where a checkpoint differs from those within, then preempted
-        stops = [(8, signal.SIGKILL, -9), (8 + stops[0][0] // 2, signal.SIGTERM, 75)]
+        stops = [(8, signal.SIGKILL, -9), (9 + stops[0][0] // 2, signal.SIGTERM, 75)]
     arguments = command(model, data_dir, run_dir)
     for step, number, expected_status in stops:
         status, text = signal_at(step, number, output, arguments, run_dir)
