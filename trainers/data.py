@@ -88,18 +88,13 @@ class DataSet(NamedTuple):
     builder: tfds.core.DatasetBuilder
 
     @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the source that the data set was made from."""
-        return self.manifest["source"]["fingerprint"]
-
-    @property
     def identity(self) -> dict[str, Any]:
         """What tells it from other data sets, as a run keeps it; see `run_dir.data_differences`."""
         contents = self.manifest
         return {
             "dataset": f"{contents['dataset']}/{self.config}/{layout.VERSION}",
             "source": contents["source"]["name"],
-            "fingerprint": self.fingerprint,
+            "fingerprint": contents["source"]["fingerprint"],
             "settings": contents["settings"],
             "content_digest": manifest.compute_checksum({key: contents[key] for key in _CONTENTS}),
         }
@@ -197,7 +192,6 @@ def overlap(one: Split, other: Split) -> int:
 
 def describe(model: str, data: TrainingData, options: Options, backend: str) -> run_dir.Run:
     """The `run.json` of a fresh run: what decides its numbers."""
-    contents = data.data_set.manifest
     return {
         "model": model,
         "backend": backend,
@@ -208,15 +202,15 @@ def describe(model: str, data: TrainingData, options: Options, backend: str) -> 
             **data.data_set.identity,
             "num_train_cells": data.train.num_cells,
             "num_validation_cells": data.validation.num_cells,
-            "train_patients": patients_of(data.train, contents),
-            "validation_patients": patients_of(data.validation, contents),
+            "train_patients": patients_of(data.train),
+            "validation_patients": patients_of(data.validation),
         },
         "versions": run_dir.versions(),
         "timings": {"seconds": 0.0},
     }
 
 
-def patients_of(split: Split, contents: manifest.Manifest) -> list[str]:
+def patients_of(split: Split) -> list[str]:
     """The patients of a split's cells, sorted; "" among them for cells without a patient.
 
     The manifest knows them for complete splits; for a part such as `train[:10%]` they are read from the records.
@@ -227,7 +221,7 @@ def patients_of(split: Split, contents: manifest.Manifest) -> list[str]:
     parts = list(zip(split.files, split.skips, split.takes, strict=True))
     num_taken = {Path(file).name: take for file, _, take in parts}
     patients: set[str] = set()
-    for entry in contents["splits"].values():
+    for entry in split.data_set.manifest["splits"].values():
         num_records = {shard["file"]: shard["num_records"] for shard in entry["shards"]}
         if all(num_taken.get(file) == num for file, num in num_records.items()):
             patients |= set(entry["patients"])

@@ -55,7 +55,7 @@ def test_a_file_that_changes_after_the_listing_is_rejected_by_name(change, reaso
     listing = listing_of(source)
     cell = listing.cells[7]
     change(source / cell.filename)
-    options = {"source": str(source), "data_dir": str(tmp_path / "data")}
+    options = {"source": str(source), "data_dir": str(tmp_path / "data"), "pipeline_options": ["--runner=FnApiRunner"]}
     with pytest.raises(InputError, match=rf"1 of 36 images cannot be used, .*{cell.filename} \({reason}\)"):
         job.prepare(listing, plan.Settings(image_size_px=16), **options)
     result = job.prepare(listing, plan.Settings(image_size_px=16), max_rejected_fraction=0.1, **options)

@@ -90,6 +90,7 @@ def test_no_name_reaches_a_terminal_as_control_characters(source, tmp_path):
     flags = (
         f"--source={named}",
         f"--data_dir={tmp_path / 'data'}",
+        "--pipeline_options=--runner=FnApiRunner",
         "--image_size_px=16",
         "--patient_regex=^(C\\d+|cell)",
     )
@@ -140,7 +141,7 @@ def test_an_ascii_locale_does_not_end_a_command():
     ("redirection", "expected"),
     [(">/dev/full", "standard output cannot be written (No space left on device)"), ("| true", "(Broken pipe)")],
 )
-@pytest.mark.parametrize("code", ["print('x')", "print('x', flush=True)", "print('x' * 10**6)"])
+@pytest.mark.parametrize("code", ["print('x')", "print('x', flush=True)"])
 def test_a_standard_output_that_fails_is_one_line(code, redirection, expected):
     code = f"import time\nfrom pipeline.command import run\ndef main(_):\n    time.sleep(0.1)\n    {code}\nrun(main)"
     command = f"set -o pipefail; {shlex.join([sys.executable, '-c', code])} {redirection}"

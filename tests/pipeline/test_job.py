@@ -157,14 +157,6 @@ def test_a_split_of_bad_images_only_is_refused(source, tmp_path):
         prepare(source, tmp_path / "b", max_rejected_fraction=1.0, **SHARDS)
 
 
-def test_a_second_run_finds_it_there(source, tmp_path):
-    first = prepare(source, tmp_path / "data", **SHARDS)
-    before = data_set_digests(first.directory)
-    second = prepare(source, tmp_path / "data", **SHARDS)
-    assert (first.num_filled, second.num_filled) == (36, 0)
-    assert data_set_digests(second.directory) == before
-
-
 def test_another_source_or_setting_is_told_apart_and_overwrite_replaces(source, tmp_path):
     first = prepare(source, tmp_path / "data", **SHARDS)
     with pytest.raises(InputError, match="its image_size_px is 16, wanted 8; give --overwrite"):
@@ -189,12 +181,9 @@ def test_the_same_names_and_sizes_are_not_the_same_source(tmp_path):
         prepare(tmp_path / "two" / "cells", tmp_path / "data", **SHARDS)
 
 
-@pytest.mark.parametrize(
-    "content", ["{", "{}", "[]", '{"dataset": "tfds_malaria"}', '{"dataset": "tfds_malaria", "source": 1}']
-)
-def test_a_damaged_manifest_is_one_line(content, source, tmp_path):
+def test_a_damaged_manifest_is_one_line(source, tmp_path):
     directory = prepare(source, tmp_path / "data", **SHARDS).directory
-    (directory / "manifest.json").write_text(content)
+    (directory / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest.json cannot be read .*--overwrite"):
         prepare(source, tmp_path / "data", **SHARDS)
 

@@ -160,7 +160,7 @@ def test_the_source_may_lie_there(source, tmp_path, bucket):
     for path in ("cells.zip", "cells"):
         data_dir = tmp_path / "data" / path
         flags = (f"--source=s3://{bucket.name}/{path}", f"--data_dir={data_dir}")
-        result = run_in_process("pipeline.preprocess", *flags, *SMALL)
+        result = run_in_process("pipeline.preprocess", *flags, *SMALL, "--pipeline_options=--runner=FnApiRunner")
         assert result.returncode == 0, result.stderr
         digests = data_set_digests(data_dir / "tfds_malaria" / "by_patient" / "1.0.0")
         for split in expected["splits"].values():

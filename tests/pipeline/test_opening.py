@@ -22,9 +22,7 @@ from trainers.data import open_data_set
 
 NESTED = b'{"dataset": "tfds_malaria", "x": ' + b"[" * 900 + b"]" * 900 + b"}"  # not too deep for a parser
 OPENERS = {
-    "explore": lambda data_dir: manifest.read_dataset(data_dir, "by_patient"),
     "trainers": lambda data_dir: open_data_set(data_dir, "by_patient"),
-    "builder": lambda data_dir: tfds_malaria.Builder(data_dir=data_dir),
     "tfds": lambda data_dir: tfds.load("tfds_malaria", data_dir=data_dir),
 }
 
@@ -56,7 +54,7 @@ def test_a_flipped_bit_is_named_by_all_that_open_a_data_set(name, directory, ope
     path = directory / (layout.index_name(shard_of(directory).name) if name == "index" else name)
     content = path.read_bytes()
     rng = random.Random(0)
-    for _ in range(10):
+    for _ in range(5):
         flip_bit(path, rng.randrange(len(content)), 1 << rng.randrange(8))
         with pytest.raises(InputError, match=path.name):
             open_it()
@@ -74,7 +72,7 @@ def test_a_shard_of_another_size_is_named_by_all_that_open_a_data_set(directory,
         open_it()
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, b"null", b"{}"])
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b"{}"])
 @pytest.mark.parametrize("name", layout.TFDS_FILES)
 def test_files_that_tfds_cannot_read_are_named_even_if_signed(name, content, directory):
     (directory / name).write_bytes(content)
@@ -127,6 +125,7 @@ def first_shard(contents):
         (lambda m: m["settings"].update(image_size_px=10**6), "image_size_px is '1000000'"),
         (lambda m: m["settings"].pop("image_encoding"), r"it lacks the entry settings\.image_encoding"),
         (lambda m: m.update(format=2), "its entry format is '2'"),
+        (lambda m: m.update(dataset="tfds_cats"), "it is not a manifest of tfds_malaria"),
         (lambda m: m.update(splits=[]), r"its entry splits is '\[\]'"),
         (lambda m: m["image_size"]["train"]["width"]["histogram"].update(wide=1), "histogram is"),
         (lambda m: m["rejected"].append({"filename": ["x"], "reason": ""}), r"rejected\.filename is"),
@@ -139,7 +138,21 @@ def test_a_manifest_that_cannot_be_is_one_line(change, expected, directory):
     assert verify(directory)
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, NESTED, b"9" * 10_000, b'"\\ud800"', None])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        NESTED,
+        b"9" * 10_000,
+        b'"\\ud800"',
+        b"",
+        b"{",
+        b"[]",
+        b'{"dataset": "tfds_malaria"}',
+        b"\xff",
+        None,
+    ],
+)
 def test_json_that_no_parser_should_meet_is_one_line(content, directory):
     path = directory / layout.MANIFEST
     if content is None:

@@ -50,17 +50,14 @@ def corrupt_all(directory):
 @pytest.mark.parametrize(
     ("corrupt", "expected"),
     [
-        (lambda d: flip_bit(d / TRAIN), f"{TRAIN} its sha256 is not the manifest's"),
         (lambda d: (d / TRAIN).write_bytes((d / TRAIN).read_bytes()[:-9]), f"{TRAIN} has "),
-        (lambda d: (d / TEST).unlink(), f"{TEST} is missing"),
-        (lambda d: flip_bit(d / layout.index_name(TRAIN), 140), f"{TRAIN}.index.npy its sha256 is not"),
         (lambda d: flip_bit(d / "dataset_info.json"), "dataset_info.json its sha256 is not"),
     ],
 )
 def test_what_is_corrupt_is_named_and_repaired(corrupt, expected, directory, intact, tmp_path):
     corrupt(directory)
     command = ("pipeline.preprocess", f"--source={tmp_path / 'cell_images'}", f"--data_dir={tmp_path / 'data'}")
-    flags = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    flags = ["--pipeline_options=--runner=FnApiRunner", *(f"--{name}={value}" for name, value in SETTINGS.items())]
     assert_one_line_error(run_in_process(*command, *flags), "1 corrupt file: ", expected, "--repair")
     result = run_in_process(*command, *flags, "--repair")
     assert result.returncode == 0, result.stderr

@@ -16,7 +16,6 @@ CHANGES = {
 }
 LEGACY = {"rotation_degrees": "theta", "zoom_x": "zx", "zoom_y": "zy", "shift_x_px": "tx", "shift_y_px": "ty"}
 EVERYTHING = Ranges(180.0, 0.1, 0.05, 5.0, "both", "black", 0.15, 0.05, 0.2, 10.0)
-FORMS = (False, True)  # of the warp: by Keras's operation, by gathers
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,6 @@ def transform(flip_x=False, flip_y=False, **changes):
 
 
 @pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")  # in Keras
-@pytest.mark.parametrize("by_gathers", FORMS)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -56,7 +54,7 @@ def transform(flip_x=False, flip_y=False, **changes):
         },
     ],
 )
-def test_a_warp_is_that_of_the_original_generator(smooth, changes, by_gathers):
+def test_a_warp_is_that_of_the_original_generator(smooth, changes):
     from keras.src.legacy.preprocessing.image import apply_affine_transform
 
     from trainers.augmentation import apply
@@ -65,30 +63,28 @@ def test_a_warp_is_that_of_the_original_generator(smooth, changes, by_gathers):
     expected = apply_affine_transform(
         smooth.copy(), row_axis=0, col_axis=1, channel_axis=2, fill_mode="nearest", **legacy
     )
-    changed = np.asarray(apply.warp(smooth[None], transform(**changes), "nearest", by_gathers=by_gathers))[0]
+    changed = np.asarray(apply.warp(smooth[None], transform(**changes), "nearest", by_gathers=False))[0]
     assert np.abs(changed - smooth).max() > 10, "it changes the image"
     np.testing.assert_allclose(changed, expected, atol=0.01)
 
 
-@pytest.mark.parametrize("by_gathers", FORMS)
-def test_flips_come_after_the_warp_as_in_the_original_generator(smooth, by_gathers):
+def test_flips_come_after_the_warp_as_in_the_original_generator(smooth):
     from trainers.augmentation import apply
 
     def warped(**flips):
         changes = transform(rotation_degrees=25.0, **flips)
-        return np.asarray(apply.warp(smooth[None], changes, "nearest", by_gathers=by_gathers))[0]
+        return np.asarray(apply.warp(smooth[None], changes, "nearest", by_gathers=False))[0]
 
     turned = warped()
     np.testing.assert_allclose(warped(flip_x=True, flip_y=True), turned[::-1, ::-1], atol=0.01)
     np.testing.assert_allclose(warped(flip_x=True), turned[:, ::-1], atol=0.01)
 
 
-@pytest.mark.parametrize("by_gathers", FORMS)
-def test_black_comes_in_from_beyond_the_border(by_gathers):
+def test_black_comes_in_from_beyond_the_border():
     from trainers.augmentation import apply
 
     white = np.full((1, SIZE, SIZE, 3), 255, np.float32)
-    changed = np.asarray(apply.warp(white, transform(rotation_degrees=45.0), "black", by_gathers=by_gathers))[0]
+    changed = np.asarray(apply.warp(white, transform(rotation_degrees=45.0), "black", by_gathers=False))[0]
     assert changed[0, 0].max() == 0
     assert changed[SIZE // 2, SIZE // 2].min() == pytest.approx(255)
 
@@ -214,15 +210,14 @@ def test_samples_fill_their_ranges():
         assert np.abs(np.mean(values) - centre) < 0.05 * span
 
 
-@pytest.mark.parametrize("by_gathers", FORMS)
-def test_nothing_is_the_identity(smooth, by_gathers):
+def test_nothing_is_the_identity(smooth):
     import tensorflow as tf
 
     from trainers.augmentation import apply, params
 
     transforms, stains = params.sample(Ranges(), SIZE, 0, tf.constant(0, tf.int64), tf.constant(1))
     image = np.round(smooth)[None]
-    changed = apply.to_uint8(apply.warp(apply.stain(image, stains), transforms, "nearest", by_gathers=by_gathers))
+    changed = apply.to_uint8(apply.warp(apply.stain(image, stains), transforms, "nearest", by_gathers=False))
     np.testing.assert_array_equal(changed, image)
     assert Ranges(fill="nearest").is_nothing
     assert not Ranges(flip="horizontal").is_nothing

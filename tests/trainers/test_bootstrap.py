@@ -72,10 +72,10 @@ def test_weighted_metrics_agree_with_scikit_learn():
     labels, probabilities, patients = simulate_cells(rng, 40)
     probabilities = np.round(probabilities, 2)  # ties
     weights = np.vstack([np.ones(40), rng.multinomial(40, np.full(40, 1 / 40), 5)])
-    sums = bootstrap.Sums(labels, probabilities, patients, 0.4)
+    sums = bootstrap.Sums(labels, probabilities, patients)
     for row, weight in enumerate(weights[:, patients]):
         keywords = {"sample_weight": weight}
-        predictions = probabilities >= 0.4
+        predictions = probabilities >= 0.5
         expected = {
             "accuracy": reference.accuracy_score(labels, predictions, **keywords),
             "sensitivity": reference.recall_score(labels, predictions, **keywords),

@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from unittest import mock
 
 import forked
 import pytest
-from conftest import ROOT, assert_one_line_error, run_in_process
+from conftest import ROOT, assert_one_line_error, run_in_process, small_model, write_run
 from evaluating import NO_LEAK
 
 from trainers.training import signals
@@ -56,9 +57,16 @@ def test_five_folds_make_one_report_and_continue(data_dir, tmp_path):
     outputs = []
 
     def run_trainer(command):
-        """Without a new import of TensorFlow for each fold."""
+        """Trains on the first fold alone; the other runs have the splits that they are given, and untrained models."""
         if statuses and (status := statuses.pop(0)):
             return status
+        given = dict(flag.removeprefix("--").split("=", 1) for flag in command[3:])
+        folder = Path(given["run_dir"])
+        if folder.name != "fold_0":
+            if not folder.exists():
+                splits = [given[f"{name}_split"] for name in ("train", "validation", "test")]
+                write_run(folder, data_dir, small_model(), given["config"], splits)
+            return 0
         result = forked.run(tmp_path / f"{len(outputs)}.txt", *command[2:])
         outputs.append(result.stdout)
         return result.returncode
@@ -68,7 +76,7 @@ def test_five_folds_make_one_report_and_continue(data_dir, tmp_path):
         assert not (tmp_path / "report").exists()
         result = cross_validate(data_dir, tmp_path, *flags, "--num_resamples=100")
     assert result.returncode == 0, result.stderr
-    assert ["is trained already" in output for output in outputs] == [False, False, True, True, False, False, False]
+    assert ["is trained already" in output for output in outputs] == [False, True]
     entry = json.loads((tmp_path / "report" / "metrics.json").read_text())["models"]["basic_cnn"]
     splits = json.loads((data_dir / "tfds_malaria/folds/1.0.0/manifest.json").read_text())["splits"]
     assert entry["num_cells"] == sum(split["num_cells"] for split in splits.values())

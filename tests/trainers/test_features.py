@@ -87,13 +87,6 @@ def test_batches_are_the_input_pipelines(data_dir, model, computed):
         np.testing.assert_array_equal(half, both[len(both) // 2 :])
 
 
-def test_evaluation_has_every_cell_once_in_order(computed):
-    batches = features.evaluation_batches(computed[1], 50)
-    assert len(list(batches)) == batches.cardinality()
-    np.testing.assert_array_equal(np.concatenate([values for values, _ in batches]), computed[1].values)
-    np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), computed[1].labels)
-
-
 def test_computed_once(data_dir, model, computed, num_computed, capsys):
     again = extract(data_dir, "train", computed[0], model)
     assert num_computed == []
@@ -169,17 +162,6 @@ def test_half_precision(data_dir, tmp_path):
     on_images = low.predict(resident.load(open_split(data_dir, "validation")).images, batch_size=8, verbose=0)
     on_features = split_backbone(low).head.predict(features.evaluation_batches(extracted, 8), verbose=0)
     np.testing.assert_allclose(on_features, on_images, atol=2e-2)
-
-
-def test_a_corrupt_record_is_named(data_dir, model, tmp_path):
-    shutil.copytree(data_dir / "tfds_malaria/by_patient", tmp_path / "data/tfds_malaria/by_patient")
-    shard = next((tmp_path / "data").rglob("*-train.tfrecord-00001-of-?????"))
-    stored = bytearray(shard.read_bytes())
-    stored[1000] ^= 1
-    shard.write_bytes(stored)
-    with pytest.raises(InputError, match=f"{shard.name}: record 0 is corrupt"):
-        extract(tmp_path / "data", "train", tmp_path / "cache", model)
-    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_features_beyond_float16(data_dir, tmp_path):

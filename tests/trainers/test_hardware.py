@@ -20,9 +20,7 @@ def column(run_dir, name):
     return [row[name] for row in read_history(run_dir / "history.csv")]
 
 
-@pytest.mark.parametrize(
-    ("capability", "policy"), [((9, 0), "mixed_bfloat16"), ((8, 0), "mixed_bfloat16"), ((7, 5), "mixed_float16")]
-)
+@pytest.mark.parametrize(("capability", "policy"), [((8, 0), "mixed_bfloat16"), ((7, 5), "mixed_float16")])
 def test_precision_on_gpus(capability, policy, monkeypatch):
     monkeypatch.setattr(hardware, "gpus", lambda: ["a GPU"])
     monkeypatch.setattr(
@@ -48,12 +46,11 @@ def test_cpus_with_bfloat16(tmp_path):
     assert not hardware.cpu_has_bfloat16(tmp_path / "missing")
 
 
-@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_half_precision_trains(precision, data_dir, tmp_path):
-    result = train(data_dir, tmp_path / "run", *SMALL, f"--precision={precision}", "--flip=both", "--jit_compile=true")
+def test_half_precision_trains(data_dir, tmp_path):
+    result = train(data_dir, tmp_path / "run", *SMALL, "--precision=float16", "--flip=both", "--jit_compile=true")
     assert result.returncode == 0, result.stderr
     assert "XLA: on (asked for)" in result.stdout
-    assert f"precision: mixed_{precision} (asked for)" in result.stdout
+    assert "precision: mixed_float16 (asked for)" in result.stdout
     assert np.isfinite(column(tmp_path / "run", "loss") + column(tmp_path / "run", "val_loss")).all()
 
 

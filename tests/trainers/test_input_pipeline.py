@@ -1,5 +1,6 @@
 """Splits, orders, hosts and modes of the batches that models are trained on; what happens where shards are corrupt."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_load_keeps_the_records_order_and_labels(data_dir, train):
     np.testing.assert_array_equal([e["image"] for e in examples], cells.images)
 
 
-@pytest.mark.parametrize("expression", ["train[:10%]", "train[30:]", "train[:5]+validation", "test[20%:60%]"])
+@pytest.mark.parametrize("expression", ["train[:5]+validation", "test[20%:60%]"])
 def test_split_expressions_are_tfdss(expression, data_dir):
     import tensorflow_datasets as tfds
 
@@ -124,11 +125,10 @@ def test_the_seed_decides_and_any_step_can_be_the_first(train, numbers, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("global_seed", [0, 5])
-def test_tensorflows_global_seed_changes_nothing(train, numbers, mode, global_seed):
-    """A training sets it to its `--seed`, 0 included, which TensorFlow's own shuffle takes badly."""
+def test_tensorflows_global_seed_changes_nothing(train, numbers, mode):
+    """A training sets it to its `--seed`; TensorFlow's own shuffle takes 0 badly."""
     expected = indices(batches_of(train, mode), numbers)
-    tf.random.set_seed(global_seed)
+    tf.random.set_seed(0)
     try:
         assert indices(batches_of(train, mode), numbers) == expected
     finally:
@@ -225,17 +225,22 @@ def test_the_least_of_a_control_group_and_all_above_it_counts(cgroup, names, gro
         assert memory.free_bytes(tmp_path) == expected
 
 
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """A folder with a data set by each image encoding."""
+    folder = tmp_path_factory.mktemp("encoded")
+    source = write_source(folder / "cells")
+    for encoding in ("raw", "png"):
+        prepare(source, folder / encoding, image_size_px=10, image_encoding=encoding)
+    return folder
+
+
 @pytest.fixture(params=["raw", "png"])
-def encoding(request):
-    return request.param
-
-
-@pytest.fixture
-def small(source, tmp_path, encoding):
+def small(encoded, tmp_path, request):
     """A train split of one shard, and the shard."""
-    directory = prepare(source, tmp_path / "small", image_size_px=10, image_encoding=encoding).directory
+    shutil.copytree(encoded / request.param, tmp_path / "small")
     split = open_split(tmp_path / "small", "train")
-    return split, Path(directory) / "tfds_malaria-train.tfrecord-00000-of-00001"
+    return split, Path(split.files[0])
 
 
 def read_as_training_does(split, mode):
@@ -278,7 +283,7 @@ def test_errors_of_intact_shards_are_not_explained(train):
             raise error(None, None, "?")
 
 
-@pytest.mark.parametrize("encoding", ["raw"], indirect=True)
+@pytest.mark.parametrize("small", ["raw"], indirect=True)
 def test_an_index_that_is_not_the_manifests_is_refused(small):
     split, path = small
     index = np.load(layout.index_name(str(path)))
@@ -289,10 +294,8 @@ def test_an_index_that_is_not_the_manifests_is_refused(small):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_png_records_are_decoded(source, tmp_path, mode):
-    for encoding in ("raw", "png"):
-        prepare(source, tmp_path / encoding, image_size_px=10, image_encoding=encoding)
-    raw, png = (batches_of(open_split(tmp_path / encoding, "train"), mode) for encoding in ("raw", "png"))
+def test_png_records_are_decoded(encoded, mode):
+    raw, png = (batches_of(open_split(encoded / encoding, "train"), mode) for encoding in ("raw", "png"))
     for one, other in zip(raw, png, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
 
@@ -311,7 +314,7 @@ def test_mapped_takes_no_memory_that_grows_with_the_data(tmp_path):
         status = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in status if line.startswith("RssAnon")).split()[1]) * 1024
 
-    source = write_source(tmp_path / "cells", num_patients=60, cells_each=6)
+    source = write_source(tmp_path / "cells", num_patients=60, cells_each=3)
     prepare(source, tmp_path / "data", image_size_px=512, cells_per_shard=128)
     split = open_split(tmp_path / "data", "train")
     batches = batching.training_batches(split, ShuffleOrder(split.num_cells, 2, 3), 1, "mapped")

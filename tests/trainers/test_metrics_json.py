@@ -42,19 +42,6 @@ def test_pooled_folds_use_their_own_thresholds_and_temperatures():
     assert folds["sd"] == pytest.approx(np.std(halves, ddof=1))
 
 
-def test_without_patients_there_are_intervals_over_cells_only():
-    predictions = make_predictions()._replace(patient_ids=np.array([""] * 600))
-    entry = build_entry(model_predictions(predictions))
-    assert (entry["num_patients"], entry["accuracy"]["ci95"]) == (0, None)
-    assert entry["ci95_by_cell"]["accuracy"]
-
-
-def test_without_thresholds_there_is_the_default_only():
-    entry = build_entry(model_predictions(make_predictions(), fitted=(thresholds.defaults("no file"),)))
-    assert list(entry["operating_points"]) == ["default"]
-    assert entry["calibration"] is None
-
-
 def test_a_comparison_is_the_difference():
     model = model_predictions(make_predictions())
     worse = model._replace(predictions=model.predictions._replace(probabilities=model.predictions.probabilities * 0.8))

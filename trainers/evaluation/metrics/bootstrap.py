@@ -44,23 +44,16 @@ class Sums:
       labels: int [cells], 1 is parasitized.
       probabilities: float [cells] in 0…1, of being parasitized.
       clusters: [cells], the patient of each cell, or a number of its own for each cell.
-      threshold: a cell is predicted parasitized from here on.
     """
 
-    def __init__(
-        self,
-        labels: np.ndarray,
-        probabilities: np.ndarray,
-        clusters: np.ndarray,
-        threshold: float = metrics.THRESHOLD,
-    ) -> None:
+    def __init__(self, labels: np.ndarray, probabilities: np.ndarray, clusters: np.ndarray) -> None:
         names, cluster = np.unique(clusters, return_inverse=True)
         self.num_clusters = min(len(names), _MAX_CLUSTERS)
         if len(names) > _MAX_CLUSTERS:
             cluster = np.random.default_rng(0).permutation(len(names))[cluster] % _MAX_CLUSTERS
         order = np.argsort(-probabilities, kind="stable")
         self._labels, self._probabilities, self._cluster = labels[order], probabilities[order], cluster[order]
-        kind = 2 * (self._labels == 1) + (self._probabilities >= threshold)
+        kind = 2 * (self._labels == 1) + (self._probabilities >= metrics.THRESHOLD)
         tn, fp, fn, tp = self._confusion = self._by_cluster(kind, np.ones(len(labels)), 4)
         self._negatives, self._positives = tn + fp, fn + tp
         num_cells = self._negatives + self._positives

@@ -1,7 +1,5 @@
 """Metrics of labels and probabilities, calibration among them; from scikit-learn wherever it has them. Pure."""
 
-from typing import NamedTuple
-
 import numpy as np
 from sklearn import metrics
 
@@ -26,13 +24,13 @@ NAMES = (
 _MARGIN = 1e-7  # a float32 sigmoid returns exactly 0 and 1 for large logits
 
 
-def confusion(labels: np.ndarray, probabilities: np.ndarray, threshold: float = THRESHOLD) -> dict[str, int]:
+def confusion(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, int]:
     """True and false negatives and positives; arguments as of `compute`."""
-    counts = metrics.confusion_matrix(labels, probabilities >= threshold, labels=[0, 1])
+    counts = metrics.confusion_matrix(labels, probabilities >= THRESHOLD, labels=[0, 1])
     return dict(zip(("tn", "fp", "fn", "tp"), counts.ravel().tolist(), strict=True))
 
 
-def compute(labels: np.ndarray, probabilities: np.ndarray, threshold: float = THRESHOLD) -> dict[str, float]:
+def compute(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """All metrics of one model, by the names in `NAMES`.
 
     Sensitivity and specificity are the recalls of parasitized and of uninfected cells; the Brier score is the mean
@@ -40,10 +38,9 @@ def compute(labels: np.ndarray, probabilities: np.ndarray, threshold: float = TH
 
     Args:
       labels: int [cells], 1 is parasitized, both classes present.
-      probabilities: float [cells] in 0…1, of being parasitized.
-      threshold: a cell is predicted parasitized from here on.
+      probabilities: float [cells] in 0…1, of being parasitized; from `THRESHOLD` on a cell is predicted so.
     """
-    predictions = (probabilities >= threshold).astype(np.int64)
+    predictions = (probabilities >= THRESHOLD).astype(np.int64)
     return {
         "accuracy": float(metrics.accuracy_score(labels, predictions)),
         "sensitivity": float(metrics.recall_score(labels, predictions)),
@@ -70,37 +67,20 @@ def class_weighted(labels: np.ndarray, predictions: np.ndarray) -> dict[str, flo
     return dict(zip(("accuracy", "precision", "recall", "f1"), map(float, (accuracy, *means)), strict=True))
 
 
-class Reliability(NamedTuple):
-    """Bins of equal width over the predicted probabilities; empty bins are left out."""
-
-    mean_probabilities: np.ndarray  # float64 [bins]
-    fractions: np.ndarray  # float64 [bins], of parasitized cells
-    num_cells: np.ndarray  # int64 [bins]
-
-
-def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
-    """The reliability diagram: arguments as of `compute`, and the number of bins, each closed on the right."""
-    bins = assign_bins(probabilities, num_bins)
-    counts, *sums = (np.bincount(bins, weights, num_bins) for weights in (None, probabilities, labels))
-    filled = counts > 0
-    means, fractions = (values[filled] / counts[filled] for values in sums)
-    return Reliability(means, fractions, counts[filled])
-
-
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> float:
-    """Mean distance between predicted probability and fraction of parasitized cells, over the bins of `reliability`.
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean distance between predicted probability and fraction of parasitized cells, over the bins of `assign_bins`.
 
     The binary form (bins of the positive class's probability) of Guo et al., "On Calibration of Modern Neural
     Networks", ICML 2017.
     """
-    bins = assign_bins(probabilities, num_bins)
-    sums = [np.bincount(bins, weights, num_bins) for weights in (probabilities, labels)]
+    bins = assign_bins(probabilities)
+    sums = [np.bincount(bins, weights, NUM_BINS) for weights in (probabilities, labels)]
     return float(np.abs(sums[0] - sums[1]).sum() / len(labels))
 
 
-def assign_bins(probabilities: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
-    """The bin of each probability: int64 [cells] in 0…num_bins - 1."""
-    return np.clip(np.ceil(probabilities * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+def assign_bins(probabilities: np.ndarray) -> np.ndarray:
+    """The bin of each probability, closed on the right: int64 [cells] in 0…`NUM_BINS` - 1."""
+    return np.clip(np.ceil(probabilities * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
 
 
 def calibration_errors(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

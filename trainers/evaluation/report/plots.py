@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
 from pipeline import plot_style
 from pipeline.cells import LABELS
 from pipeline.plot_style import legend_label
 from pipeline.terminal import printable
 from trainers.evaluation.metrics import thresholds
-from trainers.evaluation.metrics.metrics import reliability as reliability_bins
+from trainers.evaluation.metrics.metrics import NUM_BINS
 from trainers.evaluation.predictions import ModelPredictions
 from trainers.run_dir import HistoryRow
 
@@ -137,9 +138,9 @@ def reliability(model: ModelPredictions) -> Figure:
     if model.is_calibrated:
         curves["after temperature scaling"] = model.calibrated_probabilities
     for name, values in curves.items():
-        bins = reliability_bins(labels, values)
-        left.plot(bins.mean_probabilities, bins.fractions, "o-", label=name, markersize=4)
-        right.hist(values, bins=np.linspace(0, 1, 16), histtype="step", linewidth=1.5, label=name)
+        fractions, means = calibration_curve(labels, values, n_bins=NUM_BINS)
+        left.plot(means, fractions, "o-", label=name, markersize=4)
+        right.hist(values, bins=np.linspace(0, 1, NUM_BINS + 1), histtype="step", linewidth=1.5, label=name)
     left.plot([0, 1], [0, 1], linestyle=":", color=_GREY)
     left.set(xlabel="predicted probability", ylabel="fraction parasitized", title="Reliability", aspect="equal")
     right.set(xlabel="predicted probability", ylabel="cells", title="Number of cells", yscale="log")

@@ -103,7 +103,6 @@ def write(
             card = render(
                 "model_card.md.j2",
                 **section,
-                model=model.model_runs.model,
                 image_size_px=manifest["settings"]["image_size_px"],
                 warnings=warnings.find([model], data_set.config),
                 **shared,
