@@ -46,7 +46,7 @@ def main(paths: Sequence[str]) -> int:
     if not paths:
         raise InputError("got no images; expected paths of image files or folders after the flags")
     if run_dir.read(_RUN_DIR.value)["status"] != "finished":
-        say(f"caution: {_RUN_DIR.value} has not finished training: this is its best epoch so far", to_stderr=True)
+        say(f"warning: {_RUN_DIR.value} has not finished training: this is its best epoch so far", to_stderr=True)
     flips = flags.FLAGS.test_time_flips
     threshold = thresholds.read_threshold(_THRESHOLD.value, _RUN_DIR.value, flips)
 
@@ -75,7 +75,7 @@ def main(paths: Sequence[str]) -> int:
             bar.update(len(batch))
     if converted:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(converted.items()))
-        say(f"caution: converted to 8-bit RGB, as for training: {kinds}", to_stderr=True)
+        say(f"warning: converted to 8-bit RGB, as for training: {kinds}", to_stderr=True)
     if num_rejected:
         print(f"error: {num_rejected:,} of {total:,} could not be predicted, see above", file=sys.stderr)
     return 1 if num_rejected else 0

@@ -32,7 +32,7 @@ def test_the_report_is_complete(small_report):
     for warning in ("Few patients", "shows 11 differences"):
         assert warning in text
         assert warning in page
-        assert any(warning in caution["text"] for caution in contents["cautions"])
+        assert any(warning in shown["text"] for shown in contents["warnings"])
     entry = contents["models"]["vgg_ft"]
     assert f"{entry['auc']['value']:.4f}" in page
     assert "basic_cnn minus vgg_ft" in page
@@ -111,7 +111,7 @@ def test_a_run_without_thresholds_is_evaluated_with_the_default(small_report):
 def test_leaks_are_at_the_top(small_report):
     folder, text, contents = small_report.folder, small_report.text, small_report.metrics
     assert contents["models"]["vgg_ft"]["leak"]["train_patients"]
-    assert contents["cautions"][0]["severity"] == "leak"
+    assert contents["warnings"][0]["severity"] == "leak"
     assert text.index("leak: vgg_ft was trained on") < text.index("caution:")
     page = (folder / "report.html").read_text()
     assert page.index('class="warning leak"') < page.index("All metrics")

@@ -97,8 +97,8 @@ def test_conversions_are_counted_in_one_line(small_run, cells, tmp_path):
     page.convert("L").save(tmp_path / "grey.png")
     result = predict(small_run, tmp_path, cells)
     assert result.returncode == 0, result.stderr
-    cautions = [line for line in result.stderr.splitlines() if line.startswith("caution: ")]
-    assert cautions == ["caution: converted to 8-bit RGB, as for training: 2 first of several frames, 1 grey"]
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert warnings == ["warning: converted to 8-bit RGB, as for training: 2 first of several frames, 1 grey"]
 
 
 def test_what_is_no_regular_file_is_neither_waited_for_nor_read(small_run, cells, tmp_path, monkeypatch):
@@ -157,7 +157,7 @@ def test_an_unfinished_run_predicts_with_a_word(cells, data_dir, tmp_path):
     run_dir.write(str(run), {**run_dir.read(str(run)), "status": "unfinished"})
     result = predict(run, cells)
     assert result.returncode == 0, result.stderr
-    assert f"caution: {run} has not finished training" in result.stderr
+    assert f"warning: {run} has not finished training" in result.stderr
 
 
 def test_a_reader_that_closes_the_pipe_ends_it_quietly(small_run, cells):

@@ -68,7 +68,7 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
     contents = {
         "models": entries,
         "comparisons": [metrics_json.compare(*pair, options) for pair in combinations(sums.items(), 2)],
-        "cautions": [warning._asdict() for warning in report_warnings],
+        "warnings": [warning._asdict() for warning in report_warnings],
         "suspected_label_errors": len(issues),
     }
     try:
