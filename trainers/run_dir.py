@@ -52,8 +52,9 @@ NO_DIGEST = (
 
 _PATIENTS = ("train_patients", "validation_patients")
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
-# Paths and checkpoints do not affect the result; the last is a flag of earlier versions.
-_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "max_corrupt_records"}
+# Paths, checkpoints and hosts do not affect the result; the last is a flag of earlier versions.
+_HOSTS = {"hosts", "host_index", "host_timeout_seconds"}
+_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", *_HOSTS, "max_corrupt_records"}
 
 HISTORY_COLUMNS = (
     "epoch",

@@ -57,6 +57,9 @@ class Options(NamedTuple):
     jit_compile: str
     steps_per_execution: str
     distribute: str
+    hosts: list[str]
+    host_index: int
+    host_timeout_seconds: float
     input: str
     checkpoint_minutes: float
     export: list[str]
@@ -189,8 +192,15 @@ def _define_hardware() -> None:
         "reduce the overhead per step; checkpoints, progress and stops are at the ends of calls."
     )
     flags.DEFINE_string("steps_per_execution", "auto", meaning)
-    meaning = "Devices that share each batch. mirrored: all GPUs of this machine; none: one; auto: all GPUs if several."
-    _define("distribute", "auto", ("auto", "none", "mirrored"), meaning)
+    meaning = (
+        "Devices that share each batch. mirrored: all GPUs of this machine, on TensorFlow; hosts: those of several "
+        "hosts, on JAX; none: one; auto: all GPUs if several, on TensorFlow."
+    )
+    _define("distribute", "auto", ("auto", "none", "mirrored", "hosts"), meaning)
+    meaning = "Names of the hosts that train together, behind the first a port: node0:7000,node1. Default: Slurm's."
+    flags.DEFINE_list("hosts", [], meaning)
+    _define("host_index", 0, (0, None), "Which of --hosts this one is, from 0; the first writes the run's folder.")
+    _define("host_timeout_seconds", 300.0, (1.0, None), "Seconds to wait for another host.")
 
 
 def _define_output() -> None:

@@ -19,6 +19,8 @@ class ShuffleOrder(NamedTuple):
       batch_size: cells per global batch; an epoch's last batch may be smaller.
       seed: decides the order of every epoch.
       shard_index, shard_count: which contiguous slice of each global batch this host takes.
+      is_padded: whether an epoch's smaller last batch is filled up, by its last cell with weight 0, so that each host
+        has as many cells of it as of others.
       only_full: whether `steps` leaves an epoch's smaller last batch out; its steps count on as if it had not.
     """
 
@@ -27,12 +29,31 @@ class ShuffleOrder(NamedTuple):
     seed: int
     shard_index: int = 0
     shard_count: int = 1
+    is_padded: bool = False
     only_full: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches per epoch."""
         return -(-self.num_cells // self.batch_size)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Where this host's slice of a full batch begins and ends."""
+        start, stop = (self.batch_size * i // self.shard_count for i in (self.shard_index, self.shard_index + 1))
+        return start, stop
+
+    def in_batch(self, size: tf.Tensor) -> tf.Tensor:
+        """This host's slice of a batch of some size, as int64 positions in it."""
+        if self.is_padded:
+            return tf.minimum(tf.range(*self.bounds, dtype=tf.int64), size - 1)
+        return tf.range(*(tf.minimum(bound, size) for bound in self.bounds))
+
+    def weights(self, step: tf.Tensor) -> tf.Tensor:
+        """What makes the mean over a padded batch that over its cells: float32 [n], 1 in full batches."""
+        size = tf.minimum(self.num_cells - step % self.steps_per_epoch * self.batch_size, self.batch_size)
+        is_cell = tf.range(*self.bounds, dtype=tf.int64) < size
+        return tf.cast(is_cell, tf.float32) * tf.cast(self.batch_size / size, tf.float32)
 
     def starts(self, start_step: int, epochs: int) -> tf.data.Dataset:
         """The first step of each epoch, int64 scalars counted over all epochs; of the first one, `start_step`."""
@@ -69,11 +90,8 @@ class ShuffleOrder(NamedTuple):
         num_cells = tf.constant(self.num_cells, tf.int64)
         epoch, step_in_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch
         first = step_in_epoch * self.batch_size
-        size = tf.minimum(num_cells - first, self.batch_size)
-        start = first + size * self.shard_index // self.shard_count
-        stop = first + size * (self.shard_index + 1) // self.shard_count
         key = tf.stack([tf.constant(self.seed, tf.int64), epoch])
-        positions = tf.range(start, stop)
+        positions = first + self.in_batch(tf.minimum(num_cells - first, self.batch_size))
         if num_steps is not None:
             positions += tf.range(num_steps)[:, None] * self.batch_size
         shuffled = tf.random.experimental.index_shuffle(tf.reshape(positions, [-1]), key, num_cells - 1)

@@ -68,9 +68,7 @@ def shuffled(split: Split, order: ShuffleOrder, starts: tf.data.Dataset) -> tf.d
         return batches.skip(step_in_epoch).map(_slice)
 
     def _slice(records: tf.Tensor) -> tf.Tensor:
-        size = tf.size(records, tf.int64)
-        start = size * order.shard_index // order.shard_count
-        return records[start : size * (order.shard_index + 1) // order.shard_count]
+        return tf.gather(records, order.in_batch(tf.size(records, tf.int64)))
 
     return starts.flat_map(one_epoch).map(lambda records: parse(records)[:2], num_parallel_calls=2, deterministic=True)
 

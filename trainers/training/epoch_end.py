@@ -81,6 +81,7 @@ class Checkpointer(keras.callbacks.Callback):
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._request.end_call()
         if self._step.step_in_epoch == self._step.steps_per_epoch:
             return  # the epoch's end will save
         if self._request or time.monotonic() - self._saved_at >= self._seconds:

@@ -1,12 +1,14 @@
 """What every trainer does with its arguments: checks all that is quick to check, then trains."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from pipeline.command import reject_arguments
 from pipeline.terminal import say
 from trainers import export_formats, run_dir, tf_import, training_flags
 from trainers.data import TrainingData, describe, open_training_data
+from trainers.training import hosts
 from trainers.training_flags import Options
 
 
@@ -21,6 +23,9 @@ def main(model: str, arguments: Sequence[str]) -> int | None:
     backend = tf_import.choose_backend()
     data = open_training_data(options)
     wanted = describe(model, data, options, backend)
+    host = hosts.find(options, backend)
+    if host and host.index:
+        return _follow(data, options, wanted, host)
     if (Path(options.run_dir) / run_dir.RUN).exists():  # a finished run needs no lock: its folder may be read-only
         record = run_dir.acquire(options.run_dir, wanted)
         if record["status"] == "finished" and _is_complete(options):
@@ -28,22 +33,38 @@ def main(model: str, arguments: Sequence[str]) -> int | None:
             say(run_dir.next_steps(options.run_dir, options.data_dir))
             return None
     with run_dir.lock(options.run_dir):
-        return _train(model, data, options, run_dir.acquire(options.run_dir, wanted))
+        return _lead(model, data, options, run_dir.acquire(options.run_dir, wanted), host)
 
 
-def _train(model: str, data: TrainingData, options: Options, record: run_dir.Run) -> int | None:
+def _lead(model: str, data: TrainingData, options: Options, record: run_dir.Run, host: hosts.Host | None) -> int | None:
     if "content_digest" not in record["data"]:
         say(f"{options.run_dir} {run_dir.NO_DIGEST}")
     if record["status"] == "finished":
         print(f"{model} is trained already; what was not written after its training is written now", flush=True)
+        host = None
     try:
-        tf_import.import_tensorflow()
-        from trainers.training.train import train  # seconds of imports that mistakes need not wait for
-
-        return train(data, options, record)
+        if host:
+            hosts.meet(host, options.run_dir, record)
+        return _train(data, options, record, host)
     except BaseException:
         run_dir.release(options.run_dir)
         raise
+
+
+def _follow(data: TrainingData, options: Options, wanted: run_dir.Run, host: hosts.Host) -> int | None:
+    path = Path(options.run_dir) / run_dir.RUN
+    if path.exists() and run_dir.read(options.run_dir)["status"] == "finished":
+        return None
+    hosts.meet(host, options.run_dir, wanted)
+    return _train(data, options, run_dir.read(options.run_dir), host)
+
+
+def _train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts.Host | None) -> int | None:
+    with hosts.connected(host, options) if host else nullcontext(options) as options:
+        tf_import.import_tensorflow()
+        from trainers.training.train import train  # seconds of imports that mistakes need not wait for
+
+        return train(data, options, record, host)
 
 
 def _is_complete(options: Options) -> bool:

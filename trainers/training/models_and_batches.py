@@ -38,7 +38,7 @@ def on_cells(
         training_model = (
             model if options.ranges.is_nothing else augmented(model, options.ranges.fill, by_gathers=used.jit_compile)
         )
-    finish = _finish(data, options)
+    finish = _finish(data, options, order)
     if mode != "device":
         validation = batching.evaluation_batches(data.validation, options.batch_size)
         validation = validation.map(lambda image, label, *_: (image, label))
@@ -82,11 +82,11 @@ def on_features(
         for split in (data.train, data.validation)
     )
     validation_batches = features.evaluation_batches(validation, options.batch_size)
-    finish = _finish(data, options)
+    finish = _finish(data, options, order)
     return head, head, validation_batches, lambda starts: features.training_batches(train, order, starts, finish)
 
 
-def _finish(data: TrainingData, options: Options) -> batching.Finish:
+def _finish(data: TrainingData, options: Options, order: ShuffleOrder) -> batching.Finish:
     """Adds the numbers of augmentation to the cells of a batch, and with --class_weight weights behind the labels."""
     weights = None
     if options.class_weight != "none":
@@ -97,10 +97,14 @@ def _finish(data: TrainingData, options: Options) -> batching.Finish:
     def finish(step: tf.Tensor, cells: tf.Tensor, label: tf.Tensor, *num_steps: tf.Tensor) -> tuple[Any, ...]:
         inputs: Any = cells
         if not options.ranges.is_nothing:
-            transform, stain = params.sample(
-                options.ranges, data.train.image_size_px, options.seed, step, tf.shape(label)[-1], *num_steps
-            )
+            first, _ = order.bounds  # the numbers of a cell do not depend on the host
+            num_cells = first + tf.shape(label)[-1]
+            sampled = params.sample(options.ranges, data.train.image_size_px, options.seed, step, num_cells, *num_steps)
+            transform, stain = (values[..., first:, :] for values in sampled)
             inputs = {"image": cells, "transform": transform, "stain": stain}
+        if order.is_padded:
+            weight = order.weights(step)
+            return inputs, label, weight if weights is None else weight * tf.gather(weights, label)
         return (inputs, label) if weights is None else (inputs, label, tf.gather(weights, label))
 
     return finish

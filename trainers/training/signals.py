@@ -19,6 +19,9 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.status is not None
 
+    def end_call(self) -> None:
+        """To be called after each call of the compiled function."""
+
 
 @contextmanager
 def catch_stop_signals() -> Iterator[StopRequest]:

@@ -4,7 +4,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import keras
@@ -20,14 +20,14 @@ from trainers.evaluation.metrics import metrics
 from trainers.evaluation.report import image_grid, plots
 from trainers.input_pipeline import batching
 from trainers.run_dir import HistoryRow
-from trainers.training import checkpoint, setup
+from trainers.training import checkpoint, hosts, setup
 from trainers.training.epoch_end import Stopped
 from trainers.training.fit import fit
 from trainers.training.signals import StopRequest, catch_stop_signals
 from trainers.training_flags import Options
 
 
-def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | None:
+def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts.Host | None = None) -> int | None:
     """Trains a model, keeps the best epoch by validation loss, fits its thresholds, and prints the next command.
 
     A run that was stopped continues at the step after its last checkpoint, with the same numbers as if it had not been.
@@ -36,6 +36,7 @@ def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | No
       data: the data set and its splits.
       options: the flags.
       record: `run.json` of the run's folder; a finished run only gets what follows its training.
+      host: this host, if several train; all but the first are done once the model is trained.
 
     Returns:
       exit status: None when finished, 75 or 130 if SIGTERM or Ctrl-C stopped it with a checkpoint.
@@ -47,11 +48,15 @@ def train(data: TrainingData, options: Options, record: run_dir.Run) -> int | No
     with _explained_errors(options):
         if record["status"] != "finished":
             try:
-                with catch_stop_signals() as request:
+                with nullcontext(hosts.SharedStopRequest()) if host else catch_stop_signals() as request:
                     history = _fit(data, options, record, request)
             except Stopped:
                 say(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
                 return request.status
+            if host:
+                hosts.disconnect()
+                if host.index:
+                    return None
             _finish(history, data, options, record)
         else:
             model = predictions.load_model(options.run_dir)

@@ -1,0 +1,210 @@
+"""Several hosts train one model: `--distribute=hosts`, on JAX. Each computes its slice of each batch.
+
+The first host has the run's folder, from which the others read `run.json` and the checkpoint; they write into a folder
+of their own that is removed. JAX aborts a process if a host does not come. So they meet before, at the port that JAX
+then uses.
+"""
+
+import atexit
+import json
+import math
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.errors import InputError
+from trainers import run_dir
+from trainers.tf_import import JAX
+from trainers.training.signals import PREEMPTED, StopRequest
+from trainers.training_flags import Options
+
+_SLURM = ("SLURM_STEP_NODELIST", "SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID")
+_FIRST_PORT, _NUM_PORTS = 61440, 4096  # JAX's own for Slurm
+_SECONDS_TO_SPEAK = 10.0
+_MAX_CHARACTERS = 2**16  # of what a host says
+_MAX_CHOICE = 64
+_OF_LOST_HOSTS = ("Gloo", "NCCL", "UNAVAILABLE")
+
+
+class Host(NamedTuple):
+    """This host among those that train together: its number from 0, and the names of all, the first with its port."""
+
+    index: int
+    names: list[str]
+    timeout_seconds: float
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the first host waits for the others."""
+        name, _, port = self.names[0].rpartition(":")
+        return name, int(port)
+
+
+def find(options: Options, backend: str) -> Host | None:
+    """This host by the flags or by Slurm's variables; None without `--distribute=hosts`.
+
+    Raises:
+      InputError: if Keras runs on TensorFlow, or the names or the number are missing or wrong.
+    """
+    if options.distribute != "hosts":
+        return None
+    if backend != JAX:
+        raise InputError(f"--distribute=hosts needs KERAS_BACKEND={JAX}; this is {backend}: set it, or give another")
+    names, index = options.hosts, options.host_index
+    if not names and all(os.environ.get(name) for name in _SLURM):
+        nodes, job, count, number = (os.environ[name] for name in _SLURM)
+        first = re.sub(r"^([^,\[]+)(?:\[(\d+))?.*", r"\1\2", nodes)  # node7 of node[7-9,12]
+        names = [f"{first}:{_FIRST_PORT + int(job) % _NUM_PORTS}", *(f"task {i}" for i in range(1, int(count)))]
+        index = int(number)
+    if not (names and re.fullmatch(r".+:\d{1,5}", names[0]) and index < len(names)):
+        raise InputError(
+            f"--hosts={','.join(names)} --host_index={index} name no host; expected the names of all hosts, the first "
+            "with a port, such as node0:7000,node1, and this one's number from 0; or leave both to srun"
+        )
+    return Host(index, names, options.host_timeout_seconds)
+
+
+def meet(host: Host, run_folder: str, wanted: run_dir.Run) -> None:
+    """Waits until all hosts are there, with the same settings and checkpoint; the first one has begun the run.
+
+    Args:
+      host: this one.
+      run_folder: where it sees the run.
+      wanted: what `run.json` has to say by its flags.
+
+    Raises:
+      InputError: if a host does not come in time, or differs; on all hosts.
+    """
+    try:
+        fault = _join(host, run_folder, wanted) if host.index else _gather(host, run_folder)
+    except (OSError, ValueError) as error:
+        fault = f"host 0 cannot be reached at {host.names[0]} ({error}): start all hosts at the same time"
+    if fault:
+        raise InputError(fault)
+
+
+def _newest_checkpoint(run_folder: str) -> str:
+    return max((path.name for path in Path(run_folder, run_dir.CHECKPOINT).glob("step_*.npz")), default="none")
+
+
+def _join(host: Host, run_folder: str, wanted: run_dir.Run) -> str:
+    end = time.monotonic() + host.timeout_seconds
+    while True:
+        try:
+            connection = socket.create_connection(host.address, max(end - time.monotonic(), 0.1))
+            break
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+    with connection, connection.makefile("rw") as stream:
+        try:
+            differing = run_dir.differences(run_dir.read(run_folder), wanted)
+        except InputError as error:
+            differing = [str(error)]
+        connection.settimeout(host.timeout_seconds + _SECONDS_TO_SPEAK)  # the first one is to name who is missing
+        print(json.dumps([host.index, host.names, _newest_checkpoint(run_folder), differing]), file=stream, flush=True)
+        return str(json.loads(stream.readline(_MAX_CHARACTERS)))
+
+
+def _gather(host: Host, run_folder: str) -> str:
+    end = time.monotonic() + host.timeout_seconds
+    faults = dict.fromkeys(range(1, len(host.names)), f"does not answer for {host.timeout_seconds:g} seconds")
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("", host.address[1])))
+        streams = {}
+        while len(streams) < len(faults) and (left := end - time.monotonic()) > 0:
+            server.settimeout(left)
+            with suppress(OSError, ValueError, TypeError, KeyError):  # the time is over, or a stranger
+                connection = stack.enter_context(server.accept()[0])
+                connection.settimeout(_SECONDS_TO_SPEAK)
+                stream = stack.enter_context(connection.makefile("rw"))
+                index, names, checkpoint, differing = json.loads(stream.readline(_MAX_CHARACTERS))
+                for name, own, other in (
+                    ("--hosts", host.names, names),
+                    ("checkpoint", _newest_checkpoint(run_folder), checkpoint),
+                ):
+                    differing += [f"its {name} is {other}, wanted {own}"] if own != other else []
+                faults[index] = f"differs from host 0: {'; '.join(differing)}" if differing else ""
+                streams[index] = stream
+        fault = "; ".join(f"host {i} ({host.names[i]}) {text}" for i, text in faults.items() if text)
+        fault += "; give all hosts the same flags, data set and --run_dir, at the same time" if fault else ""
+        for stream in streams.values():
+            with suppress(OSError):
+                print(json.dumps(fault), file=stream, flush=True)
+    return fault
+
+
+@contextmanager
+def connected(host: Host, options: Options) -> Iterator[Options]:
+    """Joins the hosts' devices in JAX, which must not have computed anything yet; gives the options to train with.
+
+    Hosts but the first write into a folder of their own, with a copy of the checkpoint.
+
+    Raises:
+      InputError: if another host is lost while the block runs.
+    """
+    import jax
+
+    with tempfile.TemporaryDirectory() as folder:
+        if host.index:
+            with suppress(FileNotFoundError):
+                shutil.copytree(Path(options.run_dir, run_dir.CHECKPOINT), Path(folder, run_dir.CHECKPOINT))
+            options = options._replace(run_dir=folder, checkpoint_minutes=math.inf)
+        jax.distributed.initialize(
+            ":".join(map(str, host.address)),
+            len(host.names),
+            host.index,
+            cluster_detection_method="deactivate",  # it would take one GPU per process
+            initialization_timeout=math.ceil(host.timeout_seconds),
+        )
+        try:
+            yield options
+        except Exception as error:
+            atexit.register(os._exit, 1)  # before JAX, which would wait for the other hosts and abort
+            if any(word in str(error) for word in _OF_LOST_HOSTS):
+                raise InputError(
+                    f"another host has ended or cannot be reached ({str(error).splitlines()[0]}); give the same "
+                    "command on all hosts to continue from the last checkpoint"
+                ) from error
+            raise
+
+
+class SharedStopRequest(StopRequest):
+    """SIGTERM to any host, of which JAX tells all, so that they end after the same call; Ctrl-C ends a host at once."""
+
+    _num_calls = 0
+
+    def end_call(self) -> None:
+        """Asks JAX, which names a call in the near future."""
+        from jax.experimental import multihost_utils
+
+        self._num_calls += 1
+        if multihost_utils.reached_preemption_sync_point(self._num_calls):
+            self.status = PREEMPTED
+
+
+def disconnect() -> None:
+    """Lets each host compute for itself again, once all of them have trained."""
+    import jax
+    import keras
+
+    keras.distribution.set_distribution(None)
+    jax.distributed.shutdown()
+
+
+def same_on_all(choice: str) -> str:
+    """What the first host has chosen."""
+    from jax.experimental import multihost_utils
+
+    encoded = np.frombuffer(choice.encode().ljust(_MAX_CHOICE), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(encoded)).decode().strip()
