@@ -5,6 +5,7 @@ import io
 import os
 import random
 import runpy
+import socket
 import struct
 import subprocess
 import sys
@@ -106,6 +107,12 @@ def data_set_digests(data_dir):
         for path in Path(data_dir).rglob("*")
         if path.is_file()
     }
+
+
+def free_port():
+    """A TCP port that is free now."""
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]
 
 
 def run_command(module, *arguments, **environment):

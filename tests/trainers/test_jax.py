@@ -4,12 +4,14 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, run_command
+from conftest import ROOT, assert_one_line_error, free_port, run_command
 
 from pipeline.errors import InputError
 from trainers.evaluation.report import gradcam
@@ -22,6 +24,8 @@ pytestmark = pytest.mark.skipif(
 )
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
 LABELS = np.arange(8) % 2
+
+ENVIRONMENT = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
 
 CASES = [("basic_cnn", "float32"), ("vgg_ft", "mixed_bfloat16")]
 
@@ -145,20 +149,85 @@ def test_jax_without_its_devices_is_one_line(data_dir, tmp_path):
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_a_trainer_on_jax(data_dir, tmp_path):
-    """Augmented, averaged, checkpointed: JAX takes over the arrays of weights, which callbacks must not keep.
+@pytest.fixture(scope="module")
+def flags(data_dir):
+    """Augmented, averaged, checkpointed: JAX takes over the arrays of weights, which callbacks must not keep."""
+    flags = ("--train_split=train[:60]", "--epochs=7", "--batch_size=8", "--flip=both", "--stain_gain=0.1")
+    return (*flags, "--learning_rate=1e-4", "--ema_momentum=0.9", "--checkpoint_minutes=0", f"--data_dir={data_dir}")
 
-    Several steps per call on cells in the device's memory give the same numbers.
-    """
-    flags = ("--train_split=train[:60]", "--epochs=2", "--batch_size=8", "--flip=both", "--stain_gain=0.1")
-    flags += ("--checkpoint_minutes=0", f"--data_dir={data_dir}")
-    histories = []
-    for name, more in (("run", ("--ema_momentum=0.9",)), ("device", ("--input=device", "--steps_per_execution=3"))):
-        arguments = (*flags, *more, f"--run_dir={tmp_path / name}")
-        result = run_command("trainers.basic_cnn", *arguments, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
-        assert result.returncode == 0, result.stderr
-        assert "devices: 1 × CPU on JAX" in result.stdout
-        histories.append(read_history(tmp_path / name / "history.csv"))
-    assert len(histories[0]) == 2
-    for row, expected in zip(*histories, strict=True):
-        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+
+@pytest.fixture(scope="module")
+def history(flags, tmp_path_factory):
+    """The history of a run on one device."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    result = run_command("trainers.basic_cnn", *flags, f"--run_dir={folder}", **ENVIRONMENT)
+    assert result.returncode == 0, result.stderr
+    assert "devices: 1 × CPU on JAX" in result.stdout
+    return read_history(folder / "history.csv")
+
+
+def assert_same_history(run, history, rel):
+    rows = read_history(run / "history.csv")
+    assert len(rows) == len(history) == 7
+    for row, expected in zip(rows, history, strict=True):
+        for name in ("loss", "val_loss"):
+            assert row[name] == pytest.approx(expected[name], rel=rel)
+        assert row["accuracy"] == pytest.approx(expected["accuracy"])
+
+
+def test_several_steps_per_call_give_the_same_numbers(flags, history, tmp_path):
+    more = ("--input=device", "--steps_per_execution=3", f"--run_dir={tmp_path / 'run'}")
+    result = run_command("trainers.basic_cnn", *flags, *more, **ENVIRONMENT)
+    assert result.returncode == 0, result.stderr
+    assert_same_history(tmp_path / "run", history, rel=1e-3)
+
+
+def start_hosts(run, num_hosts, *flags, **environment):
+    names = ",".join([f"localhost:{free_port()}", *(f"node{i}" for i in range(1, num_hosts))])
+    shared = (*flags, f"--run_dir={run}", "--distribute=hosts", f"--hosts={names}", "--host_timeout_seconds=120")
+    command = [sys.executable, "-m", "trainers.basic_cnn", *shared]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = {**os.environ, **ENVIRONMENT, **environment}
+    return [
+        subprocess.Popen([*command, f"--host_index={i}"], cwd=ROOT, env=environment, **pipes) for i in range(num_hosts)
+    ]
+
+
+def wait(processes):
+    """Waits for all, and returns status, output and errors of each."""
+    with ThreadPoolExecutor() as pool:
+        outputs = list(pool.map(lambda process: process.communicate(timeout=300), processes))
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("num_hosts", "num_devices"),
+    [(2, 1), *(pytest.param(*numbers, marks=pytest.mark.slow) for numbers in ((1, 1), (1, 4), (2, 2), (4, 1)))],
+)
+def test_several_hosts_give_the_same_losses(num_hosts, num_devices, flags, history, tmp_path):
+    """56 steps; the last of each epoch has 4 cells, of which not every host gets one."""
+    devices = f"--xla_force_host_platform_device_count={num_devices}"
+    ended = wait(start_hosts(tmp_path / "run", num_hosts, *flags, XLA_FLAGS=devices))
+    assert [status for status, *_ in ended] == [0] * num_hosts, ended
+    assert f"devices: {num_hosts * num_devices} × CPU of several hosts on JAX" in ended[0][1]
+    assert_same_history(tmp_path / "run", history, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_killed_and_continued_with_another_number_of_hosts(flags, history, tmp_path):
+    run, command = tmp_path / "run", start_hosts(tmp_path / "run", 2, *flags)
+    while not list(run.glob("checkpoint/step_*.npz")) and command[0].poll() is None:
+        time.sleep(0.01)
+    command[1].kill()
+    (status, _, errors), _ = wait(command)
+    assert status == 1
+    assert "error: another host has ended or cannot be reached" in errors
+    assert "Traceback" not in errors
+    command = start_hosts(run, 4, *flags)
+    while "continuing in epoch" not in command[0].stdout.readline():
+        pass
+    command[3].terminate()  # which ends all of them with a checkpoint
+    assert [status for status, *_ in wait(command)] == [75] * 4
+    ended = wait(start_hosts(run, 1, *flags))
+    assert ended[0][0] == 0, ended
+    assert_same_history(run, history, rel=1e-5)

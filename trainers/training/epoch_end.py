@@ -28,7 +28,9 @@ class ValidateAndSaveBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         setup = self._setup
         with self._average.applied() if self._average else nullcontext():
+            keras.distribution.set_distribution(None)  # of several hosts, each validates all cells
             metrics = setup.validation_model.evaluate(setup.validation_batches, verbose=0, return_dict=True)
+            keras.distribution.set_distribution(setup.hardware.distribution)
             setup.check_data()
             logs |= {f"val_{name}": value for name, value in metrics.items()}
             if not math.isfinite(logs["val_loss"]):

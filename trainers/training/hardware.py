@@ -20,33 +20,27 @@ _FASTER_IN_BFLOAT16_ON_CPUS = {"vgg_frozen", "vgg_ft"}
 _STEPS_PER_CALL_ON_GPUS = 32
 
 
-Strategy = tf.distribute.Strategy | keras.distribution.DataParallel
-
-
 class Hardware(NamedTuple):
     """What a run computes on.
 
     Attributes:
       policy: Keras's dtype policy.
       jit_compile: whether steps are compiled by XLA.
-      strategy: for several devices: of one machine on TensorFlow, of several hosts on JAX; None on one.
+      strategy: for several devices of this machine; None on one.
+      distribution: for the devices of several hosts, see `hosts`; None without them.
     """
 
     policy: str
     jit_compile: bool
-    strategy: Strategy | None
+    strategy: tf.distribute.Strategy | None
+    distribution: keras.distribution.DataParallel | None = None
 
     @property
     def num_replicas(self) -> int:
         """Devices that share each batch."""
-        if isinstance(self.strategy, keras.distribution.DataParallel):
-            return self.strategy.num_model_replicas
+        if self.distribution:
+            return self.distribution.num_model_replicas
         return self.strategy.num_replicas_in_sync if self.strategy else 1
-
-    @property
-    def is_padded(self) -> bool:
-        """Whether an epoch's smaller last batch is padded, since each host needs a slice of it."""
-        return isinstance(self.strategy, keras.distribution.DataParallel)
 
     def scope(self) -> AbstractContextManager[object]:
         """The scope in which models are built and compiled."""
@@ -74,19 +68,21 @@ def prepare(
     policy_reason = "as this run began"
     if policy is None or precision != "auto":
         policy, policy_reason = choose_precision(precision, model)
+    distribution = None
     if distribute == "hosts":
         policy = hosts.same_on_all(policy)
+        # Each host feeds its own slices; Keras would slice them again.
+        distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
+        keras.distribution.set_distribution(distribution)
     keras.config.set_dtype_policy(policy)
     jit, jit_reason = choose_jit(jit_compile)
     strategy, devices = choose_strategy(distribute)
-    used = Hardware(policy, jit, strategy)
+    used = Hardware(policy, jit, strategy, distribution)
     if batch_size % used.num_replicas:
         raise InputError(
             f"--batch_size={batch_size} is no multiple of the {used.num_replicas} devices of "
             f"--distribute={distribute}; give one that is"
         )
-    if used.is_padded:
-        keras.distribution.set_distribution(strategy)
     print(f"devices: {devices}")
     print(f"precision: {policy} ({policy_reason})")
     print(f"XLA: {'on' if jit else 'off'} ({jit_reason})")
@@ -163,7 +159,7 @@ def choose_jit(jit_compile: str) -> tuple[bool, str]:
     return (True, "there is a GPU") if gpus() else (False, "it halves the speed on CPUs")
 
 
-def choose_strategy(distribute: str) -> tuple[Strategy | None, str]:
+def choose_strategy(distribute: str) -> tuple[tf.distribute.Strategy | None, str]:
     """Turns `--distribute` into a strategy, None for one device, and a description.
 
     Raises:
@@ -176,10 +172,8 @@ def choose_strategy(distribute: str) -> tuple[Strategy | None, str]:
                 "KERAS_BACKEND"
             )
         names = keras.distribution.list_devices()
-        if distribute == "hosts":  # of which each feeds its own slices, so Keras is not to slice them again
-            strategy = keras.distribution.DataParallel(auto_shard_dataset=False)
-            kind = names[0].partition(":")[0].upper()
-            return strategy, f"{len(names)} × {kind} of {strategy.num_processes} hosts on JAX"
+        if distribute == "hosts":
+            return None, f"{len(names)} × {names[0].partition(':')[0].upper()} of several hosts on JAX"
         others = f", of {len(names)}: only on TensorFlow several share batches" if len(names) > 1 else ""
         return None, f"1 × {names[0].partition(':')[0].upper()} on JAX{others}"
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]

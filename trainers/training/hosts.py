@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,7 @@ _OF_LOST_HOSTS = ("Gloo", "NCCL", "UNAVAILABLE")
 class Host(NamedTuple):
     """This host among those that train together: its number from 0, and the names of all, the first with its port."""
 
-    index: int
+    number: int
     names: list[str]
     timeout_seconds: float
 
@@ -59,18 +59,18 @@ def find(options: Options, backend: str) -> Host | None:
         return None
     if backend != JAX:
         raise InputError(f"--distribute=hosts needs KERAS_BACKEND={JAX}; this is {backend}: set it, or give another")
-    names, index = options.hosts, options.host_index
+    names, number = options.hosts, options.host_index
     if not names and all(os.environ.get(name) for name in _SLURM):
-        nodes, job, count, number = (os.environ[name] for name in _SLURM)
+        nodes, job, count, task = (os.environ[name] for name in _SLURM)
         first = re.sub(r"^([^,\[]+)(?:\[(\d+))?.*", r"\1\2", nodes)  # node7 of node[7-9,12]
         names = [f"{first}:{_FIRST_PORT + int(job) % _NUM_PORTS}", *(f"task {i}" for i in range(1, int(count)))]
-        index = int(number)
-    if not (names and re.fullmatch(r".+:\d{1,5}", names[0]) and index < len(names)):
+        number = int(task)
+    if not (names and re.fullmatch(r".+:\d{1,5}", names[0]) and number < len(names)):
         raise InputError(
-            f"--hosts={','.join(names)} --host_index={index} name no host; expected the names of all hosts, the first "
+            f"--hosts={','.join(names)} --host_index={number} name no host; expected the names of all hosts, the first "
             "with a port, such as node0:7000,node1, and this one's number from 0; or leave both to srun"
         )
-    return Host(index, names, options.host_timeout_seconds)
+    return Host(number, names, options.host_timeout_seconds)
 
 
 def meet(host: Host, run_folder: str, wanted: run_dir.Run) -> None:
@@ -85,7 +85,7 @@ def meet(host: Host, run_folder: str, wanted: run_dir.Run) -> None:
       InputError: if a host does not come in time, or differs; on all hosts.
     """
     try:
-        fault = _join(host, run_folder, wanted) if host.index else _gather(host, run_folder)
+        fault = _join(host, run_folder, wanted) if host.number else _gather(host, run_folder)
     except (OSError, ValueError) as error:
         fault = f"host 0 cannot be reached at {host.names[0]} ({error}): start all hosts at the same time"
     if fault:
@@ -112,7 +112,7 @@ def _join(host: Host, run_folder: str, wanted: run_dir.Run) -> str:
         except InputError as error:
             differing = [str(error)]
         connection.settimeout(host.timeout_seconds + _SECONDS_TO_SPEAK)  # the first one is to name who is missing
-        print(json.dumps([host.index, host.names, _newest_checkpoint(run_folder), differing]), file=stream, flush=True)
+        print(json.dumps([host.number, host.names, _newest_checkpoint(run_folder), differing]), file=stream, flush=True)
         return str(json.loads(stream.readline(_MAX_CHARACTERS)))
 
 
@@ -121,26 +121,26 @@ def _gather(host: Host, run_folder: str) -> str:
     faults = dict.fromkeys(range(1, len(host.names)), f"does not answer for {host.timeout_seconds:g} seconds")
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("", host.address[1])))
-        streams = {}
+        streams: dict[int, IO[str]] = {}
         while len(streams) < len(faults) and (left := end - time.monotonic()) > 0:
             server.settimeout(left)
             with suppress(OSError, ValueError, TypeError, KeyError):  # the time is over, or a stranger
                 connection = stack.enter_context(server.accept()[0])
                 connection.settimeout(_SECONDS_TO_SPEAK)
                 stream = stack.enter_context(connection.makefile("rw"))
-                index, names, checkpoint, differing = json.loads(stream.readline(_MAX_CHARACTERS))
+                number, names, checkpoint, differing = json.loads(stream.readline(_MAX_CHARACTERS))
                 for name, own, other in (
                     ("--hosts", host.names, names),
                     ("checkpoint", _newest_checkpoint(run_folder), checkpoint),
                 ):
                     differing += [f"its {name} is {other}, wanted {own}"] if own != other else []
-                faults[index] = f"differs from host 0: {'; '.join(differing)}" if differing else ""
-                streams[index] = stream
+                faults[number] = f"differs from host 0: {'; '.join(differing)}" if differing else ""
+                streams[number] = stream
         fault = "; ".join(f"host {i} ({host.names[i]}) {text}" for i, text in faults.items() if text)
         fault += "; give all hosts the same flags, data set and --run_dir, at the same time" if fault else ""
-        for stream in streams.values():
+        for answered in streams.values():
             with suppress(OSError):
-                print(json.dumps(fault), file=stream, flush=True)
+                print(json.dumps(fault), file=answered, flush=True)
     return fault
 
 
@@ -153,17 +153,18 @@ def connected(host: Host, options: Options) -> Iterator[Options]:
     Raises:
       InputError: if another host is lost while the block runs.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     with tempfile.TemporaryDirectory() as folder:
-        if host.index:
+        if host.number:
             with suppress(FileNotFoundError):
                 shutil.copytree(Path(options.run_dir, run_dir.CHECKPOINT), Path(folder, run_dir.CHECKPOINT))
             options = options._replace(run_dir=folder, checkpoint_minutes=math.inf)
         jax.distributed.initialize(
             ":".join(map(str, host.address)),
             len(host.names),
-            host.index,
+            host.number,
             cluster_detection_method="deactivate",  # it would take one GPU per process
             initialization_timeout=math.ceil(host.timeout_seconds),
         )

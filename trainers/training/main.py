@@ -24,7 +24,7 @@ def main(model: str, arguments: Sequence[str]) -> int | None:
     data = open_training_data(options)
     wanted = describe(model, data, options, backend)
     host = hosts.find(options, backend)
-    if host and host.index:
+    if host and host.number:
         return _follow(data, options, wanted, host)
     if (Path(options.run_dir) / run_dir.RUN).exists():  # a finished run needs no lock: its folder may be read-only
         record = run_dir.acquire(options.run_dir, wanted)

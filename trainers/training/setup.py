@@ -111,16 +111,18 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
             save_preview(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
     keras.utils.set_random_seed(options.seed)
     # A frozen backbone needs to see each cell only once; augmented cells are new ones in each epoch.
-    is_on_features = name == "vgg_frozen" and options.ranges.is_nothing and not used.is_padded
+    is_on_features = name == "vgg_frozen" and options.ranges.is_nothing and not used.distribution
     mode = record.get("input", {}).get("mode")
     if mode is None:
         on_device, gpu_bytes = data.train.num_bytes + data.validation.num_bytes, memory.free_gpu_bytes(hardware.gpus())
         mode = _FEATURES if is_on_features else batching.choose_mode(options.input, data.train, on_device, gpu_bytes)
-        mode = hosts.same_on_all(mode) if used.is_padded else mode
+        mode = hosts.same_on_all(mode) if used.distribution else mode
     order = ShuffleOrder(data.train.num_cells, options.batch_size, options.seed)
-    if distribution := keras.distribution.distribution():
+    if used.distribution:
         order = order._replace(
-            shard_index=distribution.data_shard_id, shard_count=distribution.num_processes, is_padded=True
+            shard_index=used.distribution.data_shard_id,
+            shard_count=used.distribution.num_processes,
+            is_padded=True,
         )
     record["input"] = {"mode": mode, "batch_size": options.batch_size, "shard_count": order.shard_count}
     record["hardware"] = {"policy": used.policy, "jit_compile": used.jit_compile, "num_replicas": used.num_replicas}
@@ -132,19 +134,19 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     order = order._replace(only_full=bool(num_left_out))
     steps_per_epoch = order.steps_per_epoch - bool(num_left_out)
     steps_per_call = hardware.choose_steps_per_call(options.steps_per_execution, steps_per_epoch)
-    is_stacked = mode == "device" and steps_per_call > 1 and not used.strategy
+    is_stacked = mode == "device" and steps_per_call > 1 and not (used.strategy or used.distribution)
     if is_on_features:
         training_model, validation_model, validation, batches = models_and_batches.on_features(
             model, data, options, order, used, record
         )
     else:
         if name == "vgg_frozen":
-            reason = "several hosts train" if used.is_padded else "augmentation is on"
+            reason = "several hosts train" if used.distribution else "augmentation is on"
             print(f"{reason}, so features are not cached: the frozen layers compute every cell in each epoch")
         training_model, validation_model, validation, batches = models_and_batches.on_cells(
             model, data, options, order, mode, used, steps_per_call if is_stacked else None
         )
-    if used.is_padded:
+    if used.distribution:
         training_model = Padded(training_model.input, training_model.output, name=training_model.name)
     return TrainSetup(
         options=options,
@@ -177,7 +179,7 @@ def _build_model(name: str, image_size_px: int, options: Options) -> keras.Model
 
 def _count_left_out(order: ShuffleOrder, used: hardware.Hardware) -> int:
     """Cells of an epoch's smaller last batch, if several devices cannot share it."""
-    if used.num_replicas == 1 or used.is_padded:
+    if used.num_replicas == 1 or used.distribution:
         return 0
     num_left_out = order.num_cells % order.batch_size
     if num_left_out == order.num_cells:

@@ -51,11 +51,12 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
                 with nullcontext(hosts.SharedStopRequest()) if host else catch_stop_signals() as request:
                     history = _fit(data, options, record, request)
             except Stopped:
-                say(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
+                if host is None or host.number == 0:
+                    say(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
                 return request.status
             if host:
                 hosts.disconnect()
-                if host.index:
+                if host.number:
                     return None
             _finish(history, data, options, record)
         else:
