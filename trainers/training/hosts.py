@@ -167,6 +167,7 @@ def connected(host: Host, options: Options) -> Iterator[Options]:
             host.number,
             cluster_detection_method="deactivate",  # it would take one GPU per process
             initialization_timeout=math.ceil(host.timeout_seconds),
+            heartbeat_timeout_seconds=math.ceil(host.timeout_seconds),
         )
         try:
             yield options
