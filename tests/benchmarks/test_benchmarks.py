@@ -1,7 +1,9 @@
 """The benchmarks run and write the form that they promise; what they measure here is too small to mean anything."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -110,3 +112,28 @@ def test_mistakes_are_one_line(data_dir, synthetic_zip, tmp_path):
         assert_one_line_error(result, mistake.partition("=")[0])
     for mistake in ("--model=resnet", "--batch_size=4096"):
         assert_one_line_error(run_in_process("benchmarks.train_throughput", *flags, mistake), mistake)
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_gpu_throughput_in_miniature(backend, data_dir, tmp_path):
+    if backend == "jax":
+        pytest.importorskip("jax")
+    output = tmp_path / "gpu.json"
+    cases = r"^basic_cnn, (32 steps per call: (one|device)|1 step per call: (resident|tf\.data))"
+    flags = (f"--output={output}", f"--data_dir={data_dir}", "--batch_size=2", f"--cases={cases}", "--repeats=1")
+    command = [sys.executable, "-m", "benchmarks.gpu_throughput", *flags, "--seconds=0", "--allow_cpu"]
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    content = json.loads(output.read_text())
+    assert [case["input"] for case in content["cases"]] == ["one batch on the GPU", "device", "resident", "tf.data"]
+    for case in content["cases"]:
+        assert case["images_per_second"]["median"] > 0
+        assert 0 <= case["waiting_share"] <= 1
+        assert f"| {case['name']} |" in result.stdout
+    assert content["cases"][0]["share_of_ceiling"] == 1
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_gpu_throughput_without_a_gpu(tmp_path):
+    assert_one_line_error(run_in_process("benchmarks.gpu_throughput", f"--output={tmp_path / 'x'}"), "sees no GPU here")
