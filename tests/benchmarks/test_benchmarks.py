@@ -5,13 +5,14 @@ import re
 import sys
 
 import pytest
-from conftest import assert_one_line_error, run_in_process
+from conftest import assert_one_line_error, run_in_process, small_model, write_run
 
 from benchmarks import host_time
 from benchmarks.baselines.preprocess import BASELINES
 from benchmarks.harness.measurement import measure
 from benchmarks.repeated_cells import lay_out
 from pipeline.errors import InputError
+from trainers import run_dir
 from trainers.evaluation.predictions import load_model
 
 
@@ -110,3 +111,22 @@ def test_mistakes_are_one_line(data_dir, synthetic_zip, tmp_path):
         assert_one_line_error(result, mistake.partition("=")[0])
     for mistake in ("--model=resnet", "--batch_size=4096"):
         assert_one_line_error(run_in_process("benchmarks.train_throughput", *flags, mistake), mistake)
+
+
+def test_the_table_of_results_has_a_row_per_recipe(data_dir, tmp_path):
+    metrics = {}
+    for name, accuracy in (("basic_cnn_original-1", 0.92), ("basic_cnn-1", 0.96), ("basic_cnn-2", 0.97)):
+        folder = write_run(tmp_path / "runs" / name, data_dir, small_model())
+        record = run_dir.read(str(folder))
+        run_dir.write(
+            str(folder), {**record, "seed": int(name[-1]), "timings": {"seconds": 9.0, "seconds_per_epoch": 4.0}}
+        )
+        metrics[name] = {"accuracy": {"value": accuracy}, "auc": {"value": 0.99}}
+    folder = f"--folder={tmp_path}"
+    assert_one_line_error(run_in_process("benchmarks.results", folder), "has no report")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "metrics.json").write_text(json.dumps({"models": metrics}))
+    lines = run_in_process("benchmarks.results", folder).stdout.splitlines()
+    assert [line.count("|") for line in lines] == [10] * 4
+    assert lines[2].startswith("| basic_cnn_original | 1 | 2 | 0.9200 | 0.9900 |  |  | 4.0 |")
+    assert lines[3].startswith("| basic_cnn | 1, 2 | 2 | 0.9650 (0.9600–0.9700) | 0.9900 |  |  | 4.0 |")
