@@ -130,3 +130,14 @@ def test_the_table_of_results_has_a_row_per_recipe(data_dir, tmp_path):
     assert [line.count("|") for line in lines] == [10] * 4
     assert lines[2].startswith("| basic_cnn_original | 1 | 2 | 0.9200 | 0.9900 |  |  | 4.0 |")
     assert lines[3].startswith("| basic_cnn | 1, 2 | 2 | 0.9650 (0.9600–0.9700) | 0.9900 |  |  | 4.0 |")
+
+
+def test_development_folds_hold_no_patient_of_the_test(data_dir, synthetic_zip, tmp_path):
+    flags = (f"--source={synthetic_zip}", f"--data_dir={data_dir}", f"--output_dir={tmp_path}")
+    result = run_in_process("benchmarks.development_folds", *flags)
+    assert result.returncode == 0, result.stderr
+    folds = json.loads((tmp_path / "tfds_malaria/folds/1.0.0/manifest.json").read_text())["splits"]
+    by_patient = json.loads((data_dir / "tfds_malaria/by_patient/1.0.0/manifest.json").read_text())["splits"]
+    patients = {patient for split in folds.values() for patient in split["patients"]}
+    assert patients == {*by_patient["train"]["patients"], *by_patient["validation"]["patients"]}
+    assert f"fold_0: {', '.join(folds['fold_0']['patients'])}" in result.stdout
