@@ -7,13 +7,14 @@ import subprocess
 import sys
 
 import pytest
-from conftest import assert_one_line_error, run_in_process
+from conftest import assert_one_line_error, run_in_process, small_model, write_run
 
 from benchmarks import host_time
 from benchmarks.baselines.preprocess import BASELINES
 from benchmarks.harness.measurement import measure
 from benchmarks.repeated_cells import lay_out
 from pipeline.errors import InputError
+from trainers import run_dir
 from trainers.evaluation.predictions import load_model
 
 
@@ -137,3 +138,33 @@ def test_gpu_throughput_in_miniature(backend, data_dir, tmp_path):
 
 def test_gpu_throughput_without_a_gpu(tmp_path):
     assert_one_line_error(run_in_process("benchmarks.gpu_throughput", f"--output={tmp_path / 'x'}"), "sees no GPU here")
+
+
+def test_the_table_of_results_has_a_row_per_recipe(data_dir, tmp_path):
+    metrics = {}
+    for name, accuracy in (("basic_cnn_original-1", 0.92), ("basic_cnn-1", 0.96), ("basic_cnn-2", 0.97)):
+        folder = write_run(tmp_path / "runs" / name, data_dir, small_model())
+        record = run_dir.read(str(folder))
+        run_dir.write(
+            str(folder), {**record, "seed": int(name[-1]), "timings": {"seconds": 9.0, "seconds_per_epoch": 4.0}}
+        )
+        metrics[name] = {"accuracy": {"value": accuracy}, "auc": {"value": 0.99}}
+    folder = f"--folder={tmp_path}"
+    assert_one_line_error(run_in_process("benchmarks.results", folder), "has no report")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "metrics.json").write_text(json.dumps({"models": metrics}))
+    lines = run_in_process("benchmarks.results", folder).stdout.splitlines()
+    assert [line.count("|") for line in lines] == [10] * 4
+    assert lines[2].startswith("| basic_cnn_original | 1 | 2 | 0.9200 | 0.9900 |  |  | 4.0 |")
+    assert lines[3].startswith("| basic_cnn | 1, 2 | 2 | 0.9650 (0.9600–0.9700) | 0.9900 |  |  | 4.0 |")
+
+
+def test_development_folds_hold_no_patient_of_the_test(data_dir, synthetic_zip, tmp_path):
+    flags = (f"--source={synthetic_zip}", f"--data_dir={data_dir}", f"--output_dir={tmp_path}")
+    result = run_in_process("benchmarks.development_folds", *flags)
+    assert result.returncode == 0, result.stderr
+    folds = json.loads((tmp_path / "tfds_malaria/folds/1.0.0/manifest.json").read_text())["splits"]
+    by_patient = json.loads((data_dir / "tfds_malaria/by_patient/1.0.0/manifest.json").read_text())["splits"]
+    patients = {patient for split in folds.values() for patient in split["patients"]}
+    assert patients == {*by_patient["train"]["patients"], *by_patient["validation"]["patients"]}
+    assert f"fold_0: {', '.join(folds['fold_0']['patients'])}" in result.stdout

@@ -36,6 +36,7 @@ RECIPES = {
         "--warmup_epochs=0.5",
         "--ema_momentum=0.9",
         "--label_smoothing=0.1",
+        "--gce_q=0.7",
         "--class_weight=balanced",
     ),
     "basic_cnn on device": ("--input=device", "--steps_per_execution=3"),
