@@ -32,8 +32,6 @@ def main(model: str, arguments: Sequence[str]) -> int | None:
 
 
 def _train(model: str, data: TrainingData, options: Options, record: run_dir.Run) -> int | None:
-    if "content_digest" not in record["data"]:
-        say(f"{options.run_dir} {run_dir.NO_DIGEST}")
     if record["status"] == "finished":
         print(f"{model} is trained already; what was not written after its training is written now", flush=True)
     try:
