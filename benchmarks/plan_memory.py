@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from absl import flags
 
 from benchmarks.harness import measurement
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.job import build_manifest, plan, prepare, results
 from pipeline.records import layout
 from pipeline.source.archive import open_source
@@ -75,9 +74,8 @@ def plan_and_describe(source: str, data_dir: str) -> dict[str, tuple[float, int]
     return steps
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Lays out the cells, measures, writes the file, prints the table."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     if values.source:
         print(json.dumps(plan_and_describe(values.source, values.output)))

@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from absl import flags
 
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex, parse_class_folders
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.job import plan, prepare
 from pipeline.records import layout
@@ -73,9 +73,8 @@ _DOWNLOAD_DIR = flags.DEFINE_string(
 )
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Runs the job for each config and prints what came out."""
-    reject_arguments(arguments)
     configs = list(dict.fromkeys(_CONFIG.value))
     for config in configs:
         layout.dataset_dir(_DATA_DIR.value, config)

@@ -10,7 +10,7 @@ import datetime
 import itertools
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from pipeline.cells import DEFAULT_CLASS_FOLDERS
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from pipeline.terminal import say
@@ -232,9 +232,8 @@ def write(output: Path, num_patients: int, cells_per_patient: int, seed: int) ->
     return total
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Runs the command."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     count = write(Path(values.output), values.num_patients, values.cells_per_patient, values.seed)
     say(f"wrote {count} cells of {values.num_patients} patients to {values.output}")

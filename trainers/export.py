@@ -6,11 +6,9 @@
 It takes a few seconds per format. How to use what it writes: see BUILD.md, "Exporting a model".
 """
 
-from collections.abc import Sequence
-
 from absl import flags
 
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.terminal import say
 from trainers import export_formats, run_dir, tf_import
@@ -32,9 +30,8 @@ _QUANTIZE = flags.DEFINE_enum(
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "With --quantize, root of the run's data sets if it has moved.")
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Exports the run's best model; prints where to."""
-    reject_arguments(arguments)
     if not _FORMAT.value:
         raise InputError(f"--format is empty; expected one or more of {','.join(export_formats.NAMES)}")
     export_formats.check(_FORMAT.value, "format")
