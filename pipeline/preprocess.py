@@ -99,9 +99,9 @@ def main() -> None:
 
         source = str(download.fetch_archive(_DOWNLOAD_DIR.value))
     if _PIPELINE_OPTIONS.value:
-        from pipeline.job import beam_options  # Beam takes a second to import: not for --help and mistakes
+        from pipeline.job import beam_pipeline  # Beam takes a second to import: not for --help and mistakes
 
-        beam_options.parse_options(_PIPELINE_OPTIONS.value)
+        beam_pipeline.parse_options(_PIPELINE_OPTIONS.value)
     handler = signal.signal(signal.SIGINT, _leave)
     try:
         _preprocess(source, [dataclasses.replace(settings, config=config) for config in configs], patient_regex)
