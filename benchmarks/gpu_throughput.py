@@ -25,7 +25,7 @@ from benchmarks.harness import measurement
 from benchmarks.harness.gpu_steps import CEILING, STEPS_PER_CALL, Step, build, steps
 from benchmarks.repeated_cells import lay_out
 from pipeline import plot_style, synthetic
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from trainers import tf_import
 from trainers.data import Split, open_data_set
@@ -188,9 +188,8 @@ def _open_split(folder: Path) -> Split:
     return data_set.open_split(f"{values.split}[:{num_cells}]")  # full batches alone: each shape is compiled anew
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Measures, writes the file and the plot, prints the table."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     tf_import.import_tensorflow()
     import keras
