@@ -44,17 +44,9 @@ CHECKPOINT = "checkpoint"
 FEATURES = "features"
 LOCK = "run.lock"
 
-NO_DIGEST = (
-    "was begun by an earlier version, which kept no digest of its data set: the source is the same, but its splits and "
-    "files are not compared"
-)
-"""What is said of a run that is not tied to the contents of its data set."""
-
-_PATIENTS = ("train_patients", "validation_patients")
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
-# Paths, checkpoints and hosts do not affect the result; the last is a flag of earlier versions.
-_HOSTS = {"hosts", "host_index", "host_timeout_seconds"}
-_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", *_HOSTS, "max_corrupt_records"}
+# These do not affect the result.
+_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "hosts", "host_index", "host_timeout_seconds"}
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -76,7 +68,9 @@ HistoryRow = dict[str, float]
 
 def versions() -> dict[str, str]:
     """Versions of the packages that a run's numbers depend on."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+    distributions = metadata.packages_distributions()  # that of TensorFlow may be tensorflow-cpu
+    installed = {name: metadata.version(distributions[name.replace("-", "_")][0]) for name in _PACKAGES}
+    return {"python": platform.python_version(), **installed}
 
 
 def read(run_dir: str) -> Run:
@@ -176,9 +170,9 @@ def release(run_dir: str) -> None:
 def differences(run: Run, wanted: Run) -> list[str]:
     """How a run differs from the wanted one; empty if it can continue."""
     result = []
-    for name, shown in (("model", "model"), ("backend", "KERAS_BACKEND")):  # earlier versions have no backend
-        if (old := run.get(name, wanted[name])) != wanted[name]:
-            result.append(f"its {shown} is {old}, wanted {wanted[name]}")
+    for name, shown in (("model", "model"), ("backend", "KERAS_BACKEND")):
+        if run[name] != wanted[name]:
+            result.append(f"its {shown} is {run[name]}, wanted {wanted[name]}")
     for name in sorted(run["flags"].keys() | wanted["flags"].keys()):
         old, new = run["flags"].get(name), wanted["flags"].get(name)
         if old != new and name not in _MAY_DIFFER:
@@ -190,20 +184,18 @@ def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
     """How a data set differs from the one of a run: `its data set's split_seed was 42, is 7`; empty if it does not.
 
     Args:
-      old: `data` of the run's `run.json`; those of earlier versions hold no settings and no digest to compare.
+      old: `data` of the run's `run.json`.
       new: the same of the other data set, see `data.DataSet.identity`.
     """
     if old["fingerprint"] != new["fingerprint"]:
         return ["its data set was made from another source"]
-    settings = old.get("settings", new["settings"])
+    was, wanted = old["settings"], new["settings"]
     result = [
-        f"its data set's {name} was {settings.get(name)}, is {new['settings'].get(name)}"
-        for name in sorted(settings.keys() | new["settings"].keys())
-        if settings.get(name) != new["settings"].get(name)
+        f"its data set's {name} was {was.get(name)}, is {wanted.get(name)}"
+        for name in sorted(was.keys() | wanted.keys())
+        if was.get(name) != wanted.get(name)
     ]
-    if "content_digest" not in old and any(old.get(name) != new.get(name, old.get(name)) for name in _PATIENTS):
-        result.append("its data set had other patients in training or validation")
-    if not result and old.get("content_digest", new["content_digest"]) != new["content_digest"]:
+    if not result and old["content_digest"] != new["content_digest"]:
         result.append("its data set has other shards now, of the same source and settings")
     return result
 
