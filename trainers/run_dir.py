@@ -46,7 +46,7 @@ LOCK = "run.lock"
 
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
 # These do not affect the result.
-_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "hosts", "host_index", "host_timeout_seconds"}
+_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "hosts", "host_index"}
 
 HISTORY_COLUMNS = (
     "epoch",

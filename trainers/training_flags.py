@@ -60,7 +60,6 @@ class Options(NamedTuple):
     distribute: str
     hosts: list[str]
     host_index: int
-    host_timeout_seconds: float
     input: str
     checkpoint_minutes: float
     export: list[str]
@@ -198,15 +197,10 @@ def _define_hardware() -> None:
         "reduce the overhead per step; checkpoints, progress and stops are at the ends of calls."
     )
     flags.DEFINE_string("steps_per_execution", "auto", meaning)
-    meaning = (
-        "Devices that share each batch. mirrored: all GPUs of this machine, on TensorFlow; hosts: those of several "
-        "hosts, on JAX; none: one; auto: all GPUs if several, on TensorFlow."
-    )
+    meaning = "Devices that share a batch. none: one; mirrored, auto: all GPUs; hosts: those of several hosts, on JAX."
     _define("distribute", "auto", ("auto", "none", "mirrored", "hosts"), meaning)
-    meaning = "Names of the hosts that train together, behind the first a port: node0:7000,node1. Default: Slurm's."
-    flags.DEFINE_list("hosts", [], meaning)
+    flags.DEFINE_list("hosts", [], "All hosts, the first with a port, such as node0:7000,node1. Default: Slurm's.")
     _define("host_index", 0, (0, None), "Which of --hosts this one is, from 0; the first writes the run's folder.")
-    _define("host_timeout_seconds", 300.0, (1.0, None), "Seconds to wait for another host.")
 
 
 def _define_output() -> None:
@@ -223,8 +217,7 @@ def read() -> Options:
     Raises:
       InputError: if the config has no split of the default name and none was given, or flags contradict each other.
     """
-    known = flags.FLAGS
-    values: dict[str, Any] = {name: known[name].value for name in Options._fields if name in known}
+    values: dict[str, Any] = {name: flags.FLAGS[name].value for name in Options._fields if name in flags.FLAGS}
     names = CONFIGS[values["config"]].splits
     for flag, default in _SPLITS:
         if values[flag] is None:

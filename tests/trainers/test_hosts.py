@@ -30,12 +30,12 @@ def meet(run_folder, wanted_by_host, timeout_seconds=30.0, num_missing=0):
 
 
 def test_hosts_with_the_same_flags_meet(small_run):
-    run = run_dir.read(str(small_run)) | {"backend": "jax"}
+    run = run_dir.read(str(small_run))
     assert meet(small_run, [run, run, run]) == [None, None, None]
 
 
 def test_unequal_flags_are_named_on_all_hosts(small_run):
-    run = run_dir.read(str(small_run)) | {"backend": "jax"}
+    run = run_dir.read(str(small_run))
     other = copy.deepcopy(run)
     other["flags"]["batch_size"] += 1
     errors = meet(small_run, [run, run, other])
@@ -44,7 +44,7 @@ def test_unequal_flags_are_named_on_all_hosts(small_run):
 
 
 def test_a_missing_host_is_named(small_run):
-    run = run_dir.read(str(small_run)) | {"backend": "jax"}
+    run = run_dir.read(str(small_run))
     errors = meet(small_run, [run, run], timeout_seconds=1.0, num_missing=1)
     assert ["host 2 (node2) does not answer for 1 seconds" in error for error in errors] == [True] * 2
     host = hosts.Host(1, [f"localhost:{free_port()}", "node1"], 0.2)
@@ -53,8 +53,8 @@ def test_a_missing_host_is_named(small_run):
 
 
 def test_hosts_by_flags_and_by_slurm(monkeypatch):
-    options = SimpleNamespace(distribute="hosts", hosts=["a:7000", "b"], host_index=1, host_timeout_seconds=9.0)
-    assert hosts.find(options, "jax") == hosts.Host(1, ["a:7000", "b"], 9.0)
+    options = SimpleNamespace(distribute="hosts", hosts=["a:7000", "b"], host_index=1)
+    assert hosts.find(options, "jax") == hosts.Host(1, ["a:7000", "b"])
     for names, index in ((["a", "b"], 0), (["a:7000"], 1), ([], 0)):
         options.hosts, options.host_index = names, index
         with pytest.raises(InputError, match=f"--hosts={','.join(names)} --host_index={index} name no host"):
@@ -62,7 +62,7 @@ def test_hosts_by_flags_and_by_slurm(monkeypatch):
     slurm = {"STEP_NODELIST": "node[07-09,12]", "JOB_ID": "4097", "NTASKS": "4", "PROCID": "2"}
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert hosts.find(options, "jax") == hosts.Host(2, ["node07:61441", "task 1", "task 2", "task 3"], 9.0)
+    assert hosts.find(options, "jax") == hosts.Host(2, ["node07:61441", "task 1", "task 2", "task 3"])
     options.distribute = "auto"
     assert hosts.find(options, "jax") is None
 

@@ -184,7 +184,7 @@ def test_several_steps_per_call_give_the_same_numbers(flags, history, tmp_path):
 
 def start_hosts(run, num_hosts, *flags, **environment):
     names = ",".join([f"localhost:{free_port()}", *(f"node{i}" for i in range(1, num_hosts))])
-    shared = (*flags, f"--run_dir={run}", "--distribute=hosts", f"--hosts={names}", "--host_timeout_seconds=300")
+    shared = (*flags, f"--run_dir={run}", "--distribute=hosts", f"--hosts={names}")
     command = [sys.executable, "-m", "trainers.basic_cnn", *shared]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = {**os.environ, **ENVIRONMENT, **environment}

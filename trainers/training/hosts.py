@@ -40,7 +40,7 @@ class Host(NamedTuple):
 
     number: int
     names: list[str]
-    timeout_seconds: float
+    timeout_seconds: float = 300.0
 
     @property
     def address(self) -> tuple[str, int]:
@@ -70,7 +70,7 @@ def find(options: Options, backend: str) -> Host | None:
             f"--hosts={','.join(names)} --host_index={number} name no host; expected the names of all hosts, the first "
             "with a port, such as node0:7000,node1, and this one's number from 0; or leave both to srun"
         )
-    return Host(number, names, options.host_timeout_seconds)
+    return Host(number, names)
 
 
 def meet(host: Host, run_folder: str, wanted: run_dir.Run) -> None:
