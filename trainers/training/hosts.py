@@ -118,6 +118,7 @@ def _join(host: Host, run_folder: str, wanted: run_dir.Run) -> str:
 
 def _gather(host: Host, run_folder: str) -> str:
     end = time.monotonic() + host.timeout_seconds
+    own = [host.names, _newest_checkpoint(run_folder)]
     faults = dict.fromkeys(range(1, len(host.names)), f"does not answer for {host.timeout_seconds:g} seconds")
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("", host.address[1])))
@@ -129,11 +130,10 @@ def _gather(host: Host, run_folder: str) -> str:
                 connection.settimeout(_SECONDS_TO_SPEAK)
                 stream = stack.enter_context(connection.makefile("rw"))
                 number, names, checkpoint, differing = json.loads(stream.readline(_MAX_CHARACTERS))
-                for name, own, other in (
-                    ("--hosts", host.names, names),
-                    ("checkpoint", _newest_checkpoint(run_folder), checkpoint),
-                ):
-                    differing += [f"its {name} is {other}, wanted {own}"] if own != other else []
+                if number not in faults:
+                    continue
+                if (theirs := [names, checkpoint]) != own:
+                    differing.append(f"its --hosts and checkpoint are {theirs}, wanted {own}")
                 faults[number] = f"differs from host 0: {'; '.join(differing)}" if differing else ""
                 streams[number] = stream
         fault = "; ".join(f"host {i} ({host.names[i]}) {text}" for i, text in faults.items() if text)
