@@ -1,8 +1,10 @@
-"""Label issues: cells whose label is probably wrong, by confident learning. Pure.
+"""Label issues: cells whose label is probably wrong, with the probability that it is. Pure.
 
-Source: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70, 2021,
-section 3.1: a cell has a label issue if its probability of the other class is at least the mean probability that cells
-with that other label have. About 5 % of these labels are disputed (Fuhad et al., Diagnostics 10:329, 2020).
+Each label is modelled as the true class, swapped at a rate of its own per class: the probability of the label
+parasitized is r01 (1 - c) + (1 - r10) c, where c, that of the true class parasitized, is the model's after Platt
+scaling. Scaling and rates maximise the likelihood of the labels, as in logistic regression that is robust to label
+noise (Bootkrajang and Kabán, "Label-Noise Robust Logistic Regression and Its Applications", ECML PKDD 2012, section 2).
+Bayes' theorem then gives the probability that a label is wrong. No list of wrong labels is needed.
 """
 
 import csv
@@ -10,9 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy import optimize, special
 
 from pipeline.cells import LABELS
 from pipeline.terminal import csv_text
+from trainers.evaluation.metrics import metrics
+
+_MIN_PROBABILITY = 0.5
+_START = (0.0, 0.0, 0.05, 0.05)  # log of the scale, shift, r01, r10
+_BOUNDS = ((-3, 3), (-10, 10), (1e-4, 0.3), (1e-4, 0.3))
 
 
 class LabelIssue(NamedTuple):
@@ -21,30 +29,52 @@ class LabelIssue(NamedTuple):
     filename: str  # path from the class folder on
     patient_id: str
     label: str  # as given
-    probability: float  # of being parasitized
-    label_probability: float  # of the given label; the smaller, the more likely the label is wrong
+    probability: float  # of being parasitized, as predicted
+    label_probability: float  # of the given label, as predicted
+    error_probability: float  # of the label being wrong
 
 
 def find(
     labels: np.ndarray, probabilities: np.ndarray, filenames: np.ndarray, patient_ids: np.ndarray
 ) -> list[LabelIssue]:
-    """Finds label issues, the most likely first.
+    """Finds labels that are more likely wrong than right, the most likely first.
 
     Args:
       labels: int [cells], both classes present.
       probabilities: float [cells] in 0…1, of models that were not trained on these cells.
       filenames, patient_ids: str [cells].
     """
-    by_class = np.stack([1 - probabilities, probabilities], axis=1)
-    means = np.array([by_class[labels == label, label].mean() for label in (0, 1)])
-    of_label, of_other = (by_class[np.arange(len(labels)), classes] for classes in (labels, 1 - labels))
-    issues = np.flatnonzero((of_other >= means[1 - labels]) & (of_other > of_label))
+    wrong = error_probabilities(labels, probabilities)
+    issues = np.flatnonzero(wrong >= _MIN_PROBABILITY)
     return [
         LabelIssue(
-            str(filenames[i]), str(patient_ids[i]), LABELS[labels[i]], float(probabilities[i]), float(of_label[i])
+            str(filenames[i]),
+            str(patient_ids[i]),
+            LABELS[labels[i]],
+            float(probabilities[i]),
+            float(probabilities[i] if labels[i] else 1 - probabilities[i]),
+            float(wrong[i]),
         )
-        for i in issues[np.lexsort((filenames[issues], of_label[issues]))]
+        for i in issues[np.lexsort((filenames[issues], -wrong[issues]))]
     ]
+
+
+def error_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The probability that each label is wrong, float64 [cells] in 0…1; arguments as of `find`."""
+    logits = special.logit(metrics.clip(probabilities))
+
+    def model(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of the given label, and of being given although the true class is the other one."""
+        log_scale, shift, r01, r10 = parameters
+        parasitized = special.expit(np.exp(log_scale) * logits + shift)
+        swapped = np.where(labels == 1, r01 * (1 - parasitized), r10 * parasitized)
+        return swapped + np.where(labels == 1, (1 - r10) * parasitized, (1 - r01) * (1 - parasitized)), swapped
+
+    def loss(parameters: np.ndarray) -> float:
+        return -float(np.log(model(parameters)[0]).mean())
+
+    given, swapped = model(optimize.minimize(loss, _START, bounds=_BOUNDS, method="L-BFGS-B").x)
+    return swapped / given
 
 
 def write(issues: list[LabelIssue], path: Path) -> None:
@@ -53,5 +83,4 @@ def write(issues: list[LabelIssue], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(LabelIssue._fields)
         for item in issues:
-            probabilities = (f"{item.probability:.6f}", f"{item.label_probability:.6f}")
-            writer.writerow((csv_text(item.filename), csv_text(item.patient_id), item.label, *probabilities))
+            writer.writerow(map(csv_text, (*item[:3], *(f"{probability:.6f}" for probability in item[3:]))))
