@@ -9,7 +9,7 @@ from pipeline import label_list
 from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from trainers.evaluation import disputed_labels, predictions
-from trainers.evaluation.metrics import metrics
+from trainers.evaluation.metrics import label_issues, metrics
 from trainers.evaluation.metrics.label_issues import LabelIssue
 
 
@@ -25,7 +25,7 @@ def cells(small_run, data_dir):
     return predictions.predict_split(predict, open_split(data_dir, "test"), 32, "test")
 
 
-def test_metrics_are_reported_twice(small_run, data_dir, cells, tmp_path):
+def test_metrics_are_reported_twice(small_run, data_dir, cells, tmp_path, monkeypatch):
     is_error = (cells.probabilities >= 0.5) != (cells.labels == 1)
     disputed = np.zeros(len(is_error), bool)
     disputed[[*np.flatnonzero(is_error)[:3], *np.flatnonzero(~is_error)[:2]]] = True
@@ -34,6 +34,9 @@ def test_metrics_are_reported_twice(small_run, data_dir, cells, tmp_path):
         tmp_path / "list.csv", [row for row, is_listed in zip(rows, disputed, strict=True) if is_listed]
     )
     options = OPTIONS._replace(disputed_labels=listed)
+    suspects = [*np.flatnonzero(disputed)[:2], np.flatnonzero(~disputed)[0]]
+    issues = [LabelIssue(rows[i][0], "C1", rows[i][1], 0.9, 0.1, 0.9) for i in suspects]
+    monkeypatch.setattr(label_issues, "find", lambda *_: issues)
     folder, text, contents = evaluate_runs(data_dir, [small_run], tmp_path / "report", options=options)
     entry = contents["models"]["basic_cnn"]
     undisputed = entry["undisputed"]
@@ -41,10 +44,14 @@ def test_metrics_are_reported_twice(small_run, data_dir, cells, tmp_path):
     assert {name: undisputed[name]["value"] for name in expected} == pytest.approx(expected)
     counts = {"num_cells": len(rows) - 5, "num_disputed": 5, "num_errors": is_error.sum(), "num_disputed_errors": 3}
     assert {name: undisputed[name] for name in counts} == counts
-    assert contents["disputed_labels"]["found"][-1]["length"] == contents["suspected_label_errors"]
+    assert [(item["length"], item["num_disputed"]) for item in contents["disputed_labels"]["found"]] == [(3, 2)]
+    assert "2 of the first 3 are disputed: precision 0.667, recall 0.400" in text
+    assert (folder / "suspected_label_errors.png").exists()
     assert f"3 of {is_error.sum()} errors are disputed cells; the split has 5" in text
     assert "basic_cnn, undisputed" in text
-    assert "<th>undisputed</th>" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "<th>undisputed</th>" in page
+    assert page.count(", disputed, p(parasitized) 0.900") == 2
     auc = f"{undisputed['auc']['value']:.4f}"
     assert auc in (folder / "model_card_basic_cnn.md").read_text()
     _, _, without = evaluate_runs(data_dir, [small_run], tmp_path / "without")

@@ -1,10 +1,8 @@
 """Label issues: cells whose label is probably wrong, with the probability that it is. Pure.
 
-Each label is modelled as the true class, swapped at a rate of its own per class: the probability of the label
-parasitized is r01 (1 - c) + (1 - r10) c, where c, that of the true class parasitized, is the model's after Platt
-scaling. Scaling and rates maximise the likelihood of the labels, as in logistic regression that is robust to label
-noise (Bootkrajang and Kabán, "Label-Noise Robust Logistic Regression and Its Applications", ECML PKDD 2012, section 2).
-Bayes' theorem then gives the probability that a label is wrong. No list of wrong labels is needed.
+How far predictions contradict a label is measured after temperature scaling on these very labels, so that models of any
+confidence are measured alike. Platt scaling (J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999) turns
+it into the probability of being wrong; docs/decisions.md tells how its two constants were fitted.
 """
 
 import csv
@@ -12,15 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from pipeline.cells import LABELS
 from pipeline.terminal import csv_text
-from trainers.evaluation.metrics import metrics
+from trainers.evaluation.metrics import metrics, thresholds
 
-_MIN_PROBABILITY = 0.5
-_START = (0.0, 0.0, 0.05, 0.05)  # log of the scale, shift, r01, r10
-_BOUNDS = ((-3, 3), (-10, 10), (1e-4, 0.3), (1e-4, 0.3))
+_SCALE, _SHIFT = 1.22, -0.9  # of the logit of the other class, fitted to disputed labels
+_MIN_PROBABILITY = 0.6
 
 
 class LabelIssue(NamedTuple):
@@ -37,7 +34,7 @@ class LabelIssue(NamedTuple):
 def find(
     labels: np.ndarray, probabilities: np.ndarray, filenames: np.ndarray, patient_ids: np.ndarray
 ) -> list[LabelIssue]:
-    """Finds labels that are more likely wrong than right, the most likely first.
+    """Finds labels that are wrong with a probability of at least 0.6, the most likely first.
 
     Args:
       labels: int [cells], both classes present.
@@ -61,20 +58,9 @@ def find(
 
 def error_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """The probability that each label is wrong, float64 [cells] in 0…1; arguments as of `find`."""
-    logits = special.logit(metrics.clip(probabilities))
-
-    def model(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probability of the given label, and of being given although the true class is the other one."""
-        log_scale, shift, r01, r10 = parameters
-        parasitized = special.expit(np.exp(log_scale) * logits + shift)
-        swapped = np.where(labels == 1, r01 * (1 - parasitized), r10 * parasitized)
-        return swapped + np.where(labels == 1, (1 - r10) * parasitized, (1 - r01) * (1 - parasitized)), swapped
-
-    def loss(parameters: np.ndarray) -> float:
-        return -float(np.log(model(parameters)[0]).mean())
-
-    given, swapped = model(optimize.minimize(loss, _START, bounds=_BOUNDS, method="L-BFGS-B").x)
-    return swapped / given
+    scaled = thresholds.apply_temperature(probabilities, thresholds.fit_temperature(labels, probabilities))
+    of_other = metrics.clip(np.where(labels == 1, 1 - scaled, scaled))
+    return special.expit(_SCALE * special.logit(of_other) + _SHIFT)
 
 
 def write(issues: list[LabelIssue], path: Path) -> None:
