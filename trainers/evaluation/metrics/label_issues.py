@@ -16,8 +16,8 @@ from pipeline.cells import LABELS
 from pipeline.terminal import csv_text
 from trainers.evaluation.metrics import metrics, thresholds
 
-_SCALE, _SHIFT = 1.22, -0.9  # of the logit of the other class, fitted to disputed labels
-_MIN_PROBABILITY = 0.6
+_SCALE, _SHIFT = 1.2, -1.0  # of the logit of the other class, fitted to disputed labels
+_MIN_PROBABILITY = 2 / 3
 
 
 class LabelIssue(NamedTuple):
@@ -34,7 +34,7 @@ class LabelIssue(NamedTuple):
 def find(
     labels: np.ndarray, probabilities: np.ndarray, filenames: np.ndarray, patient_ids: np.ndarray
 ) -> list[LabelIssue]:
-    """Finds labels that are wrong with a probability of at least 0.6, the most likely first.
+    """Finds labels that are wrong with a probability of at least 2/3, the most likely first.
 
     Args:
       labels: int [cells], both classes present.
