@@ -111,8 +111,9 @@ def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
 
 def save_preview(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
     """Plots a cell, uint8 RGB [size, size, 3], and five augmented versions of it: do they still look like cells?"""
-    step = tf.constant(0, tf.int64)
-    transforms, stains = params.sample(ranges, image.shape[0], seed, step, tf.constant(_NUM_VERSIONS))
+    transforms, stains = params.sample(
+        ranges, image.shape[0], seed, tf.constant(0, tf.int64), tf.constant([_NUM_VERSIONS])
+    )
     images = np.repeat(image[None].astype(np.float32), _NUM_VERSIONS, axis=0)
     changed = warp(stain(images, np.asarray(stains)), np.asarray(transforms), ranges.fill, by_gathers=False)
     versions = [image, *np.asarray(to_uint8(changed))]
