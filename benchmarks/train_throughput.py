@@ -14,7 +14,6 @@ validation and augmentation are left out.
 
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from absl import flags
 
 from benchmarks import host_time
 from benchmarks.harness import measurement
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from trainers import tf_import
 from trainers.data import Split, open_data_set
@@ -101,9 +100,8 @@ def compare_frozen(split: Split, jit_compile: bool) -> tuple[list[dict[str, Any]
     return cases, {"recomputed to computed once": measurement.ratio(runs, ONCE, RECOMPUTED)}
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Measures, writes the file, prints the table."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     data_set = open_data_set(values.data_dir, values.config)
     split = data_set.open_split(values.split)
