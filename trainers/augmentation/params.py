@@ -15,9 +15,7 @@ _PHILOX = 1
 _COUNTS_PER_CELL = 5  # of Philox, which makes four numbers each: 18 are needed
 
 
-def sample(
-    ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, shape: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
     """Samples the numbers for a batch, or the batches of several steps.
 
     Args:
@@ -27,7 +25,7 @@ def sample(
       shape: int vector, [num_cells] or [num_steps, num_cells]; the positions of the cells follow one another.
 
     Returns:
-      transforms float32 [*shape, 8] and stains float32 [*shape, 15], see `trainers.augmentation.apply`.
+      float32 [*shape, 23]: 8 of `trainers.augmentation.apply.warp`, then 15 of its `stain`.
     """
     # In one operation for all cells; `tf.random.stateless_uniform` would begin at one position for each seed.
     uniform = tf.raw_ops.StatelessRandomUniformV2(
@@ -64,8 +62,8 @@ def sample(
         flip_x=flip_x < 0,
         flip_y=flip_y < 0,
     )
-    stains = tf.concat([_hue_and_gain(hue, gains), values[:, 12:]], axis=1)
-    return tuple(tf.reshape(values, tf.concat([shape, values.shape[1:]], 0)) for values in (transforms, stains))
+    numbers = tf.concat([transforms, _hue_and_gain(hue, gains), values[:, 12:]], axis=1)
+    return tf.reshape(numbers, tf.concat([shape, numbers.shape[1:]], 0))
 
 
 def compose(

@@ -98,10 +98,9 @@ def _finish(data: TrainingData, options: Options) -> batching.Finish:
         inputs: Any = cells
         if not options.ranges.is_nothing:
             position = step * options.batch_size
-            transform, stain = params.sample(
-                options.ranges, data.train.image_size_px, options.seed, position, tf.shape(label)
-            )
-            inputs = {"image": cells, "transform": transform, "stain": stain}
+            size = data.train.image_size_px
+            numbers = params.sample(options.ranges, size, options.seed, position, tf.shape(label))
+            inputs = {"image": cells, "augmentation": numbers}
         return (inputs, label) if weights is None else (inputs, label, tf.gather(weights, label))
 
     return finish
