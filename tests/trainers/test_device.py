@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_one_line_error, open_split, run_in_process
+from conftest import assert_one_line_error, open_split, run_in_process, small_model
 
 from pipeline.errors import InputError
 from trainers.augmentation import params
@@ -55,6 +55,15 @@ def test_where_cells_are_put(data_dir):
     assert batching.choose_mode("device", split, 100) == "device"
     with pytest.raises(InputError, match=r"^--input=device needs 2\.00 GB .* 1\.00 GB free; give --input=resident"):
         batching.choose_mode("device", split, 2 * 10**9, 10**9)
+
+
+def test_cells_that_do_not_fit_the_device_are_one_line(monkeypatch):
+    def fail(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nin detail")
+
+    monkeypatch.setattr(device.CellsOnDevice, "add_weight", fail)
+    with pytest.raises(InputError, match=r"^--input=device could not copy 0\.00 GB .* \(OOM when allocating\); give"):
+        device.on_device(small_model(), np.zeros((2, 32, 32, 3), np.uint8))
 
 
 @pytest.fixture
