@@ -1,4 +1,4 @@
-"""What input costs in training: one model's steps on real data, on one fixed synthetic batch, and the input alone.
+"""What input and augmentation cost in training: one model's steps on real data and on a fixed batch; the input alone.
 
     python -m benchmarks.train_throughput --data_dir=data --output=train.json --model=basic_cnn
 
@@ -8,8 +8,9 @@ The host's time per step as well (`benchmarks.host_time`): complete trainings of
 For `vgg_frozen` also both ways of training it: through the frozen layers in every epoch, or on features computed once.
 
 All cases run in one process, in turn, so that they share the compiled step and the machine's load: about two minutes
-for `basic_cnn` on two CPU cores. Batches, allocator, precision and compilation are those of the trainers; callbacks,
-validation are left out, and augmentation is in the cases that name it, on one synthetic batch.
+for `basic_cnn` on two CPU cores. Batches, allocator, precision and compilation are those of the trainers; callbacks
+and validation are left out. Augmentation is in the cases that name it: both forms of its warp, with XLA the one that
+compiles.
 """
 
 import functools

@@ -69,17 +69,17 @@ def test_cells_that_do_not_fit_the_device_are_one_line(monkeypatch):
 @pytest.fixture
 def train(data_dir, tmp_path, monkeypatch):
     """Trains; returns history, size of the first checkpoint, TensorBoard's events. Steps are as Keras counts them."""
-    count, save = callbacks.StepCounter.on_train_batch_end, checkpoint.save
+    count, save = callbacks.TrainStep.on_train_batch_end, checkpoint.save
 
     def check_count(self, batch, logs=None):
         count(self, batch, logs)
-        assert self._step.step == int(self.model.optimizer.iterations)
+        assert self.step == int(self.model.optimizer.iterations)
 
     def note_size(folder, *arguments):
         save(folder, *arguments)
         sizes.append(next(folder.iterdir()).stat().st_size)
 
-    monkeypatch.setattr(callbacks.StepCounter, "on_train_batch_end", check_count)
+    monkeypatch.setattr(callbacks.TrainStep, "on_train_batch_end", check_count)
     monkeypatch.setattr(checkpoint, "save", note_size)
     sizes = []
 
