@@ -67,6 +67,8 @@ def test_train_throughput(data_dir, tmp_path):
         "fit on real data",
         "fit on one synthetic batch",
         "input alone",
+        "fit on one synthetic batch, augmented by gathers",
+        "fit on one synthetic batch, augmented by affine_transform",
         "25 epochs, recomputed",
         "25 epochs, features computed once",
     ]

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_one_line_error, open_split, run_in_process
+from conftest import assert_one_line_error, open_split, run_in_process, small_model
 
 from pipeline.errors import InputError
 from trainers.augmentation import params
@@ -57,20 +57,29 @@ def test_where_cells_are_put(data_dir):
         batching.choose_mode("device", split, 2 * 10**9, 10**9)
 
 
+def test_cells_that_do_not_fit_the_device_are_one_line(monkeypatch):
+    def fail(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nin detail")
+
+    monkeypatch.setattr(device.CellsOnDevice, "add_weight", fail)
+    with pytest.raises(InputError, match=r"^--input=device could not copy 0\.00 GB .* \(OOM when allocating\); give"):
+        device.on_device(small_model(), np.zeros((2, 32, 32, 3), np.uint8))
+
+
 @pytest.fixture
 def train(data_dir, tmp_path, monkeypatch):
     """Trains; returns history, size of the first checkpoint, TensorBoard's events. Steps are as Keras counts them."""
-    count, save = callbacks.StepCounter.on_train_batch_end, checkpoint.save
+    count, save = callbacks.TrainStep.on_train_batch_end, checkpoint.save
 
     def check_count(self, batch, logs=None):
         count(self, batch, logs)
-        assert self._step.step == int(self.model.optimizer.iterations)
+        assert self.step == int(self.model.optimizer.iterations)
 
     def note_size(folder, *arguments):
         save(folder, *arguments)
         sizes.append(next(folder.iterdir()).stat().st_size)
 
-    monkeypatch.setattr(callbacks.StepCounter, "on_train_batch_end", check_count)
+    monkeypatch.setattr(callbacks.TrainStep, "on_train_batch_end", check_count)
     monkeypatch.setattr(checkpoint, "save", note_size)
     sizes = []
 

@@ -75,6 +75,7 @@ def test_a_run_leaves_what_it_promises(run, data_dir):
     assert record["versions"]["keras"]
     assert record["timings"]["seconds"] > 0
     assert record["input"]["mode"] == "resident"
+    assert record["input"]["steps_per_execution"] == 1
     assert 0 <= record["input"]["waiting_share"] < 0.5
     manifest = json.loads((data_dir / "tfds_malaria/by_patient/1.0.0/manifest.json").read_text())
     assert record["data"]["fingerprint"] == manifest["source"]["fingerprint"]

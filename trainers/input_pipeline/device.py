@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from pipeline.errors import InputError
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.tf_import import JAX
@@ -49,9 +50,19 @@ def on_device(model: keras.Model, images: np.ndarray) -> keras.Model:
     Args:
       model: of one input, or of several by name, among them "image".
       images: uint8 RGB [cells, size, size, 3], which the device's memory gets a copy of.
+
+    Raises:
+      InputError: if the copy does not fit.
     """
     row = keras.Input((), dtype="int32", name="image")
-    image = CellsOnDevice(images)(row)
+    try:
+        cells = CellsOnDevice(images)
+    except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError is JAX's
+        raise InputError(
+            f"--input=device could not copy {images.nbytes / 1e9:.2f} GB of images to the device "
+            f"({str(error).partition(chr(10))[0]:.120}); give --input=resident or --input=mapped"
+        ) from error
+    image = cells(row)
     if not isinstance(model.input, dict):
         return keras.Model(row, model(image), name=f"{model.name}_on_device")
     others = {
