@@ -23,7 +23,14 @@ from contextlib import ExitStack
 
 from absl import flags
 
-from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex, parse_class_folders
+from pipeline import label_list
+from pipeline.cells import (
+    DEFAULT_CLASS_FOLDERS,
+    DEFAULT_PATIENT_REGEX,
+    LABELS,
+    compile_patient_regex,
+    parse_class_folders,
+)
 from pipeline.command import reject_arguments, run
 from pipeline.errors import InputError
 from pipeline.job import plan, prepare
@@ -64,6 +71,11 @@ _CLASS_FOLDERS = flags.DEFINE_list(
 _PATIENT_REGEX = flags.DEFINE_string(
     "patient_regex", DEFAULT_PATIENT_REGEX, "Regular expression; its first group is the patient in a file's base name."
 )
+_LABEL_OVERRIDES = flags.DEFINE_string(
+    "label_overrides",
+    None,
+    "CSV file with the header filename,label: cells with corrected labels, or left out by the label exclude.",
+)
 _MAX_REJECTED_FRACTION = flags.DEFINE_float(
     "max_rejected_fraction", 0.001, "Fail if a larger fraction of the images cannot be used.", 0.0, 1.0
 )
@@ -94,6 +106,9 @@ def main(arguments: Sequence[str]) -> None:
         patient_regex=_PATIENT_REGEX.value,
     )
     patient_regex = compile_patient_regex(settings.patient_regex)
+    labels = None
+    if _LABEL_OVERRIDES.value is not None:
+        labels = label_list.read("label_overrides", _LABEL_OVERRIDES.value, "label", (*LABELS, listing.EXCLUDE))
     source = _SOURCE.value
     if source == "nih":
         from pipeline.source import download
@@ -105,7 +120,7 @@ def main(arguments: Sequence[str]) -> None:
         beam_options.parse_options(_PIPELINE_OPTIONS.value)
     handler = signal.signal(signal.SIGINT, _leave)
     try:
-        _preprocess(source, [dataclasses.replace(settings, config=config) for config in configs], patient_regex)
+        _preprocess(source, [dataclasses.replace(settings, config=config) for config in configs], patient_regex, labels)
     finally:
         signal.signal(signal.SIGINT, handler)
     gc.freeze()  # what ends with the process need not be searched for garbage at its end, which takes 0.2 s
@@ -117,11 +132,18 @@ def _leave(*_: object) -> None:
     os._exit(130)
 
 
-def _preprocess(source: str, of_configs: Sequence[plan.Settings], patient_regex: re.Pattern[str]) -> None:
+def _preprocess(
+    source: str,
+    of_configs: Sequence[plan.Settings],
+    patient_regex: re.Pattern[str],
+    labels: label_list.LabelList | None,
+) -> None:
     started = time.perf_counter()
     say(f"listing {source}", to_stderr=True)
     with open_source(source) as opened:
         cells = listing.list_cells(opened, f"--source={source}", of_configs[0].class_folders, patient_regex)
+    if labels:
+        cells = listing.override(cells, labels)
     listed = time.perf_counter()
     plan_job = functools.partial(
         prepare.plan, source=source, data_dir=_DATA_DIR.value, overwrite=_OVERWRITE.value, repair=_REPAIR.value
@@ -151,6 +173,11 @@ def _summary(result: prepare.JobResult) -> list[str]:
     skipped = ", ".join(f"{count} {reason}" for reason, count in manifest["source"]["skipped"].items()) or "none"
     converted = ", ".join(f"{count} {kind}" for kind, count in manifest.get("converted", {}).items()) or "none"
     lines.append(f"  files skipped: {skipped}; images rejected: {len(manifest['rejected'])}, converted: {converted}")
+    if overrides := manifest.get("label_overrides"):
+        lines.append(
+            f"  label overrides: {overrides['num_corrected']} cells have corrected labels, "
+            f"{overrides['num_excluded']} are left out"
+        )
     if duplicates["num_cells"]:
         lines.append(
             f"  warning: {duplicates['num_cells']} cells are copies of others, {duplicates['num_label_conflicts']} "
@@ -181,7 +208,14 @@ if __name__ == "__main__":
     run(
         main,
         flag_groups={
-            "source": ("source", "class_folders", "patient_regex", "max_rejected_fraction", "download_dir"),
+            "source": (
+                "source",
+                "class_folders",
+                "patient_regex",
+                "label_overrides",
+                "max_rejected_fraction",
+                "download_dir",
+            ),
             "data set": ("data_dir", "config", "split_seed", "image_size_px", "image_encoding", "cells_per_shard"),
             "job": ("overwrite", "repair", "pipeline_options"),
         },

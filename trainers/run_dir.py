@@ -75,7 +75,9 @@ HistoryRow = dict[str, float]
 
 def versions() -> dict[str, str]:
     """Versions of the packages that a run's numbers depend on."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+    distributions = metadata.packages_distributions()  # that of TensorFlow may be tensorflow-cpu
+    installed = {name: metadata.version(distributions[name.replace("-", "_")][0]) for name in _PACKAGES}
+    return {"python": platform.python_version(), **installed}
 
 
 def read(run_dir: str) -> Run:

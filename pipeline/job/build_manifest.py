@@ -12,13 +12,13 @@ import numpy as np
 from etils import epath
 
 from pipeline import storage
-from pipeline.cells import DATASET_NAME
+from pipeline.cells import DATASET_NAME, LABELS
 from pipeline.job.plan import Job, Settings
 from pipeline.job.results import ShardResult
 from pipeline.records import layout
 from pipeline.records.manifest import SIZE_BIN_PX, Manifest, compute_checksum, count_cells, to_bytes
 from pipeline.records.schema import FORMAT
-from pipeline.source.listing import Listing
+from pipeline.source.listing import EXCLUDED, Listing
 from pipeline.splits.configs import CONFIGS
 
 _MAX_EXAMPLES = 100
@@ -35,6 +35,16 @@ _PACKAGES = (
 
 def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest:
     """The part of the manifest that is known before a cell is read: it tells one data set from another."""
+    settings_entry, more = settings.as_json(), {}
+    if listing.overrides:
+        cells, changed = listing.cells, listing.overridden
+        num_excluded = int((listing.overrides.labels == EXCLUDED).sum())
+        settings_entry["label_overrides"] = listing.overrides.sha256
+        more["label_overrides"] = {
+            "num_corrected": len(changed) - num_excluded,
+            "num_excluded": num_excluded,
+            "published": {cells.filename(index): LABELS[cells.labels[index]] for index in changed},
+        }
     return {
         "format": FORMAT,
         "dataset": DATASET_NAME,
@@ -46,7 +56,8 @@ def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest
             "num_cells": len(listing.cells),
             "skipped": listing.skipped,
         },
-        "settings": settings.as_json(),
+        "settings": settings_entry,
+        **more,
     }
 
 

@@ -16,7 +16,7 @@ from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, Cell, R
 from pipeline.errors import InputError
 from pipeline.records.layout import shard_name
 from pipeline.records.manifest import Manifest
-from pipeline.source.listing import Listing
+from pipeline.source.listing import EXCLUDED, Listing
 from pipeline.splits.configs import CONFIGS, seeded_hash
 
 
@@ -84,6 +84,8 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> Itera
     """Plans all shards of a data set, and gives one after the other.
 
     Within a split the cells are in seeded hash order, so that `train[:10%]` and every shard are a random sample.
+    The splits are those of the published labels and of all cells: a list of labels moves no patient.
+
     `source_name` stands for the source in errors, which come before the first shard: InputError if names tell no
     patient where the config needs one, or there are too few patients.
     """
@@ -104,7 +106,13 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> Itera
         raise InputError(f"{source_name}{''.join(examples[:1])}: {error}") from error
     hashes = (seeded_hash(settings.split_seed, cells.filename(index)) for index in range(len(cells)))
     order = np.lexsort((np.fromiter(hashes, "S16", len(cells)), splits))
+    if listing.overrides:
+        order = order[listing.overrides.labels[order] != EXCLUDED]
+        cells = dataclasses.replace(cells, labels=listing.overrides.labels)
     bounds = np.searchsorted(splits[order], range(len(config.splits) + 1))
+
+    if empty := [split for split, size in zip(config.splits, np.diff(bounds), strict=False) if not size]:
+        raise InputError(f"--label_overrides leaves no cell in the split {empty[0]}; leave out fewer")
 
     def shards() -> Iterator[Shard]:
         for split, in_split in zip(config.splits, np.split(order, bounds[1:-1]), strict=True):

@@ -4,7 +4,9 @@
 
     format, dataset, config, version
     source             name, fingerprint, num_cells (listed), skipped (reason -> number)
-    settings           see job.plan.Settings
+    settings           see job.plan.Settings; with a list of labels also label_overrides, its sha256
+    label_overrides    num_corrected, num_excluded, published (file name -> published label of each changed or
+                       excluded cell); only with a list of labels
     package_versions   of the packages that decide on the bytes
     splits             name -> num_cells, num_patients, patients, classes (label name -> number of cells),
                        shards (file, num_records, num_bytes, sha256, index_file, index_sha256)

@@ -13,7 +13,7 @@ FORMAT = 1
 
 _COUNT = range(2**48)
 # Readers do without these: early data sets lack them or have them in another form.
-_OPTIONAL = {"package_versions", "converted", "image_size", "histogram", "duplicates", "same_names"}
+_OPTIONAL = {"package_versions", "converted", "image_size", "histogram", "duplicates", "same_names", "label_overrides"}
 _DIGEST, _BIN = re.compile("[0-9a-f]{64}"), re.compile("[0-9]{1,9}")
 _SHARD_FILE = DATASET_NAME + r"-\w+\.tfrecord-\d{5,}-of-\d{5,}"
 _SHARD = {
@@ -46,7 +46,9 @@ _MANIFEST = {
         "cells_per_shard": range(1, _COUNT.stop),
         "class_folders": [str],
         "patient_regex": str,
+        "label_overrides": _DIGEST,
     },
+    "label_overrides": {"num_corrected": _COUNT, "num_excluded": _COUNT, "published": {_ANY: LABELS}},
     "package_versions": {_ANY: str},
     "splits": {_ANY: _SPLIT},
     "rejected": [{"filename": str, "reason": str}],

@@ -18,11 +18,14 @@ import numpy as np
 
 from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
+from pipeline.label_list import LabelList
 from pipeline.source.archive import LINK_TO_FOLDER, Source, is_hidden
 from pipeline.source.files import Files
 from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage
 from pipeline.source.read_ahead import CellRead, read_ahead
 
+EXCLUDE = "exclude"
+EXCLUDED = -1
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 _MAX_NAME_CHARACTERS = 1024
 _FILES_WITH_CHECKSUM = 1024
@@ -55,6 +58,13 @@ class Cells:
         return map(self.__getitem__, range(len(self)))
 
 
+class LabelOverrides(NamedTuple):
+    """What a list of labels says of the cells."""
+
+    sha256: str  # of the list
+    labels: np.ndarray  # int8 [cells], `EXCLUDED` for cells that the data set leaves out
+
+
 class Listing(NamedTuple):
     """What a source holds.
 
@@ -68,6 +78,12 @@ class Listing(NamedTuple):
     skipped: dict[str, int]  # number of files that are no images, by reason
     same_names: list[str]  # base names that are in both class folders, which may be a mistake in copying
     fingerprint: str
+    overrides: LabelOverrides | None = None
+
+    @property
+    def overridden(self) -> np.ndarray:
+        """The cells that have another label by the list, or are left out: int64 indices."""
+        return np.flatnonzero(self.overrides.labels != self.cells.labels) if self.overrides else np.array([], np.int64)
 
 
 def list_cells(
@@ -136,6 +152,17 @@ def list_cells(
     )
     same_names = sorted(set(fewest).intersection(*others))
     return Listing(root, cells, rejected, dict(sorted(skipped.items())), same_names, fingerprint)
+
+
+def override(listing: Listing, label_list: LabelList) -> Listing:
+    """The listing with labels of a list; raises InputError if the list has a cell that the source has not."""
+    cells = listing.cells
+    row_of = {cells.filename(index): index for index in range(len(cells))}
+    label_list.check_known(row_of)
+    labels = cells.labels.astype(np.int8)
+    for filename, label in label_list.labels.items():
+        labels[row_of[filename]] = EXCLUDED if label == EXCLUDE else LABELS.index(label)
+    return listing._replace(overrides=LabelOverrides(label_list.sha256, labels))
 
 
 def _find_root(files: Files, folders: set[str], class_folders: Sequence[str], source_name: str) -> str:

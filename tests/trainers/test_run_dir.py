@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -34,6 +35,15 @@ def test_what_is_no_run(content, expected, tmp_path):
         (tmp_path / run_dir.RUN).write_text(content)
     with pytest.raises(InputError, match=expected):
         run_dir.read(str(tmp_path))
+
+
+def test_tensorflow_may_be_installed_as_tensorflow_cpu(monkeypatch):
+    names = {"keras": ["keras"], "numpy": ["numpy"], "tensorflow_datasets": ["tensorflow-datasets"]}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: names | {"tensorflow": ["tensorflow-cpu"]})
+    monkeypatch.setattr(
+        metadata, "version", {name: name for name in (*names, "tensorflow-cpu", "tensorflow-datasets")}.get
+    )
+    assert run_dir.versions()["tensorflow"] == "tensorflow-cpu"
 
 
 def test_what_tells_runs_apart():

@@ -1,0 +1,79 @@
+"""Lists of labels by file name, as CSV: `filename` and one more column, one cell per line, UTF-8."""
+
+import csv
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from pipeline import storage
+from pipeline.errors import InputError
+
+
+class LabelList(NamedTuple):
+    """A list that has been read.
+
+    Attributes:
+      name: what errors call it, such as `--label_overrides=list.csv`.
+      sha256: of the file's bytes.
+      labels: file name -> value of the second column, in the order of the file.
+      lines: file name -> number of its line, from 1.
+    """
+
+    name: str
+    sha256: str
+    labels: dict[str, str]
+    lines: dict[str, int]
+
+    def check_known(self, filenames: Collection[str]) -> None:
+        """Raises InputError with the line of the first cell of the list that is not among `filenames`."""
+        for filename, line in self.lines.items():
+            if filename not in filenames:
+                raise InputError(
+                    f"{self.name}: line {line}: there is no cell {filename!r}; expected file names with their class "
+                    f"folder, such as {min(filenames, default='')!r}"
+                )
+
+
+def read(flag: str, path: str, column: str, values: Sequence[str]) -> LabelList:
+    """Reads a list.
+
+    Args:
+      flag, path: of the file, which may lie in an object store.
+      column: header of the second column.
+      values: what may stand in it.
+
+    Raises:
+      InputError: with the number of the line, if the file is no such list.
+    """
+    name = f"--{flag}={path}"
+
+    def fault(line: int, reason: str) -> InputError:
+        return InputError(f"{name}: line {line}: {reason}")
+
+    try:
+        content = storage.read_file(storage.open_place(path, f"--{flag}"))
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error}); expected a CSV file") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise fault(line, f"byte {content[error.start]:#04x} is not UTF-8; save the list as UTF-8") from error
+    rows = csv.reader(text.splitlines())
+    header = next(rows, [])
+    if header != ["filename", column]:
+        raise fault(1, f"the header is {','.join(header)[:80]!r}; expected 'filename,{column}'")
+    labels: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for row in rows:
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise fault(rows.line_num, f"it has {len(row)} columns; expected a file name and a label")
+        filename, label = row
+        if label not in values:
+            raise fault(rows.line_num, f"the label is {label[:40]!r}; expected {', '.join(values)}")
+        if filename in lines:
+            raise fault(rows.line_num, f"{filename!r} is in line {lines[filename]} already; expected each cell once")
+        labels[filename], lines[filename] = label, rows.line_num
+    return LabelList(name, hashlib.sha256(content).hexdigest(), labels, lines)
