@@ -8,6 +8,7 @@
 #   make extras                            what exports and JAX need; without it their tests are skipped
 #   make coverage                          the test suite, and the lines and branches that it does not reach
 #   make bench SOURCE=path/to/cell_images.zip    every benchmark, one after the other, into bench/
+#   make bench-gpu [SOURCE=path/to/cell_images.zip]    what a GPU does with each input, in ten minutes, into bench/gpu.*
 #   make results SOURCE=path/to/cell_images.zip    the table of the three models: trains all recipes, for hours
 #   make peers                             the libraries whose loaders benchmarks.input_throughput compares with
 
@@ -25,7 +26,7 @@ EPOCHS ?= 8
 DEMO := demo/$(if $(SOURCE),$(shell basename "$(SOURCE)" .zip),synthetic)
 CELLS := $(if $(SOURCE),$(SOURCE),$(DEMO)/cell_images.zip)
 
-.PHONY: demo test test-slow clusters test-clusters extras coverage lint format bench results peers clean
+.PHONY: demo test test-slow clusters test-clusters extras coverage lint format bench bench-gpu results peers clean
 
 demo: $(INSTALLED)
 	@mkdir -p "$(DEMO)"
@@ -99,6 +100,14 @@ bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks.predict_throughput --run_dir=$(BENCH)/basic_cnn --source="$(SOURCE)" \
 	  --output=$(BENCH)/predict.json --num_cells=$(BENCH_CELLS) --repeats=$(BENCH_REPEATS)
 
+# On the backend that sees the GPU: KERAS_BACKEND=jax make bench-gpu where TensorFlow does not.
+bench-gpu: $(INSTALLED)
+	@mkdir -p $(BENCH)
+ifneq ($(SOURCE),)
+	@$(BIN)/python -m pipeline.preprocess --source="$(SOURCE)" --data_dir=$(BENCH)/gpu_data
+endif
+	@$(BIN)/python -m benchmarks.gpu_throughput --output=$(BENCH)/gpu.json \
+	  $(if $(SOURCE),--data_dir=$(BENCH)/gpu_data)
 # Both recipes of the three models with each seed. If it is stopped, the same command continues.
 RESULTS := results
 MODELS ?= basic_cnn vgg_frozen vgg_ft

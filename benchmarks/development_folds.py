@@ -9,13 +9,12 @@ Prints which patients each fold holds. The config `folds` of all patients would 
 import csv
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from pipeline.cells import compile_patient_regex
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.records import manifest
 from pipeline.source.archive import open_source
@@ -26,9 +25,8 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets, with t
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Root of the data set to make.", required=True)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Writes the list of cells to leave out, makes the data set, prints its patients."""
-    reject_arguments(arguments)
     _, contents = manifest.read_dataset(_DATA_DIR.value, "by_patient")
     settings, tested = contents["settings"], set(contents["splits"]["test"]["patients"])
     with open_source(_SOURCE.value) as source:

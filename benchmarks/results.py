@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from trainers import run_dir
 from trainers.evaluation.evaluate import METRICS
@@ -23,9 +23,8 @@ _HEADINGS = ("recipe", "seeds", "epochs", "accuracy", "AUC", "accuracy, undisput
 _UNDISPUTED = "undisputed"  # of an entry: its metrics without the disputed cells
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Prints the table as Markdown."""
-    reject_arguments(arguments)
     folder = Path(_FOLDER.value)
     try:
         entries = json.loads((folder / "report" / METRICS).read_text())["models"]

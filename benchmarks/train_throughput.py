@@ -14,7 +14,6 @@ validation and augmentation are left out.
 
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from absl import flags
 
 from benchmarks import host_time
 from benchmarks.harness import measurement
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from trainers import tf_import
 from trainers.data import Split, open_data_set
@@ -101,9 +100,8 @@ def compare_frozen(split: Split, jit_compile: bool) -> tuple[list[dict[str, Any]
     return cases, {"recomputed to computed once": measurement.ratio(runs, ONCE, RECOMPUTED)}
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Measures, writes the file, prints the table."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     data_set = open_data_set(values.data_dir, values.config)
     split = data_set.open_split(values.split)
@@ -164,7 +162,7 @@ def main(arguments: Sequence[str]) -> None:
         frozen_cases, frozen_ratios = compare_frozen(split, used.jit_compile)
         cases, ratios = [*cases, *frozen_cases], ratios | frozen_ratios
     if values.host_steps:
-        ratios |= host_time.compare(values.host_steps)
+        ratios |= host_time.compare(values.host_steps, values.host_size_px)
     measurement.report(values.output, cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
 
 
@@ -179,6 +177,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("repeats", 5, "Runs of each case.", lower_bound=1)
     meaning = "Steps per epoch of the trainings that measure the host's time per step; 0 leaves it out."
     flags.DEFINE_integer("host_steps", 300, meaning, lower_bound=0)
+    flags.DEFINE_integer("host_size_px", 8, "Side of the images of those trainings.", lower_bound=2)
     flags.DEFINE_integer("seed", 42, "Seed of weights and order.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_enum("input", "auto", INPUT_MODES, "Input mode, as of the trainers.")
     flags.DEFINE_enum("precision", "auto", PRECISIONS, "Precision, as of the trainers.")

@@ -19,7 +19,7 @@ from etils import epath
 
 from pipeline import plot_style, storage
 from pipeline.cells import LABELS
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.records import example, image, index, manifest, tfrecord
 from pipeline.splits.configs import CONFIGS
@@ -191,9 +191,8 @@ def _plot_colours(axis: "Axes", exploration: Exploration) -> None:
     axis.legend(fontsize=8, markerscale=0.5, loc="upper center")
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Writes the figure and prints its path."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     output = Path(values.output)
     if output.suffix not in _SUFFIXES:

@@ -32,7 +32,7 @@ _PREFETCHED_BATCHES = 4
 
 _Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 Finish = Callable[..., tuple[Any, ...]]
-"""(step, images or row numbers, labels) -> what `fit` gets; behind them the number of steps if there are several."""
+"""(step, images or row numbers, labels) -> what `fit` gets; the first step, if there are several along a first axis."""
 
 
 def choose_mode(mode: str, split: Split, bytes_on_device: int = 0, gpu_bytes: int | None = None) -> str:

@@ -73,7 +73,7 @@ def training_rows(
 
     def call(step: tf.Tensor, *num_steps: tf.Tensor) -> tuple[Any, ...]:
         rows = order.indices(step, *num_steps)
-        return finish(step, tf.cast(rows, tf.int32), tf.gather(on_host, rows), *num_steps)
+        return finish(step, tf.cast(rows, tf.int32), tf.gather(on_host, rows))
 
     with tf.device("cpu"):
         on_host = tf.constant(labels)

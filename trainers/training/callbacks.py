@@ -183,7 +183,8 @@ class WeightAverage(keras.callbacks.Callback):
             for i, weight in enumerate(self._weights)
         ]
         if keras.backend.backend() == TENSORFLOW:  # one call in the place of several operations per weight
-            self._update = tf.function(self._update)  # type: ignore[method-assign]
+            function = tf.function(self._update).get_concrete_function(tf.TensorSpec((), tf.float32))
+            self._update = function  # type: ignore[method-assign]
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self._num_updates = self._step.step // _STEPS_BETWEEN_AVERAGES
@@ -197,11 +198,11 @@ class WeightAverage(keras.callbacks.Callback):
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
         momentum = min(self._momentum**num_steps, (1 + num_updates) / (10 + num_updates))
-        self._update(ops.convert_to_tensor(momentum, "float32"), ops.convert_to_tensor(1 - momentum, "float32"))
+        self._update(ops.convert_to_tensor(momentum, "float32"))
 
-    def _update(self, momentum: keras.KerasTensor, rest: keras.KerasTensor) -> None:
+    def _update(self, momentum: keras.KerasTensor) -> None:
         for average, weight in zip(self.averages, self._weights, strict=True):
-            average.assign(momentum * average + rest * ops.cast(weight, average.dtype))
+            average.assign(momentum * average + (1 - momentum) * ops.cast(weight, average.dtype))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

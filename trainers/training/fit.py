@@ -135,8 +135,5 @@ def _compile(setup: TrainSetup) -> list[keras.Variable]:
         steps_per_execution=1 if setup.is_stacked else setup.steps_per_call,
     )
     model.optimizer.build(model.trainable_variables)
-    if setup.is_stacked:  # else `fit` would build loss and metrics for the batches of several steps as if for one
-        model.compute_loss(y=ops.zeros((1,)), y_pred=ops.zeros((1, 1)))
-        model.compute_metrics(None, ops.zeros((1,)), ops.zeros((1, 1)))
     (loss,) = (metric for metric in model.metrics if metric.name == "loss")
     return [*loss.variables, *accuracy.variables]
