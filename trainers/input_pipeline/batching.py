@@ -29,8 +29,11 @@ _DEVICE_FRACTION_OF_GPU = 0.25
 _PARALLEL_BATCHES = 2  # enough to hide a gather of a few hundred µs
 _CELLS_PER_CHECK = 256
 _PREFETCHED_BATCHES = 4
+_PREFETCHED_CALLS = 2
+_STEPS_AT_A_TIME = 32
+_ONE_THREAD_BATCH = 128  # up to this size, waking a second thread takes longer than it saves
 
-_Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+_Gather = Callable[[tf.Tensor], tf.Tensor]
 Finish = Callable[..., tuple[Any, ...]]
 """(step, images or row numbers, labels) -> what `fit` gets; behind them the number of steps if there are several."""
 
@@ -91,12 +94,12 @@ def training_batches(split: Split, order: ShuffleOrder, epochs: int, mode: str, 
 
 
 def open_training(
-    split: Split, order: ShuffleOrder, mode: str, finish: Finish = lambda _, *batch: batch
+    split: Split, order: ShuffleOrder, mode: str, finish: Finish = lambda _, *batch: batch[:2]
 ) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """Opens a split once, for any `ShuffleOrder.starts` -> what `training_batches` gives, after `finish`."""
     if mode != "streaming":
-        gather = (_resident_gather if mode == "resident" else _mapped_gather)(split)
-        return lambda starts: gathered_batches(gather, order, starts, finish)
+        gather, labels = (_resident_gather if mode == "resident" else _mapped_gather)(split)
+        return lambda starts: gathered_batches(gather, labels, order, starts, finish)
 
     def open_streaming(starts: tf.data.Dataset) -> tf.data.Dataset:
         batches = tf.data.Dataset.zip(starts.flat_map(order.steps), streaming.shuffled(split, order, starts))
@@ -106,40 +109,78 @@ def open_training(
 
 
 def gathered_batches(
-    gather: _Gather, order: ShuffleOrder, starts: tf.data.Dataset, finish: Finish = lambda _, *batch: batch
+    gather: _Gather,
+    labels: np.ndarray,
+    order: ShuffleOrder,
+    starts: tf.data.Dataset,
+    finish: Finish = lambda _, *batch: batch[:2],
 ) -> tf.data.Dataset:
     """Shuffled batches by random access.
 
     Args:
-      gather: int64 [n] indices into the split -> a batch.
+      gather: row numbers int32 [n] -> what lies there, such as images.
+      labels: int64 [cells].
       order, starts, finish: see `open_training`.
     """
-    batches = starts.flat_map(order.steps).map(
-        lambda step: finish(step, *gather(order.indices(step))),
-        num_parallel_calls=_PARALLEL_BATCHES,
-        deterministic=True,
+
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and that takes longer than all else
+    def fill(inputs: Any, *others: tf.Tensor) -> tuple[Any, ...]:
+        filled = {**inputs, "image": gather(inputs["image"])} if isinstance(inputs, dict) else gather(inputs)
+        return filled, *others
+
+    rows = training_rows(labels, order, starts, finish)
+    batches = with_options(
+        rows.map(fill, num_parallel_calls=_PARALLEL_BATCHES, deterministic=True).prefetch(_PREFETCHED_BATCHES)
     )
-    return with_options(batches.prefetch(_PREFETCHED_BATCHES))
+    options = tf.data.Options()
+    if order.batch_size <= _ONE_THREAD_BATCH:
+        options.threading.private_threadpool_size = 1
+    return batches.with_options(options)
 
 
-def _resident_gather(split: Split) -> _Gather:
+def training_rows(
+    labels: np.ndarray, order: ShuffleOrder, starts: tf.data.Dataset, finish: Finish, steps_per_call: int | None = None
+) -> tf.data.Dataset:
+    """What `open_training` gives, with row numbers int32 [n] for images.
+
+    With `steps_per_call` the batches of so many steps at once, along a first axis, see `ShuffleOrder.calls`. A few
+    operations for many steps take hardly longer than for one, so they are computed together without it, too: always the
+    same steps, since the numbers of augmentation are rounded by the shape.
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def call(step: tf.Tensor, num_steps: tf.Tensor) -> tuple[Any, ...]:
+        rows = order.indices(step, num_steps)
+        return finish(step, tf.cast(rows, tf.int32), tf.gather(on_host, rows), num_steps)
+
+    @tf.autograph.experimental.do_not_convert
+    def one_epoch(start: tf.Tensor) -> tf.data.Dataset:
+        num_skipped = start % order.steps_per_epoch % _STEPS_AT_A_TIME
+        calls = order.calls(start - num_skipped, _STEPS_AT_A_TIME).map(call).prefetch(1)
+        return calls.unbatch().skip(num_skipped)
+
+    with tf.device("cpu"):
+        on_host = tf.constant(labels)
+    if steps_per_call is None:
+        return with_options(starts.flat_map(one_epoch))
+    calls = starts.flat_map(lambda start: order.calls(start, steps_per_call)).map(call)
+    return with_options(calls.prefetch(_PREFETCHED_CALLS))
+
+
+def _resident_gather(split: Split) -> tuple[_Gather, np.ndarray]:
     cells = resident.load(split)
     images = tf.experimental.dlpack.from_dlpack(cells.images.__dlpack__())  # tf.constant would copy all of it
-    with tf.device("cpu"):  # beside the model, the split would not fit on every device
-        labels = tf.constant(cells.labels)
-    return lambda indices: (tf.gather(images, indices), tf.gather(labels, indices))
+    return lambda rows: tf.gather(images, rows), cells.labels
 
 
-def _mapped_gather(split: Split) -> _Gather:
+def _mapped_gather(split: Split) -> tuple[_Gather, np.ndarray]:
     cells = MappedCells(split)
 
-    def gather(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = tf.numpy_function(cells.gather, [indices], (tf.uint8, tf.int64))
-        images.set_shape([None, split.image_size_px, split.image_size_px, 3])
-        labels.set_shape([None])
-        return images, labels
+    def gather(rows: tf.Tensor) -> tf.Tensor:
+        images = tf.numpy_function(cells.gather, [rows], tf.uint8)
+        return tf.ensure_shape(images, [None, split.image_size_px, split.image_size_px, 3])
 
-    return gather
+    return gather, cells.labels
 
 
 def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:

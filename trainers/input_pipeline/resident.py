@@ -54,7 +54,7 @@ def load(split: Split) -> Cells:
         cells.labels[:] = source.labels
 
         def copy(indices: np.ndarray) -> int:
-            source.copy(indices, cells.images[indices[0] : indices[-1] + 1])
+            cells.images[indices[0] : indices[-1] + 1] = source.gather(indices)
             return len(indices)
 
         tasks = np.array_split(np.arange(split.num_cells), -(-split.num_cells // _CELLS_PER_TASK))
