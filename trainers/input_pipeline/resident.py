@@ -20,7 +20,7 @@ from pipeline.records.manifest import corrupt_shard
 from trainers.data import Split
 from trainers.input_pipeline.mapped import MappedCells, is_mappable
 
-_CELLS_PER_TASK = 256
+_CELLS_PER_TASK = 64
 
 
 class Cells(NamedTuple):
