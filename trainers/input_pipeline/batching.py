@@ -129,13 +129,8 @@ def gathered_batches(
         return filled, *others
 
     rows = training_rows(labels, order, starts, finish)
-    batches = with_options(
-        rows.map(fill, num_parallel_calls=_PARALLEL_BATCHES, deterministic=True).prefetch(_PREFETCHED_BATCHES)
-    )
-    options = tf.data.Options()
-    if order.batch_size <= _ONE_THREAD_BATCH:
-        options.threading.private_threadpool_size = 1
-    return batches.with_options(options)
+    batches = rows.map(fill, num_parallel_calls=_PARALLEL_BATCHES, deterministic=True).prefetch(_PREFETCHED_BATCHES)
+    return with_options(batches, has_one_thread=order.batch_size <= _ONE_THREAD_BATCH)
 
 
 def training_rows(
@@ -143,9 +138,9 @@ def training_rows(
 ) -> tf.data.Dataset:
     """What `open_training` gives, with row numbers int32 [n] for images.
 
-    With `steps_per_call` the batches of so many steps at once, along a first axis, see `ShuffleOrder.calls`. A few
-    operations for many steps take hardly longer than for one, so they are computed together without it, too: always the
-    same steps, since the numbers of augmentation are rounded by the shape.
+    With `steps_per_call` the batches of so many steps at once, along a first axis, see `ShuffleOrder.calls`: a few
+    operations for all of them take hardly longer than for one. So several are computed at once without it, too: always
+    the same ones, whatever the first step is, since how augmentation is rounded may depend on their number.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -194,14 +189,15 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
     return with_options(batches.apply(tf.data.experimental.assert_cardinality(num_batches)))
 
 
-def with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
+def with_options(batches: tf.data.Dataset, has_one_thread: bool = False) -> tf.data.Dataset:
     """The same batches under the options of all input here."""
     options = tf.data.Options()
     # Parallelism and buffers are fixed above: autotuning would find no more, its thread costs, and closing an iterator
     # can wait for that thread.
     options.autotune.enabled = False
     options.deterministic = True  # a run must be repeatable
-    # No private threads: a pool of its own was no faster than the shared one, within the noise.
+    if has_one_thread:  # larger private pools were no faster than the shared one
+        options.threading.private_threadpool_size = 1
     # No second copy of the data: resident holds the cells itself, the others rely on the page cache.
     options.experimental_optimization.apply_default_optimizations = False
     return batches.with_options(options)
