@@ -103,7 +103,7 @@ def build(
             return records.repeat().batch(batch_size).prefetch(tf.data.AUTOTUNE)
         if not step.on_device:
             return batching.open_training(split, order, name, finish)(starts)
-        batches = device.training_rows(cells.labels, order, starts, finish, STEPS_PER_CALL if is_stacked else None)
+        batches = batching.training_rows(cells.labels, order, starts, finish, STEPS_PER_CALL if is_stacked else None)
         if is_stacked:  # those of full calls alone, since another shape would be compiled while the clock runs
             batches = batches.filter(lambda _, label: tf.equal(tf.shape(label)[0], STEPS_PER_CALL))
         return batches.take(1).cache().repeat() if name == CEILING else batches

@@ -32,7 +32,7 @@ def test_rows_are_the_batches_of_resident(steps_per_call, start_step, data_dir):
         return rows, label, params.sample(RANGES, 32, 3, step * 8, tf.shape(label))
 
     batches = []
-    for batch in device.training_rows(cells.labels, order, order.starts(start_step, 2), finish, steps_per_call):
+    for batch in batching.training_rows(cells.labels, order, order.starts(start_step, 2), finish, steps_per_call):
         stacked = [values.numpy() if steps_per_call else values.numpy()[None] for values in batch]
         assert len(stacked[0]) <= (steps_per_call or 1)
         batches += zip(*stacked, strict=True)

@@ -9,10 +9,7 @@ from keras import ops
 
 from pipeline.errors import InputError
 from trainers.input_pipeline import batching
-from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.tf_import import JAX
-
-_PREFETCHED_CALLS = 2
 
 
 class CellsOnDevice(keras.layers.Layer):
@@ -71,26 +68,6 @@ def on_device(model: keras.Model, images: np.ndarray) -> keras.Model:
         if name != "image"
     }
     return keras.Model({"image": row, **others}, model({"image": image, **others}), name=f"{model.name}_on_device")
-
-
-def training_rows(
-    labels: np.ndarray, order: ShuffleOrder, starts: tf.data.Dataset, finish: Any, steps_per_call: int | None
-) -> tf.data.Dataset:
-    """What `batching.open_training` gives, with row numbers for images.
-
-    With `steps_per_call` the batches of so many steps at once, along a first axis, see `ShuffleOrder.calls`: a few
-    operations for all of them take hardly longer than for one.
-    """
-
-    def call(step: tf.Tensor, *num_steps: tf.Tensor) -> tuple[Any, ...]:
-        rows = order.indices(step, *num_steps)
-        return finish(step, tf.cast(rows, tf.int32), tf.gather(on_host, rows))
-
-    with tf.device("cpu"):
-        on_host = tf.constant(labels)
-
-    calls = starts.flat_map(order.steps if steps_per_call is None else lambda start: order.calls(start, steps_per_call))
-    return batching.with_options(calls.map(call).prefetch(_PREFETCHED_CALLS))
 
 
 def evaluation_rows(labels: np.ndarray, batch_size: int) -> tf.data.Dataset:

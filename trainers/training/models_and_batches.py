@@ -53,7 +53,7 @@ def on_cells(
         training_model = ManySteps(training_model.input, training_model.output, name=training_model.name)
 
     def open_rows(starts: tf.data.Dataset) -> tf.data.Dataset:
-        return device.training_rows(labels, order, starts, finish, steps_per_call)
+        return batching.training_rows(labels, order, starts, finish, steps_per_call)
 
     return training_model, validation_model, validation, open_rows
 
