@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 _WARM_UP_STEPS = 5
 REAL, SYNTHETIC, INPUT = "fit on real data", "fit on one synthetic batch", "input alone"
-GATHERS, AFFINE = "fit on one synthetic batch, augmented by gathers", "the same, augmented by affine_transform"
+GATHERS, AFFINE = (
+    "fit on one synthetic batch, augmented by gathers",
+    "fit on one synthetic batch, augmented by affine_transform",
+)
 _EVERYTHING = Ranges(rotation_degrees=180, zoom=0.1, shift=0.05, flip="both", stain_gain=0.25, stain_hue_degrees=15)
 EPOCHS = 25  # of the frozen model, as the original trains
 RECOMPUTED, ONCE = f"{EPOCHS} epochs, recomputed", f"{EPOCHS} epochs, features computed once"
