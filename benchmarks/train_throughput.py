@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 _WARM_UP_STEPS = 5
 REAL, SYNTHETIC, INPUT = "fit on real data", "fit on one synthetic batch", "input alone"
-GATHERS, AFFINE = "fit on one synthetic batch, augmented by gathers", "the same, augmented by affine_transform"
+GATHERS, AFFINE = (
+    "fit on one synthetic batch, augmented by gathers",
+    "fit on one synthetic batch, augmented by affine_transform",
+)
 _EVERYTHING = Ranges(rotation_degrees=180, zoom=0.1, shift=0.05, flip="both", stain_gain=0.25, stain_hue_degrees=15)
 EPOCHS = 25  # of the frozen model, as the original trains
 RECOMPUTED, ONCE = f"{EPOCHS} epochs, recomputed", f"{EPOCHS} epochs, features computed once"
@@ -181,7 +184,7 @@ def main() -> None:
         frozen_cases, frozen_ratios = compare_frozen(split, used.jit_compile)
         cases, ratios = [*cases, *frozen_cases], ratios | frozen_ratios
     if values.host_steps:
-        ratios |= host_time.compare(values.host_steps, values.host_size_px)
+        ratios |= host_time.compare(values.host_steps)
     measurement.report(values.output, cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
 
 
@@ -196,7 +199,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("repeats", 5, "Runs of each case.", lower_bound=1)
     meaning = "Steps per epoch of the trainings that measure the host's time per step; 0 leaves it out."
     flags.DEFINE_integer("host_steps", 300, meaning, lower_bound=0)
-    flags.DEFINE_integer("host_size_px", 8, "Side of the images of those trainings.", lower_bound=2)
     flags.DEFINE_integer("seed", 42, "Seed of weights and order.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_enum("input", "auto", INPUT_MODES, "Input mode, as of the trainers.")
     flags.DEFINE_enum("precision", "auto", PRECISIONS, "Precision, as of the trainers.")
