@@ -8,6 +8,8 @@
 #   make extras                            what exports and JAX need; without it their tests are skipped
 #   make coverage                          the test suite, and the lines and branches that it does not reach
 #   make bench SOURCE=path/to/cell_images.zip    every benchmark, one after the other, into bench/
+#   make bench-gpu [SOURCE=path/to/cell_images.zip]    what a GPU does with each input, in ten minutes, into bench/gpu.*
+#   make results SOURCE=path/to/cell_images.zip    the table of the three models: trains all recipes, for hours
 #   make peers                             the libraries whose loaders benchmarks.input_throughput compares with
 
 PYTHON ?= python3
@@ -24,7 +26,7 @@ EPOCHS ?= 8
 DEMO := demo/$(if $(SOURCE),$(shell basename "$(SOURCE)" .zip),synthetic)
 CELLS := $(if $(SOURCE),$(SOURCE),$(DEMO)/cell_images.zip)
 
-.PHONY: demo test test-slow clusters test-clusters extras coverage lint format bench peers clean
+.PHONY: demo test test-slow clusters test-clusters extras coverage lint format bench bench-gpu results peers clean
 
 demo: $(INSTALLED)
 	@mkdir -p "$(DEMO)"
@@ -98,6 +100,37 @@ bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks.predict_throughput --run_dir=$(BENCH)/basic_cnn --source="$(SOURCE)" \
 	  --output=$(BENCH)/predict.json --num_cells=$(BENCH_CELLS) --repeats=$(BENCH_REPEATS)
 
+# On the backend that sees the GPU: KERAS_BACKEND=jax make bench-gpu where TensorFlow does not.
+bench-gpu: $(INSTALLED)
+	@mkdir -p $(BENCH)
+ifneq ($(SOURCE),)
+	@$(BIN)/python -m pipeline.preprocess --source="$(SOURCE)" --data_dir=$(BENCH)/gpu_data
+endif
+	@$(BIN)/python -m benchmarks.gpu_throughput --output=$(BENCH)/gpu.json \
+	  $(if $(SOURCE),--data_dir=$(BENCH)/gpu_data)
+# Both recipes of the three models with each seed. If it is stopped, the same command continues.
+RESULTS := results
+MODELS ?= basic_cnn vgg_frozen vgg_ft
+SEEDS ?= 1 2 3
+VGG_WEIGHTS ?= imagenet
+DISPUTED ?=
+RESULT_RUNS = $(foreach model,$(MODELS),$(foreach recipe,$(model)_original $(model),$(SEEDS:%=$(RESULTS)/runs/$(recipe)-%)))
+define TRAIN_RESULT
+	@$(BIN)/python -m trainers.$(1) --flagfile=trainers/flagfiles/$(2).flags --seed=$(3) --data_dir=$(RESULTS)/data \
+	  $(if $(filter vgg_%,$(1)),--vgg_weights="$(VGG_WEIGHTS)") --run_dir=$(RESULTS)/runs/$(2)-$(3)
+
+endef
+space := $(subst ,, )
+comma := ,
+results: $(INSTALLED)
+	@test -n "$(SOURCE)" || { echo "error: give the cells: make results SOURCE=path/to/cell_images.zip" >&2; exit 1; }
+	@$(BIN)/python -m pipeline.preprocess --source="$(SOURCE)" --data_dir=$(RESULTS)/data
+	$(foreach model,$(MODELS),$(foreach recipe,$(model)_original $(model),$(foreach seed,$(SEEDS),$(call \
+	  TRAIN_RESULT,$(model),$(recipe),$(seed)))))
+	@$(BIN)/python -m trainers.evaluate --data_dir=$(RESULTS)/data --output_dir=$(RESULTS)/report \
+	  --run_dirs=$(subst $(space),$(comma),$(RESULT_RUNS)) $(if $(DISPUTED),--disputed_labels="$(DISPUTED)")
+	@$(BIN)/python -m benchmarks.results --folder=$(RESULTS)
+
 # Each library by itself: one that cannot be installed is named, and the benchmark reports it as such.
 peers:
 	@pkg-config --exists opencv4 libturbojpeg 2>/dev/null || \
@@ -128,4 +161,4 @@ test-clusters: $(INSTALLED)
 	@$(BIN)/python -m pytest -m clusters tests/clusters
 
 clean:
-	rm -rf demo bench
+	rm -rf demo bench results

@@ -21,7 +21,7 @@ from absl import flags
 from benchmarks.baselines.input_readers import READERS
 from benchmarks.harness import measurement
 from benchmarks.harness.clock import Content, Work, content_of, total_of
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from pipeline.records.manifest import Manifest
@@ -189,9 +189,8 @@ def prepare(
     return cases
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Lays out the cells, checks every reader, measures, writes the file, prints the table."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     readers = [*(values.readers or READERS), *(LIBRARIES if values.peers == ["all"] else values.peers)]
     if unknown := [name for name in readers if name not in (*READERS, *LIBRARIES)]:

@@ -2,19 +2,16 @@
 
     python -m benchmarks.plan_memory --num_cells=2000000 --output=plan.json
 
-For a folder and for a zip of the cells, a fresh process lists them, plans `by_patient`, and builds the manifest from
-made-up results. Its rate is that of listing and planning together; its memory is noted after the plan and at the end.
+A process of its own writes a zip of their names; this one lists it, plans `by_patient`, and builds the manifest from
+made-up results. The rate is that of listing and planning together; memory is noted after the plan and at the end.
 """
 
 import itertools
 import json
-import os
 import resource
-import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -22,32 +19,23 @@ from absl import flags
 
 from benchmarks.harness import measurement
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.job import build_manifest, plan, prepare, results
 from pipeline.records import layout
 from pipeline.source.archive import open_source
 from pipeline.source.listing import list_cells
 
 _CELLS_PER_PATIENT = 138  # as in the NLM's archive
-_LINKS_PER_FILE = 10_000  # file systems allow 65,000
 
 
-def lay_out(folder: Path, archive: Path, num_cells: int) -> None:
-    """Writes a folder of links to a few small files that are no images, and a zip of the same names."""
-    for name in DEFAULT_CLASS_FOLDERS:
-        (folder / name).mkdir(parents=True)
+def write_zip(archive: Path, num_cells: int) -> None:
+    """Writes a zip of cells whose files are no images."""
     with zipfile.ZipFile(archive, "w") as out:
         for i in range(num_cells):
             patient = i // _CELLS_PER_PATIENT
             label = i % 2 if patient % 4 else 0  # a quarter of the patients is healthy
-            base_name = f"C{patient}P{patient % 90}thinF_IMG_20150619_{i:07d}a_cell_{i % 200}.png"
-            path = folder / DEFAULT_CLASS_FOLDERS[label] / base_name
-            if i % _LINKS_PER_FILE == 0:
-                linked = path
-                path.write_text(base_name)
-            else:
-                os.link(linked, path)
-            out.writestr(zipfile.ZipInfo(path.relative_to(folder).as_posix()), base_name)
+            name = f"C{patient}P{patient % 90}thinF_IMG_20150619_{i:07d}a_cell_{i % 200}.png"
+            out.writestr(zipfile.ZipInfo(f"{DEFAULT_CLASS_FOLDERS[label]}/{name}"), name)
 
 
 def plan_and_describe(source: str, data_dir: str) -> dict[str, tuple[float, int]]:
@@ -75,32 +63,22 @@ def plan_and_describe(source: str, data_dir: str) -> dict[str, tuple[float, int]
     return steps
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Lays out the cells, measures, writes the file, prints the table."""
-    reject_arguments(arguments)
+def main() -> None:
+    """Writes the zip, measures, writes the file, prints the table."""
     values = flags.FLAGS
-    if values.source:
-        print(json.dumps(plan_and_describe(values.source, values.output)))
-        return
     measurement.check_work_dir(values.work_dir)
     with tempfile.TemporaryDirectory(dir=values.work_dir) as work_dir:
-        folder, archive = Path(work_dir) / "cells", Path(work_dir) / "cells.zip"
-        with ProcessPoolExecutor(1) as process:  # the measured processes inherit this one's peak, so it stays small
-            process.submit(lay_out, folder, archive, values.num_cells).result()
-        cases = []
-        for source in (folder, archive):
-            command = [sys.executable, "-m", "benchmarks.plan_memory", f"--source={source}", f"--output={source}.data"]
-            measured = measurement.measure(source.name, command)
-            steps = json.loads(measured.output)
-            seconds, peak = steps["planned"]
-            planned = measured._replace(seconds=seconds, peak_rss_bytes=peak)
-            cases.append(measurement.case(source.name, values.num_cells, [planned], steps=steps))
-    measurement.report(values.output, cases, {})
+        archive = Path(work_dir) / "cells.zip"
+        with ProcessPoolExecutor(1) as process:  # whose memory is not this one's peak
+            process.submit(write_zip, archive, values.num_cells).result()
+        steps = plan_and_describe(str(archive), f"{archive}.data")
+    seconds, peak = steps["planned"]
+    planned = measurement.Measurement(seconds, time.process_time(), peak)
+    measurement.report(values.output, [measurement.case(archive.name, values.num_cells, [planned], steps=steps)], {})
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", None, "JSON file to write.", required=True)
     flags.DEFINE_integer("num_cells", 2_000_000, "Number of made-up cells.", lower_bound=1000)
-    flags.DEFINE_string("work_dir", None, "Folder for a temporary folder: 1 GB and two million links by default.")
-    flags.DEFINE_string("source", None, "Cells to plan in this process, with --output as the data_dir; for the above.")
+    flags.DEFINE_string("work_dir", None, "Folder for a temporary folder: 1 GB by default.")
     run(main)

@@ -8,7 +8,6 @@ and warm, without start-up. Memory is noted after each repeat: it should not gro
 
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,14 @@ from absl import flags
 
 from benchmarks.harness import measurement
 from benchmarks.repeated_cells import lay_out
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from trainers import run_dir, tf_import
 
 ALONE, COMMAND = "model alone", "trainers.predict"
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Measures, writes the file, prints the table."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     run_dir.read(values.run_dir)
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from absl import flags
 from benchmarks.baselines.preprocess import BASELINES
 from benchmarks.harness import measurement
 from benchmarks.repeated_cells import lay_out
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 
@@ -55,9 +55,8 @@ def ratios(cases: Mapping[str, Mapping[str, Any]], ours: str) -> dict[str, float
     return {name: round(ratio, 3) for name, ratio in compared.items()}
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Lays out the cells, measures, writes the file, prints the table."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     sizes = measurement.positive_numbers("sizes", values.sizes)
     measurement.check_work_dir(values.work_dir)

@@ -4,13 +4,12 @@ python -m benchmarks.repeated_cells --source=path/to/cell_images.zip --output_di
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.source.archive import open_source
 from pipeline.source.listing import list_cells
@@ -35,9 +34,8 @@ def lay_out(source: str, folder: Path, num_cells: int) -> int:
     return copies * len(listing.cells)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Lays out the cells."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     folder = Path(values.output_dir)
     if folder.exists():

@@ -47,19 +47,21 @@ def num_processors() -> int:
 
 
 def run(
-    main: Callable[[Sequence[str]], int | None],
+    main: Callable[..., int | None],
     *,
+    takes_arguments: bool = False,
     keep_unknown_flags: bool = False,
     flag_groups: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Runs `main(positional_arguments)` as a command and exits the process.
+    """Runs `main` as a command and exits the process.
 
     Flags are parsed first, in absl's own form. The exit status is what `main` returns (0 for None),
     1 after an `InputError` or a flag that cannot be used, 130 after Ctrl-C.
 
     Args:
-      main: receives the arguments that are not flags, without the program's name.
-      keep_unknown_flags: whether `main` receives flags that this command does not define; else they are an error.
+      main: the command.
+      takes_arguments: whether `main` receives the arguments that are not flags; else they are an error.
+      keep_unknown_flags: whether flags that this command does not define are among them; else they are an error.
       flag_groups: heading -> names of the flags that `--help` lists under it, in this order; the command's other flags
         follow under "other".
     """
@@ -67,7 +69,7 @@ def run(
     def guarded(argv: Sequence[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # absl makes it INFO, which lets Beam's internals talk
-        status = _status(main, argv[1:])
+        status = _status(main, argv[1:], takes_arguments)
         # Errors are part of cycles (frame, exception, traceback) that keep a tf.data iterator alive. Freed only while
         # the interpreter shuts down, it would wait for its calls of Python functions, which can end no more.
         gc.collect()
@@ -87,9 +89,11 @@ def run(
     app.run(guarded, flags_parser=parse)
 
 
-def _status(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int | None:
+def _status(main: Callable[..., int | None], arguments: Sequence[str], takes_arguments: bool) -> int | None:
     try:
-        status = main(arguments)
+        if arguments and not takes_arguments:
+            raise InputError(f"got the argument {arguments[0]!r}, but this command takes flags only; see --help")
+        status = main(arguments) if takes_arguments else main()
         sys.stdout.flush()
         return status
     except InputError as error:
@@ -156,9 +160,3 @@ def _is_of_a_store(error: Exception) -> bool:
     """Whether an object store's library says that it is missing, has no credentials or cannot be reached."""
     package = type(error).__module__.partition(".")[0]
     return package in _STORES or (isinstance(error, ImportError) and any(store in str(error) for store in _STORES))
-
-
-def reject_arguments(arguments: Sequence[str]) -> None:
-    """Raises InputError if a command that takes flags only was given anything else."""
-    if arguments:
-        raise InputError(f"got the argument {arguments[0]!r}, but this command takes flags only; see --help")

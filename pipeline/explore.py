@@ -19,7 +19,7 @@ from etils import epath
 
 from pipeline import plot_style, storage
 from pipeline.cells import LABELS
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.records import example, image, index, manifest, tfrecord
 from pipeline.splits.configs import CONFIGS
@@ -65,7 +65,7 @@ def explore(directory: epath.Path, contents: manifest.Manifest) -> Exploration:
 def _count_patients(directory: epath.Path, split: dict[str, Any]) -> dict[str, np.ndarray]:
     cells: Counter[tuple[int, str]] = Counter()
     for shard in split["shards"]:
-        rows = index.read_cells(str(directory / shard["file"]), 0, shard["num_records"])
+        rows = index.read_without_images(str(directory / shard["file"]), 0, shard["num_records"])
         cells.update((cell.label, cell.patient_id) for cell in rows)
     if any(split[key] != value for key, value in manifest.count_cells(cells).items()):  # read without checksums
         raise manifest.corrupt_shard(str(directory), "labels and patients of its records are not the manifest's")
@@ -191,9 +191,8 @@ def _plot_colours(axis: "Axes", exploration: Exploration) -> None:
     axis.legend(fontsize=8, markerscale=0.5, loc="upper center")
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Writes the figure and prints its path."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     output = Path(values.output)
     if output.suffix not in _SUFFIXES:

@@ -31,7 +31,7 @@ from pipeline.cells import (
     compile_patient_regex,
     parse_class_folders,
 )
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.job import plan, prepare
 from pipeline.records import layout
@@ -85,9 +85,8 @@ _DOWNLOAD_DIR = flags.DEFINE_string(
 )
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Runs the job for each config and prints what came out."""
-    reject_arguments(arguments)
     configs = list(dict.fromkeys(_CONFIG.value))
     for config in configs:
         layout.dataset_dir(_DATA_DIR.value, config)
@@ -115,9 +114,9 @@ def main(arguments: Sequence[str]) -> None:
 
         source = str(download.fetch_archive(_DOWNLOAD_DIR.value))
     if _PIPELINE_OPTIONS.value:
-        from pipeline.job import beam_options  # Beam takes a second to import: not for --help and mistakes
+        from pipeline.job import beam_pipeline  # Beam takes a second to import: not for --help and mistakes
 
-        beam_options.parse_options(_PIPELINE_OPTIONS.value)
+        beam_pipeline.parse_options(_PIPELINE_OPTIONS.value)
     handler = signal.signal(signal.SIGINT, _leave)
     try:
         _preprocess(source, [dataclasses.replace(settings, config=config) for config in configs], patient_regex, labels)

@@ -7,7 +7,7 @@ swapped and foreign files, and a manifest that disagrees with the records.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from absl import flags
 from etils import epath
 
 from pipeline import storage
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from pipeline.records import example, layout, manifest, schema, tfrecord
@@ -142,9 +142,8 @@ def _check_counts(parsed: manifest.Manifest, by_split: dict[str, list[_ShardCont
             split_of[patient] = split
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Checks the data sets and prints what is wrong."""
-    reject_arguments(arguments)
     data_dir, configs = flags.FLAGS.data_dir, flags.FLAGS.config
     targets = {config: layout.dataset_dir(data_dir, config) for config in configs or CONFIGS}
     present = {config: target for config, target in targets.items() if layout.has_dataset(target)}

@@ -189,6 +189,7 @@ def write_run(folder, data_dir, model, config="by_patient", splits=("train", "va
     flags = dict(zip(("train_split", "validation_split", "test_split"), splits, strict=True))
     run = {
         "model": model.name,
+        "backend": "tensorflow",
         "status": "finished",
         "best_epoch": 1,
         "flags": {"config": config, "epochs": 2, "learning_rate": 0.001, "batch_size": 16, **flags},

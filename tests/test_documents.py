@@ -173,8 +173,12 @@ def test_the_demo_takes_any_path(source, folder):
 
 
 def test_the_makefile_gives_flags_that_are_allowed(monkeypatch):
-    commands = [line for line in dry_run("demo", "bench", "SOURCE=my cells.zip").splitlines() if " -m " in line]
-    assert len(commands) >= 8
+    commands = [
+        line
+        for line in dry_run("demo", "bench", "results", "SEEDS=1", "SOURCE=my cells.zip").splitlines()
+        if " -m " in line
+    ]
+    assert len(commands) >= 16
     for text in commands:
         check_flags(text, monkeypatch)
 

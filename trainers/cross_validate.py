@@ -94,6 +94,7 @@ def _split_flags(fold: int) -> list[str]:
 if __name__ == "__main__":
     run(
         main,
+        takes_arguments=True,
         keep_unknown_flags=True,
         flag_groups={
             "training": ("model", "data_dir", "output_dir"),

@@ -8,11 +8,9 @@ when training ended. Runs of the config `folds` with different test splits are p
 Takes about 20 seconds and the predictions, which on two CPU cores take 3 ms per cell for `basic_cnn`.
 """
 
-from collections.abc import Sequence
-
 from absl import flags
 
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.splits.configs import CONFIGS
 from trainers import evaluation_flags, tf_import
 from trainers.data import open_data_set
@@ -28,9 +26,8 @@ evaluation_flags.define()
 flags.adopt_module_key_flags(evaluation_flags)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Evaluates the runs, writes the report, prints the table."""
-    reject_arguments(arguments)
     config, grouped = runs.group(_RUN_DIRS.value, _CONFIG.value, _SPLIT.value)
     data_set = open_data_set(_DATA_DIR.value, config)
     for model_runs in grouped:

@@ -3,10 +3,11 @@
     saved_model    export/saved_model/      TensorFlow, TF Serving
     onnx           export/model.onnx        ONNX Runtime and whatever else reads ONNX; needs requirements-export.txt
     litert         export/model.tflite      LiteRT (TensorFlow Lite), for phones and small boards
+                   export/model_int8.tflite   the same in 8-bit integers, a quarter of the size
 
 They take what `model.keras` takes, uint8 RGB [batch, size, size, 3], give its probabilities, float32 [batch, 1] in 0…1,
-and compute in float32 whatever the model was trained in, since other runtimes have no bfloat16. Keras is not imported
-before a model is exported.
+and compute in float32 whatever the model was trained in, since other runtimes have no bfloat16. The int8 model takes
+float32 images, still in 0…255, and computes in integers. Keras is not imported before a model is exported.
 """
 
 import importlib.util
@@ -14,7 +15,9 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from pipeline.errors import InputError
 
@@ -36,6 +39,7 @@ _FORMATS = {
     "litert": _Format("litert", "model.tflite", ()),
 }
 NAMES = tuple(_FORMATS)
+_INT8 = _Format("litert", "model_int8.tflite", ())
 
 
 def check(names: Sequence[str], flag: str) -> None:
@@ -57,8 +61,17 @@ def missing(run_folder: str | Path, names: Sequence[str]) -> list[str]:
     return [name for name in names if not (Path(run_folder) / FOLDER / _FORMATS[name].file).exists()]
 
 
-def export(run_folder: str | Path, model: "keras.Model", names: Sequence[str]) -> list[Path]:
+def export(
+    run_folder: str | Path, model: "keras.Model", names: Sequence[str], calibration: np.ndarray | None = None
+) -> list[Path]:
     """Writes a run's model in other formats; each file appears once it is complete, and replaces an older one.
+
+    Args:
+      run_folder: where to, in `export/`.
+      model: takes uint8 RGB [batch, size, size, 3].
+      names: of the formats.
+      calibration: cells, uint8 RGB [n, size, size, 3]. If given, litert, the only name then, is quantized to int8, and
+        these cells tell the range of each activation.
 
     Returns what was written, in the order of the names. Raises InputError if the folder cannot be written, or Keras
     does not run on TensorFlow.
@@ -70,31 +83,47 @@ def export(run_folder: str | Path, model: "keras.Model", names: Sequence[str]) -
             f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}; give the command "
             f"KERAS_BACKEND=tensorflow python -m trainers.export --run_dir={run_folder} --format={','.join(names)}"
         )
-    in_float32 = _in_float32(model)
-    return [_write(in_float32, Path(run_folder) / FOLDER, _FORMATS[name]) for name in names]
+    folder = Path(run_folder) / FOLDER
+    if calibration is not None:
+        return [_write(_in_float32(model, "float32"), folder, _INT8, **_int8_options(calibration))]
+    in_float32 = _in_float32(model, "uint8")
+    return [_write(in_float32, folder, _FORMATS[name]) for name in names]
 
 
-def _in_float32(model: "keras.Model") -> "keras.Model":
+def _int8_options(calibration: np.ndarray) -> dict[str, Any]:
+    import tensorflow as tf
+
+    return {
+        "optimizations": [tf.lite.Optimize.DEFAULT],
+        "representative_dataset": lambda: ([image[np.newaxis].astype(np.float32)] for image in calibration),
+        "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
+    }
+
+
+def _in_float32(model: "keras.Model", input_dtype: str) -> "keras.Model":
     import keras
 
     def copy(layer: keras.Operation) -> keras.Operation:
         has_policy = isinstance(layer, keras.Layer)  # slicing, for one, has none
         return type(layer).from_config(layer.get_config() | ({"dtype": "float32"} if has_policy else {}))
 
-    result = keras.models.clone_model(model, clone_function=copy)
+    image = keras.Input(model.input_shape[1:], dtype=input_dtype, name=model.inputs[0].name)
+    result = keras.models.clone_model(model, input_tensors=image, clone_function=copy)
     result.set_weights(model.get_weights())
-    result(keras.ops.zeros((1, *result.input_shape[1:]), "uint8"))  # Keras exports only models that have been called
+    result(
+        keras.ops.zeros((1, *result.input_shape[1:]), input_dtype)
+    )  # Keras exports only models that have been called
     return result
 
 
-def _write(model: "keras.Model", folder: Path, to: _Format) -> Path:
+def _write(model: "keras.Model", folder: Path, to: _Format, **options: Any) -> Path:
     path, partial = folder / to.file, folder / f"partial.{to.file}"
     try:
         folder.mkdir(exist_ok=True)
         _remove(partial)
         try:
             with warnings.catch_warnings(action="ignore", category=FutureWarning):  # tf2onnx, of NumPy
-                model.export(partial, format=to.keras_name, verbose=False)
+                model.export(partial, format=to.keras_name, verbose=False, **options)
             _remove(path)
             partial.rename(path)
         finally:

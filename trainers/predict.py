@@ -94,4 +94,4 @@ def _writer(file_format: str) -> Callable[[str, float, str], object]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, takes_arguments=True)

@@ -44,16 +44,8 @@ CHECKPOINT = "checkpoint"
 FEATURES = "features"
 LOCK = "run.lock"
 
-NO_DIGEST = (
-    "was begun by an earlier version, which kept no digest of its data set: the source is the same, but its splits and "
-    "files are not compared"
-)
-"""What is said of a run that is not tied to the contents of its data set."""
-
-_PATIENTS = ("train_patients", "validation_patients")
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
-# Paths and checkpoints do not affect the result; the last is a flag of earlier versions.
-_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "max_corrupt_records"}
+_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes"}  # these do not affect the result
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -177,9 +169,9 @@ def release(run_dir: str) -> None:
 def differences(run: Run, wanted: Run) -> list[str]:
     """How a run differs from the wanted one; empty if it can continue."""
     result = []
-    for name, shown in (("model", "model"), ("backend", "KERAS_BACKEND")):  # earlier versions have no backend
-        if (old := run.get(name, wanted[name])) != wanted[name]:
-            result.append(f"its {shown} is {old}, wanted {wanted[name]}")
+    for name, shown in (("model", "model"), ("backend", "KERAS_BACKEND")):
+        if run[name] != wanted[name]:
+            result.append(f"its {shown} is {run[name]}, wanted {wanted[name]}")
     for name in sorted(run["flags"].keys() | wanted["flags"].keys()):
         old, new = run["flags"].get(name), wanted["flags"].get(name)
         if old != new and name not in _MAY_DIFFER:
@@ -191,20 +183,18 @@ def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
     """How a data set differs from the one of a run: `its data set's split_seed was 42, is 7`; empty if it does not.
 
     Args:
-      old: `data` of the run's `run.json`; those of earlier versions hold no settings and no digest to compare.
+      old: `data` of the run's `run.json`.
       new: the same of the other data set, see `data.DataSet.identity`.
     """
     if old["fingerprint"] != new["fingerprint"]:
         return ["its data set was made from another source"]
-    settings = old.get("settings", new["settings"])
+    was, wanted = old["settings"], new["settings"]
     result = [
-        f"its data set's {name} was {settings.get(name)}, is {new['settings'].get(name)}"
-        for name in sorted(settings.keys() | new["settings"].keys())
-        if settings.get(name) != new["settings"].get(name)
+        f"its data set's {name} was {was.get(name)}, is {wanted.get(name)}"
+        for name in sorted(was.keys() | wanted.keys())
+        if was.get(name) != wanted.get(name)
     ]
-    if "content_digest" not in old and any(old.get(name) != new.get(name, old.get(name)) for name in _PATIENTS):
-        result.append("its data set had other patients in training or validation")
-    if not result and old.get("content_digest", new["content_digest"]) != new["content_digest"]:
+    if not result and old["content_digest"] != new["content_digest"]:
         result.append("its data set has other shards now, of the same source and settings")
     return result
 

@@ -27,6 +27,7 @@ def _is_texts(value: object) -> bool:
 _SCHEMA: dict[str, Callable[[Any], bool]] = {  # what is read of `run.json`
     "model": lambda value: _is_text(value) and value.isidentifier(),
     "status": lambda value: value in ("unfinished", "finished"),
+    "backend": lambda value: value in ("tensorflow", "jax"),
     "seed": _is_integer,
     "flags": lambda value: isinstance(value, dict),
     "flags.config": lambda value: value in tuple(CONFIGS),
@@ -39,18 +40,17 @@ _SCHEMA: dict[str, Callable[[Any], bool]] = {  # what is read of `run.json`
     "data.dataset": _is_text,
     "data.source": _is_text,
     "data.fingerprint": _is_text,
+    "data.settings": lambda value: isinstance(value, dict),
+    "data.content_digest": _is_text,
+    "data.train_patients": _is_texts,
+    "data.validation_patients": _is_texts,
     "data.num_train_cells": lambda value: _is_integer(value, 1),
     "data.num_validation_cells": lambda value: _is_integer(value, 1),
     "versions.keras": _is_text,
     "timings.seconds": _is_number,
 }
-_OPTIONAL: dict[str, Callable[[Any], bool]] = {  # not in runs of earlier versions, or not before some step
-    "backend": lambda value: value in ("tensorflow", "jax"),
+_OPTIONAL: dict[str, Callable[[Any], bool]] = {  # not before some step
     "best_epoch": lambda value: _is_integer(value, 1),
-    "data.settings": lambda value: isinstance(value, dict),
-    "data.content_digest": _is_text,
-    "data.train_patients": _is_texts,
-    "data.validation_patients": _is_texts,
     "input.mode": lambda value: value in ("device", "resident", "mapped", "streaming", "features"),
     "hardware.policy": lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16"),
     "files": lambda value: isinstance(value, dict),
@@ -61,10 +61,8 @@ def check(run: Any) -> None:
     """Raises ValueError if a value of `run.json` is none that a trainer writes."""
     if not isinstance(run, dict):
         raise ValueError(f"it holds a {type(run).__name__}, expected an object")
-    if isinstance(run.get("data"), dict) and "content_digest" in run["data"] and "checksum" not in run:
-        raise ValueError("its checksum is missing")  # runs of earlier versions have neither
-    if "checksum" in run and run.pop("checksum") != compute_checksum(run):
-        raise ValueError("its checksum does not fit: it has been changed")
+    if run.pop("checksum", None) != compute_checksum(run):
+        raise ValueError("its checksum is missing or does not fit: it has been changed")
     for entry, is_valid in (_SCHEMA | _OPTIONAL).items():
         value: Any = run
         for name in entry.split("."):

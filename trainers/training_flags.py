@@ -40,6 +40,7 @@ class Options(NamedTuple):
     early_stopping_patience: int
     ema_momentum: float
     label_smoothing: float
+    gce_q: float
     dropout_rate: float
     class_weight: str
     rotation_degrees: float
@@ -142,6 +143,11 @@ def _define_recipe(optimizer: str, learning_rate: float, schedule: str, is_vgg: 
     )
     _define("ema_momentum", 0.0, (0.0, 0.99999), meaning)
     _define("label_smoothing", 0.0, (0.0, 0.5), "Label smoothing, as in Keras's losses; 0 for none.")
+    meaning = (
+        "Exponent q of generalized cross-entropy, which wrong labels disturb less the nearer q is to 1; 0 for binary "
+        "cross-entropy."
+    )
+    _define("gce_q", 0.0, (0.0, 1.0), meaning)
     _define("dropout_rate", 0.3, (0.0, 0.95), "Dropout rate after each of the two dense layers.")
     meaning = "Class weights in the loss. balanced: each class has the same total, however many cells it has."
     _define("class_weight", "none", ("none", "balanced"), meaning)

@@ -38,7 +38,8 @@ def _input_mode(mode: str, work: Work) -> Iterator[Batch]:
     return _numpy(batching.training_batches(split, order, work.epochs, mode))
 
 
-def _parse(record: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
+def parse(record: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
+    """A record as people read it: (uint8 [size, size, 3], int64 label)."""
     import tensorflow as tf
 
     spec = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
@@ -52,7 +53,7 @@ def _tf_data(work: Work) -> Iterator[Batch]:
     import tensorflow as tf
 
     records = tf.data.TFRecordDataset(work.shards)
-    batches = records.map(_parse).shuffle(SHUFFLED_RECORDS).batch(work.batch_size)
+    batches = records.map(parse).shuffle(SHUFFLED_RECORDS).batch(work.batch_size)
     return _numpy(batches, work.epochs)
 
 
@@ -62,7 +63,7 @@ def _tf_data_autotuned(work: Work) -> Iterator[Batch]:
     autotune = tf.data.AUTOTUNE
     shards = tf.data.Dataset.from_tensor_slices(work.shards).shuffle(len(work.shards))
     records = shards.interleave(tf.data.TFRecordDataset, num_parallel_calls=autotune)
-    cells = records.shuffle(SHUFFLED_RECORDS).map(_parse, num_parallel_calls=autotune)
+    cells = records.shuffle(SHUFFLED_RECORDS).map(parse, num_parallel_calls=autotune)
     batches = cells.batch(work.batch_size).prefetch(autotune)
     return _numpy(batches, work.epochs)
 

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from pipeline.cells import DEFAULT_CLASS_FOLDERS
-from pipeline.command import reject_arguments, run
+from pipeline.command import run
 from pipeline.errors import InputError
 
 _IMAGE_SIZE_PX = 125
@@ -114,9 +114,8 @@ BASELINES: Mapping[str, tuple[Callable[[Sequence[Path], Path], None], Sequence[s
 """What runs, and the modules that are imported outside of the clock."""
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Runs one baseline and prints its seconds."""
-    reject_arguments(arguments)
     values = flags.FLAGS
     output_dir = Path(values.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from pipeline import storage
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 
@@ -128,11 +129,17 @@ def rates_entry(rates: Sequence[float]) -> dict[str, Any]:
 
 
 def report(path: str, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
-    """Writes a benchmark's file (machine, commit, cases, ratios, and more) and prints its table."""
+    """Writes a benchmark's file, see `write`, and prints its table."""
+    write(path, cases, ratios, **more)
+    print(f"{table(cases, ratios)}\n{path}")
+
+
+def write(path: str, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
+    """Writes a benchmark's file: machine, commit, cases, ratios, and more."""
     content = {"machine": _machine(), "commit": _commit(), "cases": list(cases), "ratios": dict(ratios), **more}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(content, indent=1) + "\n")
-    print(f"{table(cases, ratios)}\n{path}")
+    with storage.open_atomic(Path(path)) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def table(cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float]) -> str:

@@ -4,20 +4,35 @@ An element is a shard's name: no pixel and no cell crosses a shuffle, and the by
 the number of workers.
 """
 
+import gc
+import io
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, as_completed
+from contextlib import redirect_stderr
 
-from pipeline.command import set_environment
-from pipeline.job.beam_options import parse_options  # first, since it imports Beam quietly
+from pipeline.command import num_processors, set_environment
+from pipeline.errors import InputError
 from pipeline.job.plan import ShardJob
 from pipeline.job.results import ShardCounts
 from pipeline.job.runner_errors import explained_runner_errors, fill_shard
 from pipeline.job.workers import WorkerProcesses
 
-import apache_beam as beam  # isort: skip
-from apache_beam.metrics import Metrics  # isort: skip
-from apache_beam.transforms.window import GlobalWindow  # isort: skip
-from apache_beam.utils.windowed_value import WindowedValue  # isort: skip
+# Importing Beam warns about packages of Google Cloud that are missing, and spends a fifth of its time on garbage.
+_disabled_level, _collects = logging.root.manager.disable, gc.isenabled()
+logging.disable(logging.WARNING)
+gc.disable()
+import apache_beam as beam  # noqa: E402 - see above
+from apache_beam.metrics import Metrics  # noqa: E402
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions  # noqa: E402
+from apache_beam.transforms.window import GlobalWindow  # noqa: E402
+from apache_beam.utils.windowed_value import WindowedValue  # noqa: E402
+
+logging.disable(_disabled_level)
+if _collects:
+    gc.enable()
+
+_DASK = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"  # the only name by which Beam knows it
 
 
 class FillShard(beam.DoFn):
@@ -85,6 +100,33 @@ class FillShards(beam.PTransform[beam.PCollection[str], beam.PCollection[ShardCo
             | "Spread over workers" >> beam.Reshuffle()
             | "Fill" >> beam.ParDo(FillShard(self._job, self._num_processes))
         )
+
+
+def parse_options(pipeline_options: Sequence[str]) -> tuple[PipelineOptions, int]:
+    """Reads Beam's options, with the project's defaults; raises InputError if Beam does not understand one.
+
+    Returns:
+      the options, and the number of processes for `FillShards`: one per CPU if no runner is named, which means
+      `FnApiRunner` with one worker. Other runners have a worker per CPU.
+    """
+    given = f"--pipeline_options={','.join(pipeline_options)}"
+    if stray := [option for option in pipeline_options if not option.startswith("--")]:
+        raise InputError(f"{given}: {stray[0]!r} is no option; expected --<name>=<value>")
+    arguments = [_DASK if option == "--runner=DaskRunner" else option for option in pipeline_options]
+    if _DASK in arguments and "--dask_npartitions" not in given and "--dask_partition_size" not in given:
+        arguments.insert(0, "--dask_partition_size=1")  # by default all shards are one partition, for one worker
+    message = io.StringIO()
+    try:
+        with redirect_stderr(message):
+            options = PipelineOptions(arguments)
+            options.get_all_options()
+    except SystemExit as error:
+        raise InputError(f"{given}: {message.getvalue().strip().rpartition('error: ')[2]}") from error
+    standard = options.view_as(StandardOptions)
+    if standard.runner is None:
+        standard.runner = "FnApiRunner"  # Beam's default first tries to download another one
+        return options, num_processors() if options.view_as(DirectOptions).direct_num_workers == 1 else 0
+    return options, 0
 
 
 def fill_shards(file_names: Sequence[str], job: ShardJob, pipeline_options: Sequence[str]) -> None:

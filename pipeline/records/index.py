@@ -72,7 +72,7 @@ def to_bytes(index: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def read_cells(shard: str, skip: int, take: int) -> Iterator[example.ParsedExample]:
+def read_without_images(shard: str, skip: int, take: int) -> Iterator[example.ParsedExample]:
     """Reads `take` records of a shard from record `skip` on without their images: about two hundred bytes per cell.
 
     Raises InputError if the shard or its index cannot be read.

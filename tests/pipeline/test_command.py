@@ -23,7 +23,7 @@ def slow(step):
     time.sleep(0.5)
     return np.int64(step)
 
-def main(_):
+def main():
     steps = tf.data.Dataset.range(100)
     iterator = iter(steps.map(lambda step: tf.numpy_function(slow, [step], tf.int64), num_parallel_calls=8))
     next(iterator)
@@ -65,14 +65,14 @@ def test_a_flag_that_cannot_be_used_is_told_in_one_line(arguments, expected):
     ],
 )
 def test_what_a_library_says_is_one_line(raised, expected):
-    code = f"from pipeline.command import run\ndef main(_):\n    {raised}\nrun(main)"
+    code = f"from pipeline.command import run\ndef main():\n    {raised}\nrun(main)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert_one_line_error(result, expected)
     assert result.returncode == 1
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():
-    code = "from pipeline.command import run\ndef main(_):\n    raise ValueError('a bug')\nrun(main)"
+    code = "from pipeline.command import run\ndef main():\n    raise ValueError('a bug')\nrun(main)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "Traceback" in result.stderr
@@ -130,7 +130,7 @@ def test_help_groups_the_flags_and_shows_defaults_as_one_types_them():
 
 
 def test_an_ascii_locale_does_not_end_a_command():
-    code = "from pipeline.command import run\nrun(lambda _: print('125 \\xd7 125'))"
+    code = "from pipeline.command import run\nrun(lambda: print('125 \\xd7 125'))"
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | ascii_only)
@@ -143,7 +143,7 @@ def test_an_ascii_locale_does_not_end_a_command():
 )
 @pytest.mark.parametrize("code", ["print('x')", "print('x', flush=True)"])
 def test_a_standard_output_that_fails_is_one_line(code, redirection, expected):
-    code = f"import time\nfrom pipeline.command import run\ndef main(_):\n    time.sleep(0.1)\n    {code}\nrun(main)"
+    code = f"import time\nfrom pipeline.command import run\ndef main():\n    time.sleep(0.1)\n    {code}\nrun(main)"
     command = f"set -o pipefail; {shlex.join([sys.executable, '-c', code])} {redirection}"
     result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert_one_line_error(result, expected)
@@ -154,7 +154,7 @@ def test_files_do_not_take_the_place_of_streams_that_are_closed(tmp_path):
     code = f"""
 import os
 from pipeline.command import run
-def main(_):
+def main():
     with open({str(tmp_path / "file")!r}, "w") as file:
         print("to nobody", flush=True)
         os.write(1, b"to nobody")

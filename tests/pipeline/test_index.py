@@ -24,7 +24,7 @@ def expected(split):
 def test_index_and_records_tell_the_same(data_dir):
     split = open_split(data_dir, "train[5:25]")
     parts = zip(split.files, split.skips, split.takes, strict=True)
-    assert [cell for part in parts for cell in index.read_cells(*part)] == expected(split)
+    assert [cell for part in parts for cell in index.read_without_images(*part)] == expected(split)
 
 
 def test_a_corrupt_shard_is_named(data_dir, tmp_path):
@@ -32,14 +32,14 @@ def test_a_corrupt_shard_is_named(data_dir, tmp_path):
     copy = tmp_path / "shard"
     shutil.copy(shard, copy)
     with pytest.raises(InputError, match=rf"{copy}: it or its index cannot be read .*--repair"):
-        list(index.read_cells(str(copy), 0, 5))
+        list(index.read_without_images(str(copy), 0, 5))
     shutil.copy(layout.index_name(shard), layout.index_name(str(copy)))
     copy.write_bytes(bytes(copy.stat().st_size))
     with pytest.raises(InputError, match=rf"{copy}: it or its index cannot be read .*no record of a cell"):
-        list(index.read_cells(str(copy), 0, 5))
+        list(index.read_without_images(str(copy), 0, 5))
     np.save(layout.index_name(str(copy)), np.zeros((5, 3)))
     with pytest.raises(InputError, match="its index does not have the int64 columns record_offset, "):
-        list(index.read_cells(str(copy), 0, 5))
+        list(index.read_without_images(str(copy), 0, 5))
 
 
 @pytest.mark.parametrize("expression", ["train[:10%]", "train+test[:3]", "train[:5]+train[15:]"])
@@ -50,7 +50,7 @@ def test_patients_of_any_split_expression(data_dir, expression):
 
 def test_whole_splits_are_known_without_reading(data_dir, monkeypatch):
     data_set = data.open_data_set(str(data_dir), "by_patient")
-    monkeypatch.setattr(index, "read_cells", None)
+    monkeypatch.setattr(index, "read_without_images", None)
     patients = data.patients_of(data_set.open_split("train+validation"))
     splits = data_set.manifest["splits"]
     assert patients == sorted(splits["train"]["patients"] + splits["validation"]["patients"])

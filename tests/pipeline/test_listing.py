@@ -9,13 +9,12 @@ from conftest import listing_of, png, write_source, zip_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.plan_memory import lay_out
+from benchmarks.plan_memory import write_zip
 from pipeline.cells import ZipEntry
 from pipeline.errors import InputError
 from pipeline.job.plan import Settings, plan_shards
 from pipeline.source.archive import ZipSource, _normal_path, open_source
-from pipeline.source.files import File, Files
-from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage
+from pipeline.source.files import MAX_ENCODED_BYTES, File, Files, UnreadableImage
 
 
 def filenames(listing):
@@ -301,7 +300,7 @@ def test_files_come_back_as_they_were():
 
 def test_listing_and_planning_take_little_memory_per_cell(tmp_path):
     num_cells, archive = 20_000, tmp_path / "cells.zip"
-    lay_out(tmp_path / "cells", archive, num_cells)
+    write_zip(archive, num_cells)
     listing_of(archive)  # imports and caches
     tracemalloc.start()
     try:

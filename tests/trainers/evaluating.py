@@ -32,12 +32,14 @@ def run_record(**data):
     splits = {f"{name}_split": name for name in ("train", "validation", "test")}
     return {
         "model": "basic_cnn",
+        "backend": "tensorflow",
         "status": "finished",
         "seed": 0,
         "flags": {"config": "by_patient", "epochs": 1, "batch_size": 8, "learning_rate": 0.001, **splits},
         "data": {
-            "fingerprint": "f",
-            "content_digest": "d",
+            **IDENTITY,
+            "train_patients": ["C1"],
+            "validation_patients": ["C2"],
             **dict.fromkeys(("num_train_cells", "num_validation_cells"), 8),
             **_NAMES,
             **data,

@@ -1,17 +1,19 @@
 """Exported models, used as BUILD.md says."""
 
 import importlib.util
+import math
 import re
 import shutil
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, run_in_process
+from conftest import ROOT, assert_one_line_error, open_split, prepare, run_in_process, small_model, write_run
 from evaluating import run_record
 
 from pipeline.errors import InputError
 from trainers import export_formats, run_dir
+from trainers.input_pipeline import batching
 from trainers.models import architectures
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
@@ -82,6 +84,53 @@ def test_exports_agree_with_the_model(name, build, policy, tmp_path, monkeypatch
     np.testing.assert_allclose(exported, expected, atol=1e-5)
 
 
+def predict_litert(path, images):
+    """Probabilities by a LiteRT model that takes and gives floats."""
+    interpreter = importlib.import_module("ai_edge_litert.interpreter").Interpreter(str(path))
+    (image,), (probability,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert (image["dtype"], probability["dtype"]) == (np.float32, np.float32)
+    kernels = [tensor for tensor in interpreter.get_tensor_details() if math.prod(tensor["shape"]) > 500]
+    assert np.int8 in {tensor["dtype"] for tensor in kernels}
+    interpreter.resize_tensor_input(image["index"], images.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(image["index"], images.astype(np.float32))
+    interpreter.invoke()
+    return interpreter.get_tensor(probability["index"])[:, 0]
+
+
+def test_int8_loses_no_accuracy(data_dir, synthetic_zip, tmp_path):
+    require(RUNTIMES["litert"])
+    split = open_split(data_dir, "train")
+    images, labels, *_ = (values.numpy() for values in next(iter(batching.evaluation_batches(split, split.num_cells))))
+    model = small_model()
+    model.compile(keras.optimizers.Adam(1e-2), "binary_crossentropy")
+    model.fit(images, labels, batch_size=67, epochs=100, verbose=0)
+    run = write_run(tmp_path / "run", data_dir, model)
+    flags = (f"--run_dir={run}", "--format=litert", "--quantize=int8")
+    result = run_in_process("trainers.export", *flags, f"--data_dir={data_dir}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{run / 'export/model_int8.tflite'}\n"
+    accuracy, expected = (
+        np.mean((probabilities >= 0.5) == labels)
+        for probabilities in (
+            predict_litert(run / "export/model_int8.tflite", images),
+            model.predict(images, verbose=0)[:, 0],
+        )
+    )
+    assert expected > 0.95
+    assert accuracy >= expected - 0.002
+    assert_one_line_error(run_in_process("trainers.export", *flags, f"--data_dir={tmp_path}"), "pipeline.preprocess")
+    prepare(synthetic_zip, tmp_path / "other", image_size_px=16)
+    result = run_in_process("trainers.export", *flags, f"--data_dir={tmp_path / 'other'}")
+    assert_one_line_error(result, "image_size_px was 32, is 16", "give the --data_dir")
+
+
+def test_int8_takes_a_quarter_of_the_size(tmp_path):
+    model = architectures.basic_cnn(125)
+    (path,) = export_formats.export(tmp_path, model, ["litert"], np.zeros((1, 125, 125, 3), np.uint8))
+    assert path.stat().st_size <= 15.5e6
+
+
 def test_the_command_replaces_an_older_export(tmp_path):
     run = make_run(tmp_path / "run", architectures.basic_cnn(32))
     old = run / "export/saved_model"
@@ -105,6 +154,9 @@ def test_mistakes(tmp_path):
         export(run, "--format=tflite"), "--format=tflite is no known format", "saved_model,onnx,litert"
     )
     assert_one_line_error(export(run, "--format="), "--format is empty")
+    for formats in ("onnx", "saved_model,litert"):
+        result = export(run, f"--format={formats}", "--quantize=int8")
+        assert_one_line_error(result, "--quantize=int8 is for --format=litert alone", f"got --format={formats}")
     assert_one_line_error(export(tmp_path / "none", "--format=litert"), "is no run")
     (tmp_path / "torn").mkdir()
     shutil.copy(run / "run.json", tmp_path / "torn")

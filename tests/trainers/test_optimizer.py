@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline.errors import InputError
-from trainers.training.optimizer import build_optimizer, class_weights, learning_rate
+from trainers.training.optimizer import build_loss, build_optimizer, class_weights, learning_rate
 from trainers.training_flags import Options
 
 
@@ -18,6 +19,7 @@ def options(**given):
         "warmup_epochs": 0.0,
         "epochs": 4,
         "label_smoothing": 0.0,
+        "gce_q": 0.0,
     }
     return Options(**{**dict.fromkeys(Options._fields), **plain, **given})
 
@@ -45,6 +47,25 @@ def test_cosine_rises_over_its_warm_up_and_falls_to_0_by_the_last_step():
     assert rates[12] == pytest.approx(0.01 * (1 + np.cos(np.pi * 7 / 15)) / 2, rel=1e-4)
     assert rates[20] == pytest.approx(0, abs=1e-9)
     assert float(learning_rate(options(schedule="cosine"), 5)(0)) == pytest.approx(0.01)
+
+
+def test_generalized_crossentropy_lies_between_crossentropy_and_absolute_error():
+    labels, probabilities = np.array([0, 1, 1]), np.array([[0.1], [0.9], [0.2]], np.float32)
+    crossentropy = build_loss(options(label_smoothing=0.2))(labels, probabilities)
+    np.testing.assert_allclose(
+        build_loss(options(label_smoothing=0.2, gce_q=1e-3))(labels, probabilities), crossentropy, rtol=5e-3
+    )
+    expected = np.mean((1 - np.array([0.9, 0.9, 0.2]) ** 0.7) / 0.7)
+    np.testing.assert_allclose(build_loss(options(gce_q=0.7))(labels, probabilities), expected, rtol=1e-5)
+    np.testing.assert_allclose(build_loss(options(gce_q=1.0))(labels, probabilities), (0.1 + 0.1 + 0.8) / 3, rtol=1e-5)
+
+
+def test_generalized_crossentropy_has_finite_gradients_at_certain_mistakes():
+    probabilities = tf.Variable([[0.0], [1.0], [1.0], [0.0]])
+    with tf.GradientTape() as tape:
+        loss = build_loss(options(gce_q=0.7))(np.array([1, 0, 1, 0]), probabilities)
+    assert np.isfinite(loss)
+    assert np.isfinite(tape.gradient(loss, probabilities)).all()
 
 
 def test_balanced_class_weights_are_the_public_formula():

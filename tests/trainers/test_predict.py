@@ -146,9 +146,9 @@ def test_mistakes_are_one_line(small_run, cells, data_dir, tmp_path):
     assert_one_line_error(predict(small_run), "got no images")
     assert_one_line_error(predict(tmp_path, cells), "is no run")
     assert_one_line_error(predict(small_run, "--threshold=x", cells), "--threshold=x is neither")
-    older = write_run(tmp_path / "older", data_dir, small_model())
-    result = predict(older, "--threshold=youden", cells)
-    command = f"python -m trainers.basic_cnn --run_dir={older}"
+    unfitted = write_run(tmp_path / "unfitted", data_dir, small_model())
+    result = predict(unfitted, "--threshold=youden", cells)
+    command = f"python -m trainers.basic_cnn --run_dir={unfitted}"
     assert_one_line_error(result, "has no thresholds.json", "run its training command again", command)
 
 

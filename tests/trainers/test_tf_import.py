@@ -63,7 +63,7 @@ print(len(history.epoch), int(model.optimizer.iterations))
 @pytest.mark.parametrize("config", [{"floatx": "float99"}, ["floatx"], {"image_data_format": "channels_middle"}])
 def test_a_configuration_that_keras_does_not_know_is_one_line(config, tmp_path):
     (tmp_path / "keras.json").write_text(json.dumps(config))
-    code = f"from pipeline.command import run\ndef main(_):\n    {IMPORT}\nrun(main)"
+    code = f"from pipeline.command import run\ndef main():\n    {IMPORT}\nrun(main)"
     assert_one_line_error(run_python(code, KERAS_HOME=str(tmp_path)), "Keras cannot compute", "remove keras.json")
 
 

@@ -46,14 +46,6 @@ def test_unknown_patients_cannot_be_checked():
     assert "cannot be checked for leaks" in warning.text
 
 
-def test_a_run_of_an_earlier_version():
-    earlier = model_predictions(make_predictions())
-    del earlier.model_runs.runs[0].record["data"]["content_digest"]
-    (warning,) = warnings.find([earlier], "by_patient")
-    assert "The run 0 was begun by an earlier version, which kept no digest" in warning.text
-    assert warnings.find([earlier._replace(leak=NO_LEAK | {"is_external": True})], "by_patient")[0].severity == "note"
-
-
 def test_missing_and_poor_thresholds():
     (warning,) = find(fitted=(thresholds.defaults("there is no file"),))
     assert warning.text.endswith("no temperature: there is no file.")

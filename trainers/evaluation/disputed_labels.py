@@ -27,7 +27,7 @@ def check(disputed: LabelList | None, data_set: DataSet) -> None:
     published = {
         cell.filename: LABELS[cell.label]
         for path, shard in shards
-        for cell in index.read_cells(path, 0, shard["num_records"])
+        for cell in index.read_without_images(path, 0, shard["num_records"])
     }
     published |= data_set.manifest.get("label_overrides", {}).get("published", {})
     disputed.check_known(published)

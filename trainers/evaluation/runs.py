@@ -156,10 +156,10 @@ def find_leak(record: run_dir.Run, patient_ids: Iterable[str], identity: Mapping
     test_patients, data = set(patient_ids), record["data"]
     is_external = data["fingerprint"] != identity["fingerprint"]
     regex = identity["settings"]["patient_regex"]
-    has_other_ids = not is_external and data.get("settings", {}).get("patient_regex", regex) != regex
+    has_other_ids = not is_external and data["settings"]["patient_regex"] != regex
 
     def seen(kind: str) -> list[str] | None:
-        patients = set(data.get(kind, [""]))
+        patients = set(data[kind])
         return None if has_other_ids or "" in patients | test_patients else sorted(patients & test_patients)
 
     return {

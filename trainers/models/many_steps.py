@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 from trainers.tf_import import JAX
 
@@ -14,6 +15,12 @@ class ManySteps(keras.Model):
     Keras's `steps_per_execution` is not that: on TensorFlow each step still asks an iterator for its batch, which takes
     longer than a small model's step, and on JAX Python calls each step.
     """
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Also builds loss and metrics: `fit` would build them for the batches of several steps as if for one."""
+        super().compile(*arguments, **options)
+        self.compute_loss(y=ops.zeros((1,)), y_pred=ops.zeros((1, 1)))
+        self.compute_metrics(None, ops.zeros((1,)), ops.zeros((1, 1)))
 
     def train_step(self, *arguments: Any) -> Any:
         """Takes (data) on TensorFlow and (state, data) on JAX; gives what Keras's own gives after the last step."""

@@ -34,7 +34,7 @@ class Checkpoint(NamedTuple):
       history: a row for each finished epoch.
       seconds: how long the current epoch has taken so far.
       arrays: values of all variables, by name, in their order.
-      run: see `run_dir.identity`; "" in checkpoints of earlier versions.
+      run: see `run_dir.identity`.
     """
 
     epoch: int
@@ -42,7 +42,7 @@ class Checkpoint(NamedTuple):
     history: list[dict[str, float]]
     seconds: float
     arrays: Mapping[str, np.ndarray]
-    run: str = ""
+    run: str
 
 
 def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
@@ -58,7 +58,7 @@ def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
             other.unlink()
 
 
-def read_newest(folder: Path, run: str = "") -> Checkpoint | None:
+def read_newest(folder: Path, run: str) -> Checkpoint | None:
     """Reads the newest checkpoint of a folder; None if there is none.
 
     Raises:
@@ -71,7 +71,7 @@ def read_newest(folder: Path, run: str = "") -> Checkpoint | None:
         arrays = npz.read(paths[-1])
         checkpoint = Checkpoint(arrays=arrays, **json.loads(bytes(arrays.pop(_META))))
         _check(checkpoint)
-        if run and checkpoint.run not in ("", run):
+        if checkpoint.run != run:
             raise ValueError("it is of another run")
         return checkpoint
     except (

@@ -86,6 +86,13 @@ def gpus() -> list[Any]:
     return [device for device in jax.local_devices() if device.platform == "gpu"]
 
 
+def describe_device(gpu: Any) -> str:
+    """The name of one of `gpus`, such as NVIDIA H100 80GB HBM3."""
+    if _is_on_jax():
+        return gpu.device_kind
+    return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+
+
 def choose_steps_per_call(steps_per_execution: str, steps_per_epoch: int) -> int:
     """Turns `--steps_per_execution` into a number; raises InputError if it is more than an epoch has."""
     if steps_per_execution == "auto":

@@ -1,22 +1,19 @@
 """What every trainer does with its arguments: checks all that is quick to check, then trains."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.command import reject_arguments
 from pipeline.terminal import say
 from trainers import export_formats, run_dir, tf_import, training_flags
 from trainers.data import TrainingData, describe, open_training_data
 from trainers.training_flags import Options
 
 
-def main(model: str, arguments: Sequence[str]) -> int | None:
+def main(model: str) -> int | None:
     """Trains the model of that name in `trainers.models.architectures` with the options of the flags.
 
     Raises:
       InputError: if flags, data set, splits or run folder do not fit; nothing has been changed then.
     """
-    reject_arguments(arguments)
     options = training_flags.read()
     backend = tf_import.choose_backend()
     data = open_training_data(options)
@@ -32,8 +29,6 @@ def main(model: str, arguments: Sequence[str]) -> int | None:
 
 
 def _train(model: str, data: TrainingData, options: Options, record: run_dir.Run) -> int | None:
-    if "content_digest" not in record["data"]:
-        say(f"{options.run_dir} {run_dir.NO_DIGEST}")
     if record["status"] == "finished":
         print(f"{model} is trained already; what was not written after its training is written now", flush=True)
     try:

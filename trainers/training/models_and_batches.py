@@ -53,7 +53,7 @@ def on_cells(
         training_model = ManySteps(training_model.input, training_model.output, name=training_model.name)
 
     def open_rows(starts: tf.data.Dataset) -> tf.data.Dataset:
-        return device.training_rows(labels, order, starts, finish, steps_per_call)
+        return batching.training_rows(labels, order, starts, finish, steps_per_call)
 
     return training_model, validation_model, validation, open_rows
 
@@ -94,13 +94,13 @@ def _finish(data: TrainingData, options: Options) -> batching.Finish:
         with tf.device("cpu"):
             weights = tf.constant(class_weights(options.class_weight, np.concatenate(labels)))
 
-    def finish(step: tf.Tensor, cells: tf.Tensor, label: tf.Tensor, *num_steps: tf.Tensor) -> tuple[Any, ...]:
+    def finish(step: tf.Tensor, cells: tf.Tensor, label: tf.Tensor) -> tuple[Any, ...]:
         inputs: Any = cells
         if not options.ranges.is_nothing:
-            transform, stain = params.sample(
-                options.ranges, data.train.image_size_px, options.seed, step, tf.shape(label)[-1], *num_steps
-            )
-            inputs = {"image": cells, "transform": transform, "stain": stain}
+            position = step * options.batch_size
+            size = data.train.image_size_px
+            numbers = params.sample(options.ranges, size, options.seed, position, tf.shape(label))
+            inputs = {"image": cells, "augmentation": numbers}
         return (inputs, label) if weights is None else (inputs, label, tf.gather(weights, label))
 
     return finish

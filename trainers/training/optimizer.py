@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from keras import ops
 from sklearn.utils.class_weight import compute_class_weight
 
 from pipeline.cells import LABELS
@@ -38,8 +39,33 @@ def learning_rate(options: Options, steps_per_epoch: int) -> float | keras.optim
 
 
 def build_loss(options: Options) -> keras.losses.Loss:
-    """Binary cross-entropy with --label_smoothing."""
-    return keras.losses.BinaryCrossentropy(label_smoothing=options.label_smoothing)
+    """Binary cross-entropy, or generalized cross-entropy where --gce_q is not 0, with --label_smoothing."""
+    if not options.gce_q:
+        return keras.losses.BinaryCrossentropy(label_smoothing=options.label_smoothing)
+    return GeneralizedCrossentropy(options.gce_q, options.label_smoothing)
+
+
+class GeneralizedCrossentropy(keras.losses.Loss):
+    """(1 - p^q) / q of the labelled class's probability p: a wrong label pulls less than in cross-entropy, the limit
+    for q = 0 (Zhang & Sabuncu, NeurIPS 2018).
+
+    Keras has it for one-hot classes only, without label smoothing, and with an infinite gradient where p is 0.
+
+    Args:
+      q: in (0, 1].
+      label_smoothing: as in `keras.losses.BinaryCrossentropy`.
+    """
+
+    def __init__(self, q: float, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self._q, self._label_smoothing = q, label_smoothing
+
+    def call(self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
+        """Labels [batch] or [batch, 1] and probabilities [batch, 1], float32 -> losses [batch]."""
+        y_true = ops.reshape(y_true, ops.shape(y_pred)) * (1 - self._label_smoothing) + self._label_smoothing / 2
+        p = ops.clip(y_pred, keras.config.epsilon(), 1 - keras.config.epsilon())
+        losses = y_true * (1 - p**self._q) + (1 - y_true) * (1 - (1 - p) ** self._q)
+        return ops.mean(losses / self._q, axis=-1)
 
 
 def class_weights(mode: str, labels: np.ndarray) -> np.ndarray:

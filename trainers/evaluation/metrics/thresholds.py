@@ -137,7 +137,7 @@ def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
             return None
         with storage.open_regular(str(path)) as file:
             content = json.loads(file.read(_MAX_BYTES))
-        if "checksum" in content and content.pop("checksum") != compute_checksum(content):
+        if content.pop("checksum", None) != compute_checksum(content):
             raise ValueError("its checksum does not fit: it has been changed")
         if content["model_sha256"] != _model_digest(run_folder):
             return None

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from trainers import run_dir
 from trainers.evaluation.metrics import metrics
 from trainers.evaluation.predictions import ModelPredictions
 
@@ -75,10 +74,6 @@ def _of_model(model: ModelPredictions, config: str) -> Iterator[ReportWarning]:
             "caution",
             f"Only the threshold 0.5 is reported for {model.name}, and no temperature: {reason}.",
         )
-    if not model.leak["is_external"]:
-        for run in model.model_runs.runs:
-            if "content_digest" not in run.record["data"]:
-                yield ReportWarning("note", f"The run {run.folder_name} {run_dir.NO_DIGEST}.")
     if any(run.record["status"] != "finished" for run in model.model_runs.runs):
         yield ReportWarning("caution", f"Training of {model.name} has not finished: this is its best epoch so far.")
 
@@ -108,7 +103,7 @@ def _of_leak(name: str, leak: dict[str, Any]) -> Iterator[ReportWarning]:
     if trained is None or validated is None:
         yield ReportWarning(
             "caution",
-            f"{name} cannot be checked for leaks: its patients are unknown (an older run, cells without patients, or "
+            f"{name} cannot be checked for leaks: its patients are unknown (cells without patients, or "
             "another --patient_regex).",
         )
     elif trained or validated:
