@@ -119,11 +119,12 @@ def measure(split: Split, save: Callable[[list[dict[str, Any]], list[str]], None
             if name == CEILING:
                 ceilings.setdefault(step.model + step.precision, rate)
             case |= {"model": step.model, "input": name, "precision": step.precision}
-            case["share_of_ceiling"] = round(rate / ceilings[step.model + step.precision], 4)
+            ceiling = ceilings.get(step.model + step.precision)  # without it by --cases
+            case["share_of_ceiling"] = round(rate / ceiling, 4) if ceiling else None
             cases.append(case)
             save(cases, left_out)
             print(
-                f"{case_name}: {rate:,.0f} images/s, {case['share_of_ceiling']:.1%} of the ceiling, waiting "
+                f"{case_name}: {rate:,.0f} images/s, {_percent(case['share_of_ceiling'])} of the ceiling, waiting "
                 f"{case['waiting_share']:.1%}, {time.monotonic() - started:.0f} s so far",
                 flush=True,
             )
@@ -133,6 +134,10 @@ def measure(split: Split, save: Callable[[list[dict[str, Any]], list[str]], None
     save(cases, left_out)
     for case_name in left_out:
         print(f"left out, for lack of time: {case_name}", file=sys.stderr)
+
+
+def _percent(share: float | None) -> str:
+    return "?" if share is None else f"{share:.1%}"
 
 
 def table(cases: Sequence[dict[str, Any]]) -> str:
@@ -145,7 +150,7 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
         rates = case["images_per_second"]["runs"]
         peak = "" if case["peak_device_bytes"] is None else f"{case['peak_device_bytes'] / 1e9:.1f}"
         rate = f"{median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f})"
-        entries = (case["name"], rate, f"{case['share_of_ceiling']:.1%}", f"{case['seconds_per_epoch']:.2f}")
+        entries = (case["name"], rate, _percent(case["share_of_ceiling"]), f"{case['seconds_per_epoch']:.2f}")
         lines.append("| " + " | ".join((*entries, f"{case['waiting_share']:.1%}", peak)) + " |")
     return "\n".join(lines)
 
@@ -155,7 +160,7 @@ def plot(cases: Sequence[dict[str, Any]], device_name: str, path: Path) -> None:
     """Saves each case's share of its ceiling as a bar."""
     from matplotlib.figure import Figure
 
-    shown = [case for case in cases if case["input"] != CEILING][::-1]
+    shown = [case for case in cases if case["input"] != CEILING and case["share_of_ceiling"] is not None][::-1]
     figure = Figure(figsize=(9, 1 + 0.26 * len(shown)))
     axes = figure.add_subplot()
     colours = dict(zip(MODELS, ("tab:blue", "tab:orange", "tab:green"), strict=True))
@@ -208,7 +213,9 @@ def main() -> None:
     output = Path(values.output)
 
     def save(cases: list[dict[str, Any]], left_out: list[str]) -> None:
-        shares = {f"{case['name']}, to the ceiling": case["share_of_ceiling"] for case in cases}
+        shares = {
+            f"{case['name']}, to the ceiling": case["share_of_ceiling"] for case in cases if case["share_of_ceiling"]
+        }
         more = {"device": device_name, "backend": backend, "batch_size": values.batch_size, "left_out": left_out}
         measurement.write(values.output, cases, shares, **more)
         all_cases[:] = cases

@@ -1,14 +1,17 @@
-"""The host's time per training step: the trainer's own command, on a model of almost no arithmetic.
+"""The host's time per training step: the trainer's own command, compared with its compiled step alone.
 
-`benchmarks.train_throughput` measures with it. Everything but the model is as in training: input, random numbers of
-augmentation, callbacks. The numbers are sampled and given to the model, but the cells are not changed by them.
+`benchmarks.train_throughput` measures with it, `basic_cnn` and a model of almost no arithmetic in its place. Of the
+latter everything else is as in training: input, callbacks, random numbers of augmentation; they are sampled and given
+to the model, but the cells are not changed by them. After each epoch the compiled step is timed on batches that lie
+ready.
 """
 
-import csv
-import functools
+import itertools
+import json
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -25,11 +28,11 @@ from trainers.training.main import main
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
 _FLAGFILE = Path(__file__).parents[1] / "trainers/flagfiles/basic_cnn.flags"
-_EPOCHS = 6
-BATCH_SIZE, SIZE_PX = 64, 8
-HOST, TRAINED = "a step of almost no arithmetic", "a step of basic_cnn"
+_EPOCHS, _BATCH_SIZE, _CALLS = 6, 64, 5
+_HOST, _TRAINED = "almost no arithmetic", "basic_cnn"
 
 
 def almost_no_arithmetic(image_size_px: int, dropout_rate: float) -> "keras.Model":
@@ -47,81 +50,82 @@ def with_unused_numbers(model: "keras.Model", fill: str, by_gathers: bool) -> "k
 
     inputs = {
         "image": keras.Input(model.input_shape[1:], dtype="uint8", name="image"),
-        "transform": keras.Input((8,), name="transform"),
-        "stain": keras.Input((15,), name="stain"),
+        "augmentation": keras.Input((23,), name="augmentation"),
     }
-    unused = keras.ops.sum(inputs["transform"][:, :1] + inputs["stain"][:, :1], axis=-1, keepdims=True)
-    return keras.Model(inputs, model(inputs["image"]) + 0.0 * unused, name=f"{model.name}_augmented")
-
-
-def milliseconds_per_step(folder: Path, num_steps: int, *trainer_flags: str) -> dict[str, list[float]]:
-    """Trains both models on generated cells of 8 × 8 pixels, augmented; returns each epoch's time but the first's.
-
-    Args:
-      folder: for the cells and the runs.
-      num_steps: about how many steps an epoch has.
-      trainer_flags: such as --input=device.
-    """
-    if not (folder / "data").exists():
-        synthetic.write(folder / "cells.zip", num_patients=16, cells_per_patient=25, seed=0)
-        lay_out(str(folder / "cells.zip"), folder / "cells", round(num_steps * BATCH_SIZE / 0.63))
-        job = [f"--source={folder / 'cells'}", f"--data_dir={folder / 'data'}", f"--image_size_px={SIZE_PX}"]
-        measurement.measure("preprocess", [sys.executable, "-m", "pipeline.preprocess", *job])
-    result = {}
-    for name, module in ((HOST, "benchmarks.host_time"), (TRAINED, "trainers.basic_cnn")):
-        run_dir = folder / f"run_{len(list(folder.iterdir()))}"
-        given = [f"--flagfile={_FLAGFILE}", f"--data_dir={folder / 'data'}", f"--run_dir={run_dir}", *trainer_flags]
-        given += [f"--epochs={_EPOCHS}", f"--batch_size={BATCH_SIZE}", "--precision=float32"]
-        measurement.measure(name, [sys.executable, "-m", module, *given])
-        with (run_dir / "history.csv").open(newline="") as file:
-            rates = [float(row["images_per_second"]) for row in csv.DictReader(file)]
-        result[name] = [1000 * BATCH_SIZE / rate for rate in rates[1:]]
-    return result
-
-
-def milliseconds_in_one_graph(num_steps: int = 32) -> float:
-    """A step of `basic_cnn` with augmentation on batches that lie ready, many steps per call."""
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    from trainers.augmentation.apply import augmented
-    from trainers.models import architectures
-    from trainers.models.many_steps import ManySteps
-
-    generator, shape = np.random.default_rng(0), (num_steps, BATCH_SIZE)
-    inputs: dict[str, Any] = {
-        "image": generator.integers(0, 256, (*shape, SIZE_PX, SIZE_PX, 3), np.uint8),
-        "transform": np.tile(np.array([0.8, 0.6, -0.8, -0.6, 0.8, 3.4, 0, 0], np.float32), (*shape, 1)),
-        "stain": np.ones((*shape, 15), np.float32),
-    }
-    model = augmented(architectures.basic_cnn(SIZE_PX, dropout_rate=0.3), "black", by_gathers=False)
-    model = ManySteps(model.input, model.output)
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"], jit_compile=False)
-    calls = tf.data.Dataset.from_tensors((inputs, generator.integers(0, 2, shape))).repeat()
-    ends: list[float] = []
-    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))
-    model.fit(calls, steps_per_epoch=8, verbose=0, shuffle=False, callbacks=[clock])
-    return 1000 * median(np.diff(ends)[1:]) / num_steps
+    probability = model(inputs["image"]) + 0.0 * inputs["augmentation"][:, :1]
+    return keras.Model(inputs, probability, name=f"{model.name}_augmented")
 
 
 def compare(num_steps: int) -> dict[str, float]:
-    """Milliseconds per step as `auto` trains on CPUs and on GPUs, and of `basic_cnn` in one graph.
+    """Milliseconds per step of both models as `auto` trains on CPUs and on GPUs, on generated cells of 8 × 8 pixels.
 
     Args:
       num_steps: about how many steps an epoch has.
     """
-    in_one_graph = milliseconds_in_one_graph()
-    result = {"ms of a step of basic_cnn, in one graph": in_one_graph}
-    with tempfile.TemporaryDirectory() as folder:
+    result: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        synthetic.write(folder / "cells.zip", num_patients=16, cells_per_patient=25, seed=0)
+        lay_out(str(folder / "cells.zip"), folder / "cells", round(num_steps * _BATCH_SIZE / 0.63))
+        job = [f"--source={folder / 'cells'}", f"--data_dir={folder / 'data'}", "--image_size_px=8"]
+        measurement.measure("preprocess", [sys.executable, "-m", "pipeline.preprocess", *job])
         for setting in (
             ("--input=resident", "--steps_per_execution=1"),
             ("--input=device", f"--steps_per_execution={min(32, num_steps // 2)}"),
         ):
-            for name, times in milliseconds_per_step(Path(folder), num_steps, *setting).items():
-                result[f"ms of {name}, {' '.join(setting)}"] = round(median(times), 4)
-    result["a step of basic_cnn to the same in one graph"] = round([*result.values()][-1] / in_one_graph, 3)
+            for model in (_HOST, _TRAINED):
+                given = [f"--flagfile={_FLAGFILE}", f"--data_dir={folder / 'data'}", f"--epochs={_EPOCHS}", *setting]
+                given += [f"--run_dir={folder / model}{len(result)}", f"--batch_size={_BATCH_SIZE}"]
+                given += ["--precision=float32", f"--trained={model}"]
+                output = measurement.measure(model, [sys.executable, "-m", "benchmarks.host_time", *given]).output
+                (times,) = (json.loads(line) for line in output.splitlines() if line.startswith("[["))
+                trained, alone = zip(*times[1:], strict=True)
+                case = f"{model}, {' '.join(setting)}"
+                result[f"ms of a step: {case}"] = round(median(trained), 4)
+                result[f"ms of the compiled step alone: {case}"] = round(median(alone), 4)
+                ratios = [ours / theirs for ours, theirs in times[1:]]
+                result[f"a step to the compiled step alone: {case}"] = round(median(ratios), 3)
     return result
+
+
+def _train() -> int | None:
+    """Trains, and prints for each epoch the milliseconds per step, in training and of the compiled step alone."""
+    import keras
+
+    from trainers.training import fit
+
+    times: list[tuple[float, float]] = []
+    measured, callback_list, num_steps = fit.measured, fit.CallbackList, int(flags.FLAGS.steps_per_execution)
+
+    class Clock(keras.callbacks.Callback):
+        ready: Any
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+            ends = [time.perf_counter()]
+            for _ in range(max(_CALLS, 64 // num_steps)):
+                float(self.model.train_function(self.ready)["loss"])
+                ends.append(time.perf_counter())
+            alone = 1000 * median(end - start for start, end in itertools.pairwise(ends)) / num_steps
+            times.append((1000 * flags.FLAGS.batch_size / logs["images_per_second"], alone))
+
+    clock = Clock()
+
+    def keep_first(batches: "tf.data.Dataset", stall: Any) -> "tf.data.Dataset":
+        clock.ready = iter(batches.take(1).cache().repeat())
+        return measured(batches, stall)
+
+    def with_clock(callbacks: list[Any], **options: Any) -> Any:
+        return callback_list([*callbacks, clock], **options)
+
+    with ExitStack() as patches:
+        for name, value in (("measured", keep_first), ("CallbackList", with_clock)):
+            patches.enter_context(mock.patch.object(fit, name, value))
+        if flags.FLAGS.trained == _HOST:
+            patches.enter_context(mock.patch("trainers.models.architectures.basic_cnn", almost_no_arithmetic))
+            patches.enter_context(mock.patch("trainers.training.models_and_batches.augmented", with_unused_numbers))
+        status = main("basic_cnn")
+    print(json.dumps(times))
+    return status
 
 
 _GROUPS = training_flags.define(optimizer="adam", learning_rate=1e-3) if __name__ == "__main__" else {}
@@ -131,8 +135,5 @@ if __name__ == "__main__":
 
     tf_import.import_tensorflow()
     flags.adopt_module_key_flags(training_flags)
-    with (
-        mock.patch("trainers.models.architectures.basic_cnn", almost_no_arithmetic),
-        mock.patch("trainers.training.models_and_batches.augmented", with_unused_numbers),
-    ):
-        run(functools.partial(main, "basic_cnn"), flag_groups=_GROUPS)
+    flags.DEFINE_enum("trained", _HOST, (_HOST, _TRAINED), "The model that trains.")
+    run(_train, flag_groups=_GROUPS)

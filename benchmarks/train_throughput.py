@@ -1,4 +1,4 @@
-"""What input costs in training: one model's steps on real data, on one fixed synthetic batch, and the input alone.
+"""What input and augmentation cost in training: one model's steps on real data and on a fixed batch; the input alone.
 
     python -m benchmarks.train_throughput --data_dir=data --output=train.json --model=basic_cnn
 
@@ -8,10 +8,12 @@ The host's time per step as well (`benchmarks.host_time`): complete trainings of
 For `vgg_frozen` also both ways of training it: through the frozen layers in every epoch, or on features computed once.
 
 All cases run in one process, in turn, so that they share the compiled step and the machine's load: about two minutes
-for `basic_cnn` on two CPU cores. Batches, allocator, precision and compilation are those of the trainers; callbacks,
-validation and augmentation are left out.
+for `basic_cnn` on two CPU cores. Batches, allocator, precision and compilation are those of the trainers; callbacks
+and validation are left out. Augmentation is in the cases that name it: both forms of its warp, with XLA the one that
+compiles.
 """
 
+import functools
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ from benchmarks.harness import measurement
 from pipeline.command import run
 from pipeline.errors import InputError
 from trainers import tf_import
+from trainers.augmentation.ranges import Ranges
 from trainers.data import Split, open_data_set
 from trainers.training_flags import INPUT_MODES, MODELS, PRECISIONS
 
@@ -36,6 +39,11 @@ if TYPE_CHECKING:
 
 _WARM_UP_STEPS = 5
 REAL, SYNTHETIC, INPUT = "fit on real data", "fit on one synthetic batch", "input alone"
+GATHERS, AFFINE = (
+    "fit on one synthetic batch, augmented by gathers",
+    "fit on one synthetic batch, augmented by affine_transform",
+)
+_EVERYTHING = Ranges(rotation_degrees=180, zoom=0.1, shift=0.05, flip="both", stain_gain=0.25, stain_hue_degrees=15)
 EPOCHS = 25  # of the frozen model, as the original trains
 RECOMPUTED, ONCE = f"{EPOCHS} epochs, recomputed", f"{EPOCHS} epochs, features computed once"
 
@@ -115,6 +123,7 @@ def main() -> None:
     import keras
     import tensorflow as tf
 
+    from trainers.augmentation import apply, params
     from trainers.input_pipeline import batching
     from trainers.input_pipeline.input_stall import InputStall, measured
     from trainers.input_pipeline.shuffle_order import ShuffleOrder
@@ -152,8 +161,21 @@ def main() -> None:
         SYNTHETIC: lambda: fit(model, synthetic, values.steps, InputStall())[0],
         INPUT: lambda: read(real, values.steps),
     }
+    numbers = params.sample(_EVERYTHING, split.image_size_px, 0, tf.constant(0, tf.int64), [values.batch_size])
+    changed = synthetic.map(lambda image, label: ({"image": image, "augmentation": numbers}, label)).take(1).cache()
+    for form in (GATHERS,) if used.jit_compile else (GATHERS, AFFINE):
+        augmented = apply.augmented(model, _EVERYTHING.fill, by_gathers=form == GATHERS)
+        augmented.compile("adam", "binary_crossentropy", metrics=["accuracy"], jit_compile=used.jit_compile)
+        functions[form] = functools.partial(
+            lambda augmented: fit(augmented, changed.repeat(), values.steps, InputStall())[0], augmented
+        )
     cases, runs = measurement.measure_in_turn(functions, values.steps * values.batch_size, values.repeats)
     ratios = {
+        **{
+            f"{form} to {SYNTHETIC}": measurement.ratio(runs, form, SYNTHETIC)
+            for form in (GATHERS, AFFINE)
+            if form in runs
+        },
         "fit on real data to fit on one synthetic batch": measurement.ratio(runs, REAL, SYNTHETIC),
         "share of the step time spent waiting for data": round(median(fractions_waited), 5),
         "input alone to fit on real data": measurement.ratio(runs, INPUT, REAL),

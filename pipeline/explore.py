@@ -65,8 +65,8 @@ def explore(directory: epath.Path, contents: manifest.Manifest) -> Exploration:
 def _count_patients(directory: epath.Path, split: dict[str, Any]) -> dict[str, np.ndarray]:
     cells: Counter[tuple[int, str]] = Counter()
     for shard in split["shards"]:
-        labels, patient_ids = index.labels_and_patients(str(directory / shard["file"]), 0, shard["num_records"])
-        cells.update(zip(labels.tolist(), patient_ids.tolist(), strict=True))
+        rows = index.read_without_images(str(directory / shard["file"]), 0, shard["num_records"])
+        cells.update((cell.label, cell.patient_id) for cell in rows)
     if any(split[key] != value for key, value in manifest.count_cells(cells).items()):  # read without checksums
         raise manifest.corrupt_shard(str(directory), "labels and patients of its records are not the manifest's")
     counts: dict[str, np.ndarray] = {}

@@ -52,7 +52,7 @@ def read(flag: str, path: str, column: str, values: Sequence[str]) -> LabelList:
 
     try:
         content = storage.read_file(storage.open_place(path, f"--{flag}"))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: too large for a list
         raise InputError(f"{name} cannot be read ({error}); expected a CSV file") from error
     try:
         text = content.decode("utf-8-sig")

@@ -20,7 +20,7 @@ from pipeline.splits.configs import CONFIGS, NUM_FOLDS
 from pipeline.terminal import say
 from trainers import evaluation_flags, run_dir, tf_import
 from trainers.data import open_data_set
-from trainers.evaluation import runs
+from trainers.evaluation import disputed_labels, runs
 from trainers.evaluation.runs import FOLDS
 from trainers.training.signals import INTERRUPTED, PREEMPTED, run_trainer
 from trainers.training_flags import MODELS
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str]) -> int | None:
     """Trains fold after fold, then evaluates all of them together."""
     trainer_flags = _trainer_flags(arguments)
     data_set = open_data_set(_DATA_DIR.value, FOLDS)
+    options = evaluation_flags.read(_BATCH_SIZE)
+    disputed_labels.check(options.disputed_labels, data_set)
     folders = [Path(_OUTPUT_DIR.value) / name for name in CONFIGS[FOLDS].splits]
     for fold, folder in enumerate(folders):
         say(f"fold {fold + 1} of {NUM_FOLDS}: {folder}")
@@ -58,7 +60,6 @@ def main(arguments: Sequence[str]) -> int | None:
     _, grouped = runs.group([str(folder) for folder in folders], FOLDS, None)
     for model_runs in grouped:
         runs.open_splits(data_set, model_runs)
-    options = evaluation_flags.read(_BATCH_SIZE)
 
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
@@ -97,6 +98,6 @@ if __name__ == "__main__":
         keep_unknown_flags=True,
         flag_groups={
             "training": ("model", "data_dir", "output_dir"),
-            "evaluation": ("test_time_flips", "num_resamples", "bootstrap_seed", "prevalence"),
+            "evaluation": ("test_time_flips", "num_resamples", "bootstrap_seed", "prevalence", "disputed_labels"),
         },
     )

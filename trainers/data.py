@@ -227,5 +227,5 @@ def patients_of(split: Split) -> list[str]:
             patients |= set(entry["patients"])
             parts = [part for part in parts if Path(part[0]).name not in num_records]
     for part in parts:
-        patients |= set(index.labels_and_patients(*part)[1].tolist())
+        patients |= {cell.patient_id for cell in index.read_without_images(*part)}
     return sorted(patients)

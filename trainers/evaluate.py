@@ -14,7 +14,7 @@ from pipeline.command import run
 from pipeline.splits.configs import CONFIGS
 from trainers import evaluation_flags, tf_import
 from trainers.data import open_data_set
-from trainers.evaluation import runs
+from trainers.evaluation import disputed_labels, runs
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
 _RUN_DIRS = flags.DEFINE_list("run_dirs", None, "Folders of the runs to evaluate, separated by commas.", required=True)
@@ -33,6 +33,7 @@ def main() -> None:
     for model_runs in grouped:
         runs.open_splits(data_set, model_runs)
     options = evaluation_flags.read(_BATCH_SIZE.value)
+    disputed_labels.check(options.disputed_labels, data_set)
 
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports, after all that is quick to check

@@ -4,15 +4,20 @@ from typing import NamedTuple
 
 from absl import flags
 
+from pipeline import label_list
+from pipeline.cells import LABELS
+from pipeline.label_list import LabelList
+
 
 class Options(NamedTuple):
-    """The values of the flags below, by name, and the batch size."""
+    """The values of the flags below, by name, the batch size, and the list of disputed labels, if there is one."""
 
     batch_size: int
     test_time_flips: bool
     num_resamples: int
     bootstrap_seed: int
     prevalence: float
+    disputed_labels: LabelList | None = None
 
 
 def define_test_time_flips() -> None:
@@ -38,8 +43,20 @@ def define() -> None:
         lower_bound=1e-6,
         upper_bound=1.0,
     )
+    flags.DEFINE_string(
+        "disputed_labels",
+        None,
+        "CSV file with the header filename,published_label: cells whose label experts dispute. All metrics are also "
+        "computed without them.",
+    )
 
 
 def read(batch_size: int) -> Options:
-    """Reads the flags; the batch size is given, since it is a trainer's flag in `trainers.cross_validate`."""
-    return Options(batch_size, *(getattr(flags.FLAGS, name) for name in Options._fields[1:]))
+    """Reads the flags; the batch size is given, since it is a trainer's flag in `trainers.cross_validate`.
+
+    Raises InputError if `--disputed_labels` is no such list.
+    """
+    options = Options(batch_size, *(getattr(flags.FLAGS, name) for name in Options._fields[1:]))
+    if (path := flags.FLAGS.disputed_labels) is None:
+        return options
+    return options._replace(disputed_labels=label_list.read("disputed_labels", path, "published_label", LABELS))

@@ -90,11 +90,10 @@ def build(
         steps_per_execution=1 if is_stacked else step.steps_per_call,
     )
 
-    def finish(at: tf.Tensor, inputs: Any, label: tf.Tensor, *num_steps: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    def finish(at: tf.Tensor, inputs: Any, label: tf.Tensor) -> tuple[Any, tf.Tensor]:
         if step.is_augmented:
-            size = tf.shape(label)[-1]
-            transform, stain = params.sample(_EVERYTHING, split.image_size_px, seed, at, size, *num_steps)
-            inputs = {"image": inputs, "transform": transform, "stain": stain}
+            numbers = params.sample(_EVERYTHING, split.image_size_px, seed, at * batch_size, tf.shape(label))
+            inputs = {"image": inputs, "augmentation": numbers}
         return inputs, label
 
     def open_input(name: str) -> tf.data.Dataset:
@@ -104,7 +103,7 @@ def build(
             return records.repeat().batch(batch_size).prefetch(tf.data.AUTOTUNE)
         if not step.on_device:
             return batching.open_training(split, order, name, finish)(starts)
-        batches = device.training_rows(cells.labels, order, starts, finish, STEPS_PER_CALL if is_stacked else None)
+        batches = batching.training_rows(cells.labels, order, starts, finish, STEPS_PER_CALL if is_stacked else None)
         if is_stacked:  # those of full calls alone, since another shape would be compiled while the clock runs
             batches = batches.filter(lambda _, label: tf.equal(tf.shape(label)[0], STEPS_PER_CALL))
         return batches.take(1).cache().repeat() if name == CEILING else batches

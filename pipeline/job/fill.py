@@ -20,7 +20,7 @@ from pipeline.job.results import RecordFacts, ShardCounts
 from pipeline.records import example, index, layout, tfrecord
 from pipeline.source import decode
 from pipeline.source.archive import Source, open_source
-from pipeline.source.image_file import UnreadableImage
+from pipeline.source.files import UnreadableImage
 from pipeline.source.read_ahead import CellRead, read_ahead
 from pipeline.storage import open_atomic, write_atomic
 

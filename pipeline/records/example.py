@@ -108,15 +108,6 @@ def parse(record: bytes) -> ParsedExample:
         raise ValueError(f"is no record of a cell: {error}") from error
 
 
-def parse_behind_image(tail: bytes) -> tuple[int, str]:
-    """Label and patient from the bytes of a record behind its image; raises ValueError if they are none of a cell."""
-    try:
-        feature = _Features.FromString(tail).feature  # complete entries of the map, which is sorted by name
-        return feature[LABEL].int64_list.value[0], feature[PATIENT_ID].bytes_list.value[0].decode()
-    except (DecodeError, IndexError) as error:
-        raise ValueError(f"is no record of a cell: {error}") from error
-
-
 def tfds_features(image_size_px: int, image_encoding: str) -> "tfds.features.FeaturesDict":
     """The features as TFDS knows them.
 

@@ -21,8 +21,7 @@ from etils import epath
 
 from pipeline.cells import Cell, ZipEntry
 from pipeline.errors import InputError
-from pipeline.source.files import File, Files, read_zip_directory
-from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage, read_image_file
+from pipeline.source.files import MAX_ENCODED_BYTES, File, Files, UnreadableImage, read_image_file, read_zip_directory
 from pipeline.storage import is_remote, list_objects, open_file, open_place, read_range
 
 LINK_TO_FOLDER = "symbolic link to a folder, which is not followed"

@@ -16,7 +16,7 @@ import numpy as np
 from kornia_rs import io as kornia_io
 from PIL import ExifTags, Image
 
-from pipeline.source.image_file import UnreadableImage
+from pipeline.source.files import UnreadableImage
 
 MAX_PIXELS = 1 << 24
 """Larger images are rejected: a cell crop has about 20,000 pixels."""

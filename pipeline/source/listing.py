@@ -20,8 +20,7 @@ from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
 from pipeline.label_list import LabelList
 from pipeline.source.archive import LINK_TO_FOLDER, Source, is_hidden
-from pipeline.source.files import Files
-from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage
+from pipeline.source.files import MAX_ENCODED_BYTES, Files, UnreadableImage
 from pipeline.source.read_ahead import CellRead, read_ahead
 
 EXCLUDE = "exclude"

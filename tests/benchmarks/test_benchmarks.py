@@ -9,7 +9,6 @@ import sys
 import pytest
 from conftest import assert_one_line_error, run_in_process, small_model, write_run
 
-from benchmarks import host_time
 from benchmarks.baselines.preprocess import BASELINES
 from benchmarks.harness.measurement import measure
 from benchmarks.repeated_cells import lay_out
@@ -68,6 +67,8 @@ def test_train_throughput(data_dir, tmp_path):
         "fit on real data",
         "fit on one synthetic batch",
         "input alone",
+        "fit on one synthetic batch, augmented by gathers",
+        "fit on one synthetic batch, augmented by affine_transform",
         "25 epochs, recomputed",
         "25 epochs, features computed once",
     ]
@@ -85,7 +86,8 @@ def test_host_time(data_dir, tmp_path):
     result = run_in_process("benchmarks.host_time", *flags, "--input=device", "--steps_per_execution=4")
     assert result.returncode == 0, result.stderr
     assert load_model(str(tmp_path / "run")).count_params() == 2 * 2 * 3 + 1
-    assert host_time.milliseconds_in_one_graph(2) > 0
+    (times,) = (json.loads(line) for line in result.stdout.splitlines() if line.startswith("[["))
+    assert all(trained > 0 and alone > 0 for trained, alone in times)
 
 
 def test_repeated_cells_are_new_patients(synthetic_zip, tmp_path):
@@ -114,19 +116,28 @@ def test_mistakes_are_one_line(data_dir, synthetic_zip, tmp_path):
         assert_one_line_error(run_in_process("benchmarks.train_throughput", *flags, mistake), mistake)
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_gpu_throughput_in_miniature(backend, data_dir, tmp_path):
+@pytest.mark.parametrize(
+    ("backend", "cases", "inputs"),
+    [
+        (
+            "tensorflow",
+            r"^basic_cnn, (32 steps per call: (one|device)|1 step per call: (resident|tf\.data))",
+            ["one batch on the GPU", "device", "resident", "tf.data"],
+        ),
+        ("jax", r"^basic_cnn, 1 step per call: (one|device)", ["one batch on the GPU", "device"]),
+    ],
+)
+def test_gpu_throughput_in_miniature(backend, cases, inputs, data_dir, tmp_path):
     if backend == "jax":
         pytest.importorskip("jax")
     output = tmp_path / "gpu.json"
-    cases = r"^basic_cnn, (32 steps per call: (one|device)|1 step per call: (resident|tf\.data))"
     flags = (f"--output={output}", f"--data_dir={data_dir}", "--batch_size=2", f"--cases={cases}", "--repeats=1")
     command = [sys.executable, "-m", "benchmarks.gpu_throughput", *flags, "--seconds=0", "--allow_cpu"]
     environment = os.environ | {"KERAS_BACKEND": backend}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
     content = json.loads(output.read_text())
-    assert [case["input"] for case in content["cases"]] == ["one batch on the GPU", "device", "resident", "tf.data"]
+    assert [case["input"] for case in content["cases"]] == inputs
     for case in content["cases"]:
         assert case["images_per_second"]["median"] > 0
         assert 0 <= case["waiting_share"] <= 1

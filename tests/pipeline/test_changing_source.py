@@ -10,7 +10,7 @@ from conftest import listing_of, png, prepare, zip_folder
 from pipeline.errors import InputError
 from pipeline.job import plan
 from pipeline.job import prepare as job
-from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage, read_image_file
+from pipeline.source.files import MAX_ENCODED_BYTES, UnreadableImage, read_image_file
 
 CHANGED = "has changed since it was listed"
 

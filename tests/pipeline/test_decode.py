@@ -9,7 +9,7 @@ from conftest import png
 from PIL import ExifTags, Image
 
 from pipeline.source import decode
-from pipeline.source.image_file import UnreadableImage
+from pipeline.source.files import UnreadableImage
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (31, 47, 3), np.uint8)
 PAGE = Image.new("RGB", (47, 31))

@@ -14,8 +14,7 @@ from pipeline.cells import ZipEntry
 from pipeline.errors import InputError
 from pipeline.job.plan import Settings, plan_shards
 from pipeline.source.archive import ZipSource, _normal_path, open_source
-from pipeline.source.files import File, Files
-from pipeline.source.image_file import MAX_ENCODED_BYTES, UnreadableImage
+from pipeline.source.files import MAX_ENCODED_BYTES, File, Files, UnreadableImage
 
 
 def filenames(listing):

@@ -15,7 +15,7 @@ from conftest import assert_one_line_error, data_set_digests, prepare, run_comma
 
 from pipeline.cells import Cell
 from pipeline.source.archive import open_source
-from pipeline.source.image_file import UnreadableImage
+from pipeline.source.files import UnreadableImage
 from pipeline.source.read_ahead import read_ahead
 
 SMALL = ("--image_size_px=16", "--cells_per_shard=8")

@@ -73,14 +73,12 @@ def test_examples_are_protocol_buffers_own_bytes(stored, label, filename, patien
     assert record == theirs.SerializeToString(deterministic=True)
     assert example.parse(record) == (stored, label, filename, patient)
     assert record[offset : offset + len(stored)] == stored
-    assert example.parse_behind_image(record[offset + len(stored) :]) == (label, patient)
 
 
 @given(st.binary(max_size=100))
 def test_what_is_no_record_of_a_cell_is_a_value_error(content):
-    for parse in (example.parse, example.parse_behind_image):
-        with pytest.raises(ValueError, match="no record of a cell"):
-            parse(content)
+    with pytest.raises(ValueError, match="no record of a cell"):
+        example.parse(content)
 
 
 def test_stored_pngs_are_decoded_as_opencv_does():

@@ -11,9 +11,12 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, assert_one_line_error, free_port, run_command
 
 from pipeline.errors import InputError
+from trainers.augmentation import apply, params
+from trainers.augmentation.ranges import FILLS, Ranges
 from trainers.evaluation.report import gradcam
 from trainers.models import architectures
 from trainers.run_dir import read_history
@@ -83,6 +86,20 @@ assert list((folder / "tensorboard").iterdir())
 """
 
 
+WARP = """
+import sys
+import keras, numpy as np
+from trainers.augmentation import apply
+assert keras.backend.backend() == "jax"
+images, numbers = np.load(f"{sys.argv[1]}/images.npy"), np.load(f"{sys.argv[1]}/numbers.npy")
+for fill in ("black", "nearest"):
+    expected = np.load(f"{sys.argv[1]}/{fill}.npy").astype(int)
+    for by_gathers in (False, True):
+        changed = np.asarray(apply.change(images, numbers, fill, by_gathers=by_gathers))
+        assert np.abs(changed - expected).max() <= 1, (fill, by_gathers)
+"""
+
+
 def run(code, *arguments):
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -109,6 +126,16 @@ def test_training_on_jax(name, policy, trained):
     assert on_jax.std() > 1e-3
     atol = 1e-4 if policy == "float32" else 2e-2
     np.testing.assert_allclose(model.predict(IMAGES, verbose=0), on_jax, atol=atol)
+
+
+def test_both_forms_of_the_warp_on_jax_give_tensorflows_pixels(tmp_path):
+    ranges = Ranges(180.0, 0.1, 0.3, 5.0, "both", "black", 0.15, 0.05, 0.2, 10.0)
+    numbers = params.sample(ranges, 32, 0, tf.constant(0, tf.int64), tf.constant([len(IMAGES)]))
+    np.save(tmp_path / "images.npy", IMAGES)
+    np.save(tmp_path / "numbers.npy", numbers)
+    for fill in FILLS:
+        np.save(tmp_path / f"{fill}.npy", apply.change(IMAGES, numbers, fill, by_gathers=False))
+    run(WARP, tmp_path)
 
 
 def test_features_and_misclassified_on_jax(data_dir, tmp_path):

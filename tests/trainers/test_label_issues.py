@@ -17,13 +17,27 @@ def test_swapped_labels_are_found(tmp_path):
     filenames = {item.filename for item in issues}
     assert filenames <= set(names[swapped])
     assert len(filenames) >= 10
-    assert [item.label_probability for item in issues] == sorted(item.label_probability for item in issues)
+    errors = [item.error_probability for item in issues]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] >= 2 / 3
     path = tmp_path / "issues.csv"
     label_issues.write(issues, path)
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["filename"] for row in rows] == [item.filename for item in issues]
     assert rows[0]["label"] in ("uninfected", "parasitized")
+
+
+def test_the_confidence_of_a_model_does_not_matter():
+    labels, probabilities, *_ = make_predictions(num_cells=400)
+    once, twice = (
+        label_issues.error_probabilities(labels, special.expit(scale * special.logit(probabilities)))
+        for scale in (1, 2)
+    )
+    np.testing.assert_allclose(once, twice, atol=1e-4)
+    assert 0 <= once.min() < 0.01
+    assert 0.9 < once.max() <= 1
+    assert (once[(labels == 1) == (probabilities > 0.5)] < 0.5).all()
 
 
 def test_no_issues_where_all_agree():

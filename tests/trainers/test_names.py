@@ -14,6 +14,7 @@ from pipeline.job import plan
 from pipeline.job import prepare as job
 from pipeline.terminal import csv_text
 from trainers.evaluation import predictions
+from trainers.evaluation.metrics import label_issues
 from trainers.evaluation.report import plots, writer
 
 NAMES = ['_$\\frac{"><img src=x onerror=y>', "=cmd|' onload=`z` font: 1px $\x1b[31m\udcff\n# &amp; [a](b) |#1b1f24"]
@@ -87,10 +88,12 @@ def test_model_cards_escape_markdown(hostile):
     assert f"Run {name}: 2 epochs" in card
 
 
-def test_tables_hold_no_formulas(hostile):
-    with (hostile.report / "suspected_label_errors.csv").open(newline="") as file:
+def test_tables_hold_no_formulas(tmp_path):
+    path = tmp_path / "issues.csv"
+    label_issues.write([label_issues.LabelIssue("=1", "-C1", "uninfected", 0.9, 0.1, 0.9)], path)
+    with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert rows
+    assert [(row["filename"], row["patient_id"]) for row in rows] == [("'=1", "'-C1")]
     assert not [row for row in rows for value in row.values() if value[0] in "=+-@\t\r"]
     assert [csv_text(text) for text in ("=1", "+1", "-1", "@a", "\ta", "\ra", "cells/=1.png", "a-1", "0.5", "")] == [
         *("'=1", "'+1", "'-1", "'@a", "'\ta", "'\ra"),

@@ -78,6 +78,7 @@ def test_names_are_escaped():
     contents = {"models": [], "split": name, "num_cells": 1, "num_patients": 1, "dataset": name, "config": name}
     contents |= {"source": name, "num_folds": 1, "warnings": [{"severity": "note", "text": name}], "comparisons": []}
     contents |= {"forest": "", "roc": "", "num_label_issues": 1, "label_issues": cells, "options": OPTIONS}
+    contents["disputed_labels"] = None
     html = writer.render("report.html.j2", **contents)
     assert "<script>" not in html
     assert html.count("&lt;script&gt;") >= 6

@@ -109,7 +109,10 @@ def test_values_that_no_trainer_writes(entry, value, expected, run):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [(run_dir.RUN, "its checksum does not fit"), *((name, "saved") for name in (run_dir.MODEL, run_dir.HISTORY))],
+    [
+        (run_dir.RUN, "its checksum is missing or does not fit"),
+        *((name, "saved") for name in (run_dir.MODEL, run_dir.HISTORY)),
+    ],
 )
 def test_a_flipped_bit_in_a_runs_folder_is_noticed(name, expected, run):
     content = (run / name).read_bytes()

@@ -52,3 +52,18 @@ def test_missing_and_poor_thresholds():
     few = thresholds.Thresholds("validation", 50, 3, {}, 1.0)
     (warning,) = find(num_runs=2, fitted=(few, few._replace(num_patients=2)))
     assert "fitted on few validation patients (2)" in warning.text
+
+
+def test_changed_labels_and_the_labels_of_the_nlm():
+    names = [f"Parasitized/C{i}P1thinF_IMG_20150619_114756a_cell_{i}.png" for i in range(600)]
+    model = model_predictions(make_predictions()._replace(filenames=np.array(names)))
+    manifest = {"splits": {"test": {"patients": ["C1", "C2"]}}}
+    assert warnings.find([model], "by_patient", manifest) == [], "synthetic patients have no gap"
+    manifest["splits"]["test"]["patients"] = ["C1", "C3"]
+    (note,) = warnings.find([model], "by_patient", manifest)
+    assert note.severity == "note"
+    assert "5 % of the NLM's labels" in note.text
+    assert warnings.find([model_predictions(make_predictions())], "by_patient", manifest) == [], "other names"
+    manifest |= {"settings": {"label_overrides": "ab12"}, "label_overrides": {"num_corrected": 3, "num_excluded": 4}}
+    (caution, _) = warnings.find([model], "by_patient", manifest)
+    assert "sha256 ab12 corrects those of 3 cells of the data set and leaves out 4" in caution.text

@@ -29,17 +29,18 @@ def augmented(model: keras.Model, fill: str, *, by_gathers: bool) -> keras.Model
       by_gathers: which form the warp takes, see `warp`.
 
     Returns:
-      a model of the inputs `image` as before, `transform` float32 [batch, 8] and `stain` float32 [batch, 15].
+      a model of the inputs `image` as before and `augmentation`, see `params.sample`.
     """
     image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
-    transform = keras.Input((8,), dtype="float32", name="transform")
-    stain_params = keras.Input((15,), dtype="float32", name="stain")
-    changed = warp(stain(ops.cast(image, "float32"), stain_params), transform, fill, by_gathers=by_gathers)
-    return keras.Model(
-        {"image": image, "transform": transform, "stain": stain_params},
-        model(to_uint8(changed)),
-        name=f"{model.name}_augmented",
-    )
+    numbers = keras.Input((23,), dtype="float32", name="augmentation")
+    changed = change(image, numbers, fill, by_gathers=by_gathers)
+    return keras.Model({"image": image, "augmentation": numbers}, model(changed), name=f"{model.name}_augmented")
+
+
+def change(images: keras.KerasTensor, numbers: keras.KerasTensor, fill: str, *, by_gathers: bool) -> keras.KerasTensor:
+    """Images uint8 [batch, size, size, 3], changed by the numbers of `params.sample`; see `stain` and `warp`."""
+    transforms, stains = ops.split(numbers, [8], axis=-1)
+    return to_uint8(warp(stain(ops.cast(images, "float32"), stains), transforms, fill, by_gathers=by_gathers))
 
 
 def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str, *, by_gathers: bool) -> keras.KerasTensor:
@@ -111,11 +112,9 @@ def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
 
 def save_preview(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
     """Plots a cell, uint8 RGB [size, size, 3], and five augmented versions of it: do they still look like cells?"""
-    step = tf.constant(0, tf.int64)
-    transforms, stains = params.sample(ranges, image.shape[0], seed, step, tf.constant(_NUM_VERSIONS))
-    images = np.repeat(image[None].astype(np.float32), _NUM_VERSIONS, axis=0)
-    changed = warp(stain(images, np.asarray(stains)), np.asarray(transforms), ranges.fill, by_gathers=False)
-    versions = [image, *np.asarray(to_uint8(changed))]
+    numbers = params.sample(ranges, image.shape[0], seed, tf.constant(0, tf.int64), tf.constant([_NUM_VERSIONS]))
+    images = np.repeat(image[None], _NUM_VERSIONS, axis=0)
+    versions = [image, *np.asarray(change(images, np.asarray(numbers), ranges.fill, by_gathers=False))]
     with plot_style.optional(path.name), plot_style.style():
         figure = Figure(figsize=(2 * len(versions), 2.3))
         for number, axis in enumerate(figure.subplots(1, len(versions))):

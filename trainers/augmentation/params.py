@@ -1,73 +1,69 @@
-"""The random numbers of augmentation, sampled from (seed, step) without state: any step can be the first.
+"""The random numbers of augmentation, sampled from (seed, position) without state: any step can be the first.
 
 They are sampled in the input pipeline, on the CPU, so that they are the same for every backend.
 """
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from trainers.augmentation.ranges import FLIPS, Ranges
 
 _STREAM = 0x5EED  # keeps these numbers apart from those that decide the order
-_NUM_UNIFORM = 18
+_PHILOX = 1
+_COUNTS_PER_CELL = 5  # of Philox, which makes four numbers each: 18 are needed
 
 
-def sample(
-    ranges: Ranges,
-    image_size_px: int,
-    seed: int,
-    step: tf.Tensor,
-    num_cells: tf.Tensor,
-    num_steps: tf.Tensor | None = None,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Samples the numbers for a batch, or the batches of several steps, of the run of some seed.
+def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """Samples the numbers for a batch, or the batches of several steps.
 
     Args:
       ranges, image_size_px: how far cells are changed, and the side of their images.
-      seed, step: of the run; int64 scalar, counted over all epochs from 0.
-      num_cells: int scalar, cells in a batch.
-      num_steps: int64 scalar, how many steps from there on.
+      seed: of the run.
+      position: of the first cell, int64 scalar: the step, counted over all epochs from 0, times the batch size.
+      shape: int vector, [num_cells] or [num_steps, num_cells]; the positions of the cells follow one another.
 
     Returns:
-      transforms float32 [num_cells, 8] and stains float32 [num_cells, 15], see `trainers.augmentation.apply`; with
-      `num_steps` [num_steps, num_cells, …], the same numbers as step by step.
+      float32 [*shape, 23]: 8 of `trainers.augmentation.apply.warp`, then 15 of its `stain`.
     """
-    if num_steps is not None:
-        uniform = tf.map_fn(
-            lambda step: _uniform(seed, step, num_cells), step + tf.range(num_steps), fn_output_signature=tf.float32
-        )
-        sampled = _transforms_and_stains(ranges, image_size_px, tf.reshape(uniform, [-1, _NUM_UNIFORM]))
-        transforms, stains = (tf.reshape(values, [num_steps, -1, values.shape[1]]) for values in sampled)
-        return transforms, stains
-    return _transforms_and_stains(ranges, image_size_px, _uniform(seed, step, num_cells))
-
-
-def _uniform(seed: int, step: tf.Tensor, num_cells: tf.Tensor) -> tf.Tensor:
-    key = tf.stack([tf.constant(seed ^ _STREAM, tf.int64), tf.cast(step, tf.int64)])
-    # The algorithm is named because TensorFlow's own choice may differ from device to device.
-    return tf.random.stateless_uniform([num_cells, _NUM_UNIFORM], key, -1.0, 1.0, alg="philox")
-
-
-def _transforms_and_stains(ranges: Ranges, image_size_px: int, uniform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    u = tf.unstack(uniform[:, :8], axis=1)
+    # In one operation for all cells; `tf.random.stateless_uniform` would begin at one position for each seed.
+    uniform = tf.raw_ops.StatelessRandomUniformV2(
+        shape=[tf.reduce_prod(shape), 4 * _COUNTS_PER_CELL],
+        key=tf.constant([seed ^ _STREAM], tf.uint64),
+        counter=tf.stack([tf.cast(position * _COUNTS_PER_CELL, tf.uint64), tf.constant(0, tf.uint64)]),
+        alg=_PHILOX,
+    )
     flips = FLIPS.index(ranges.flip)
+    shift_px, is_flipped_x, is_flipped_y = ranges.shift * image_size_px, float(flips >= 1), float(flips >= 2)
+    centres_and_spans = [
+        (0, ranges.rotation_degrees),
+        *[(1, ranges.zoom)] * 2,
+        *[(0, shift_px)] * 2,
+        (0, ranges.shear_degrees),
+        (1 - is_flipped_x, is_flipped_x),
+        (1 - is_flipped_y, is_flipped_y),
+        (0, ranges.stain_hue_degrees),
+        *[(1, ranges.stain_gain)] * 3,
+        *[(1, ranges.stain_contrast)] * 3,
+        *[(0, ranges.stain_offset * 255)] * 3,
+    ]
+    centres, spans = np.transpose(centres_and_spans).astype(np.float32)
+    values = centres - spans + uniform[:, : len(spans)] * (2 * spans)
+    rotation, zoom_x, zoom_y, shift_x, shift_y, shear, flip_x, flip_y, hue, *gains = tf.unstack(values[:, :12], axis=1)
     transforms = compose(
         image_size_px,
-        rotation_degrees=u[0] * ranges.rotation_degrees,
-        zoom_x=1 + u[1] * ranges.zoom,
-        zoom_y=1 + u[2] * ranges.zoom,
-        shift_x_px=u[3] * ranges.shift * image_size_px,
-        shift_y_px=u[4] * ranges.shift * image_size_px,
-        shear_degrees=u[5] * ranges.shear_degrees,
-        flip_x=(u[6] > 0) & (flips >= 1),
-        flip_y=(u[7] > 0) & (flips >= 2),
+        rotation_degrees=rotation,
+        zoom_x=zoom_x,
+        zoom_y=zoom_y,
+        shift_x_px=shift_x,
+        shift_y_px=shift_y,
+        shear_degrees=shear,
+        flip_x=flip_x < 0,
+        flip_y=flip_y < 0,
     )
-    gains = 1 + uniform[:, None, 9:12] * ranges.stain_gain
-    colours = _hue_rotations(uniform[:, 8] * ranges.stain_hue_degrees) * gains
-    contrasts = 1 + uniform[:, 12:15] * ranges.stain_contrast
-    offsets = uniform[:, 15:18] * ranges.stain_offset * 255
-    return transforms, tf.concat([tf.reshape(colours, [-1, 9]), contrasts, offsets], axis=1)
+    numbers = tf.concat([transforms, _hue_and_gain(hue, gains), values[:, 12:]], axis=1)
+    return tf.reshape(numbers, tf.concat([shape, numbers.shape[1:]], 0))
 
 
 def compose(
@@ -87,29 +83,24 @@ def compose(
     Order and directions are those of Keras's `ImageDataGenerator`, which the original used. Changes are float32 [n],
     flips bool [n], the map float32 [n, 8], see `trainers.augmentation.apply.warp`.
     """
-    theta, phi = (tf.cast(degrees, tf.float32) * (math.pi / 180) for degrees in (rotation_degrees, shear_degrees))
-    zero, one = tf.zeros_like(theta), tf.ones_like(theta)
+    theta, phi = rotation_degrees * (math.pi / 180), shear_degrees * (math.pi / 180)
     centre = (image_size_px - 1) / 2
-
-    def matrix(*rows: tuple[tf.Tensor, ...]) -> tf.Tensor:
-        return tf.stack([tf.stack(row, axis=-1) for row in (*rows, (zero, zero, one))], axis=-2)
-
-    sign_x, sign_y = (1 - 2 * tf.cast(flip, tf.float32) for flip in (flip_x, flip_y))
-    product = matrix((one, zero, one * centre), (zero, one, one * centre))
-    for factor in (
-        matrix((tf.cos(theta), -tf.sin(theta), zero), (tf.sin(theta), tf.cos(theta), zero)),
-        matrix((one, zero, shift_x_px), (zero, one, shift_y_px)),
-        matrix((one, -tf.sin(phi), zero), (zero, tf.cos(phi), zero)),
-        matrix((zoom_x, zero, zero), (zero, zoom_y, zero)),
-        matrix((one, zero, -one * centre), (zero, one, -one * centre)),
-        matrix((sign_x, zero, (1 - sign_x) * centre), (zero, sign_y, (1 - sign_y) * centre)),
-    ):
-        product = tf.matmul(product, factor)
-    return tf.reshape(product, [-1, 9])[:, :8]
+    cos, sin = tf.cos(theta), tf.sin(theta)
+    scale_x, scale_y = tf.where(flip_x, -zoom_x, zoom_x), tf.where(flip_y, -zoom_y, zoom_y)
+    # The product of the matrices; a shear by phi after the rotation turns the second axis by as much.
+    a0, a1 = cos * scale_x, -tf.sin(theta + phi) * scale_y
+    b0, b1 = sin * scale_x, tf.cos(theta + phi) * scale_y
+    a2 = cos * shift_x_px - sin * shift_y_px + (1 - a0 - a1) * centre
+    b2 = sin * shift_x_px + cos * shift_y_px + (1 - b0 - b1) * centre
+    zero = tf.zeros_like(theta)
+    return tf.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=-1)
 
 
-def _hue_rotations(degrees: tf.Tensor) -> tf.Tensor:
-    """Rotations of RGB about the grey axis (Rodrigues' formula): float32 [n] -> [n, 3, 3]."""
-    angle = degrees[:, None, None] * (math.pi / 180)
-    cross = 1 / math.sqrt(3) * tf.constant([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
-    return tf.cos(angle) * tf.eye(3) + tf.sin(angle) * cross + (1 - tf.cos(angle)) / 3 * tf.ones([3, 3])
+def _hue_and_gain(degrees: tf.Tensor, gains: list[tf.Tensor]) -> tf.Tensor:
+    """A rotation of RGB about the grey axis (Rodrigues' formula), behind gains: float32 [n, 9], row by row."""
+    angle = degrees * (math.pi / 180)
+    rest = (1 - tf.cos(angle)) / 3
+    diagonal, turned = rest + tf.cos(angle), tf.sin(angle) / math.sqrt(3)
+    rows = [[diagonal, rest - turned, rest + turned]]
+    rows += [rows[0][-i:] + rows[0][:-i] for i in (1, 2)]  # each is the one above, moved on by a channel
+    return tf.stack([entry * gain for row in rows for entry, gain in zip(row, gains, strict=True)], axis=-1)

@@ -16,6 +16,7 @@ from pipeline.records import layout
 from pipeline.terminal import printable
 from trainers import run_dir
 from trainers.data import DataSet
+from trainers.evaluation import disputed_labels
 from trainers.evaluation.metrics import label_issues
 from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.predictions import ModelPredictions, predict_runs
@@ -63,7 +64,7 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
     models = [predict_runs(item, data_set, options.batch_size, options.test_time_flips) for item in grouped]
     sums = {model.name: metrics_json.sum_by_patient(model) for model in models}
     entries = {model.name: metrics_json.build_entry(model, sums[model.name], options) for model in models}
-    report_warnings = warnings.find(models, data_set.config)
+    report_warnings = warnings.find(models, data_set.config, data_set.manifest)
     issues = _label_issues(models)
     contents = {
         "models": entries,
@@ -71,6 +72,9 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
         "warnings": [warning._asdict() for warning in report_warnings],
         "suspected_label_errors": len(issues),
     }
+    if disputed := options.disputed_labels:
+        found = disputed_labels.count_found(disputed, issues, models[0].predictions.filenames)
+        contents["disputed_labels"] = {"sha256": disputed.sha256, "num_cells": len(disputed.labels), "found": found}
     try:
         for killed in destination.glob(f"{_PARTIAL}*"):  # nobody else is at work here
             shutil.rmtree(killed)
@@ -84,7 +88,8 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
             _move_files(folder, destination)
     except OSError as error:
         raise InputError(f"--output_dir={destination} cannot be written: {error}; give another") from error
-    lines = [f"{warning.severity}: {warning.text}" for warning in report_warnings]
+    lines = disputed_labels.as_lines(contents)
+    lines += [f"{warning.severity}: {warning.text}" for warning in report_warnings]
     lines += [f"caution: {text}" for text in failures.values()]
     paths = [destination / name for name in (METRICS, writer.REPORT) if name not in failures]
     return "\n".join([metrics_json.as_table(entries), *map(printable, [*lines, *paths])])

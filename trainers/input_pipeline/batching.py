@@ -29,10 +29,13 @@ _DEVICE_FRACTION_OF_GPU = 0.25
 _PARALLEL_BATCHES = 2  # enough to hide a gather of a few hundred µs
 _CELLS_PER_CHECK = 256
 _PREFETCHED_BATCHES = 4
+_PREFETCHED_CALLS = 2
+_STEPS_AT_A_TIME = 32
+_ONE_THREAD_BATCH = 128  # up to this size, waking a second thread takes longer than it saves
 
-_Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+_Gather = Callable[[tf.Tensor], tf.Tensor]
 Finish = Callable[..., tuple[Any, ...]]
-"""(step, images or row numbers, labels) -> what `fit` gets; behind them the number of steps if there are several."""
+"""(step, images or row numbers, labels) -> what `fit` gets; the first step, if there are several along a first axis."""
 
 
 def choose_mode(mode: str, split: Split, bytes_on_device: int = 0, gpu_bytes: int | None = None) -> str:
@@ -95,8 +98,8 @@ def open_training(
 ) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """Opens a split once, for any `ShuffleOrder.starts` -> what `training_batches` gives, after `finish`."""
     if mode != "streaming":
-        gather = (_resident_gather if mode == "resident" else _mapped_gather)(split)
-        return lambda starts: gathered_batches(gather, order, starts, finish)
+        gather, labels = (_resident_gather if mode == "resident" else _mapped_gather)(split)
+        return lambda starts: gathered_batches(gather, labels, order, starts, finish)
 
     def open_streaming(starts: tf.data.Dataset) -> tf.data.Dataset:
         batches = tf.data.Dataset.zip(starts.flat_map(order.steps), streaming.shuffled(split, order, starts))
@@ -106,40 +109,73 @@ def open_training(
 
 
 def gathered_batches(
-    gather: _Gather, order: ShuffleOrder, starts: tf.data.Dataset, finish: Finish = lambda _, *batch: batch
+    gather: _Gather,
+    labels: np.ndarray,
+    order: ShuffleOrder,
+    starts: tf.data.Dataset,
+    finish: Finish = lambda _, *batch: batch,
 ) -> tf.data.Dataset:
     """Shuffled batches by random access.
 
     Args:
-      gather: int64 [n] indices into the split -> a batch.
+      gather: row numbers int32 [n] -> what lies there, such as images.
+      labels: int64 [cells].
       order, starts, finish: see `open_training`.
     """
-    batches = starts.flat_map(order.steps).map(
-        lambda step: finish(step, *gather(order.indices(step))),
-        num_parallel_calls=_PARALLEL_BATCHES,
-        deterministic=True,
-    )
-    return with_options(batches.prefetch(_PREFETCHED_BATCHES))
+
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and that takes longer than all else
+    def fill(inputs: Any, *others: tf.Tensor) -> tuple[Any, ...]:
+        filled = {**inputs, "image": gather(inputs["image"])} if isinstance(inputs, dict) else gather(inputs)
+        return filled, *others
+
+    rows = training_rows(labels, order, starts, finish)
+    batches = rows.map(fill, num_parallel_calls=_PARALLEL_BATCHES, deterministic=True).prefetch(_PREFETCHED_BATCHES)
+    return with_options(batches, has_one_thread=order.batch_size <= _ONE_THREAD_BATCH)
 
 
-def _resident_gather(split: Split) -> _Gather:
+def training_rows(
+    labels: np.ndarray, order: ShuffleOrder, starts: tf.data.Dataset, finish: Finish, steps_per_call: int | None = None
+) -> tf.data.Dataset:
+    """What `open_training` gives, with row numbers int32 [n] for images.
+
+    With `steps_per_call` the batches of so many steps at once, along a first axis, see `ShuffleOrder.calls`: a few
+    operations for all of them take hardly longer than for one. So several are computed at once without it, too: always
+    the same ones, whatever the first step is, since how augmentation is rounded may depend on their number.
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def call(step: tf.Tensor, num_steps: tf.Tensor) -> tuple[Any, ...]:
+        rows = order.indices(step, num_steps)
+        return finish(step, tf.cast(rows, tf.int32), tf.gather(on_host, rows))
+
+    @tf.autograph.experimental.do_not_convert
+    def one_epoch(start: tf.Tensor) -> tf.data.Dataset:
+        num_skipped = start % order.steps_per_epoch % _STEPS_AT_A_TIME
+        calls = order.calls(start - num_skipped, _STEPS_AT_A_TIME).map(call).prefetch(1)
+        return calls.unbatch().skip(num_skipped)
+
+    with tf.device("cpu"):
+        on_host = tf.constant(labels)
+    if steps_per_call is None:
+        return with_options(starts.flat_map(one_epoch))
+    calls = starts.flat_map(lambda start: order.calls(start, steps_per_call)).map(call)
+    return with_options(calls.prefetch(_PREFETCHED_CALLS))
+
+
+def _resident_gather(split: Split) -> tuple[_Gather, np.ndarray]:
     cells = resident.load(split)
     images = tf.experimental.dlpack.from_dlpack(cells.images.__dlpack__())  # tf.constant would copy all of it
-    with tf.device("cpu"):  # beside the model, the split would not fit on every device
-        labels = tf.constant(cells.labels)
-    return lambda indices: (tf.gather(images, indices), tf.gather(labels, indices))
+    return lambda rows: tf.gather(images, rows), cells.labels
 
 
-def _mapped_gather(split: Split) -> _Gather:
+def _mapped_gather(split: Split) -> tuple[_Gather, np.ndarray]:
     cells = MappedCells(split)
 
-    def gather(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = tf.numpy_function(cells.gather, [indices], (tf.uint8, tf.int64))
-        images.set_shape([None, split.image_size_px, split.image_size_px, 3])
-        labels.set_shape([None])
-        return images, labels
+    def gather(rows: tf.Tensor) -> tf.Tensor:
+        images = tf.numpy_function(cells.gather, [rows], tf.uint8)
+        return tf.ensure_shape(images, [None, split.image_size_px, split.image_size_px, 3])
 
-    return gather
+    return gather, cells.labels
 
 
 def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
@@ -153,14 +189,15 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
     return with_options(batches.apply(tf.data.experimental.assert_cardinality(num_batches)))
 
 
-def with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
+def with_options(batches: tf.data.Dataset, has_one_thread: bool = False) -> tf.data.Dataset:
     """The same batches under the options of all input here."""
     options = tf.data.Options()
     # Parallelism and buffers are fixed above: autotuning would find no more, its thread costs, and closing an iterator
     # can wait for that thread.
     options.autotune.enabled = False
     options.deterministic = True  # a run must be repeatable
-    # No private threads: a pool of its own was no faster than the shared one, within the noise.
+    if has_one_thread:  # larger private pools were no faster than the shared one
+        options.threading.private_threadpool_size = 1
     # No second copy of the data: resident holds the cells itself, the others rely on the page cache.
     options.experimental_optimization.apply_default_optimizations = False
     return batches.with_options(options)

@@ -7,11 +7,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from pipeline.errors import InputError
 from trainers.input_pipeline import batching
-from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.tf_import import JAX
-
-_PREFETCHED_CALLS = 2
 
 
 class CellsOnDevice(keras.layers.Layer):
@@ -49,9 +47,19 @@ def on_device(model: keras.Model, images: np.ndarray) -> keras.Model:
     Args:
       model: of one input, or of several by name, among them "image".
       images: uint8 RGB [cells, size, size, 3], which the device's memory gets a copy of.
+
+    Raises:
+      InputError: if the copy does not fit.
     """
     row = keras.Input((), dtype="int32", name="image")
-    image = CellsOnDevice(images)(row)
+    try:
+        cells = CellsOnDevice(images)
+    except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError is JAX's
+        raise InputError(
+            f"--input=device could not copy {images.nbytes / 1e9:.2f} GB of images to the device "
+            f"({str(error).partition(chr(10))[0]:.120}); give --input=resident or --input=mapped"
+        ) from error
+    image = cells(row)
     if not isinstance(model.input, dict):
         return keras.Model(row, model(image), name=f"{model.name}_on_device")
     others = {
@@ -60,26 +68,6 @@ def on_device(model: keras.Model, images: np.ndarray) -> keras.Model:
         if name != "image"
     }
     return keras.Model({"image": row, **others}, model({"image": image, **others}), name=f"{model.name}_on_device")
-
-
-def training_rows(
-    labels: np.ndarray, order: ShuffleOrder, starts: tf.data.Dataset, finish: Any, steps_per_call: int | None
-) -> tf.data.Dataset:
-    """What `batching.open_training` gives, with row numbers for images.
-
-    With `steps_per_call` the batches of so many steps at once, along a first axis, see `ShuffleOrder.calls`: a few
-    operations for all of them take hardly longer than for one.
-    """
-
-    def call(step: tf.Tensor, *num_steps: tf.Tensor) -> tuple[Any, ...]:
-        rows = order.indices(step, *num_steps)
-        return finish(step, tf.cast(rows, tf.int32), tf.gather(on_host, rows), *num_steps)
-
-    with tf.device("cpu"):
-        on_host = tf.constant(labels)
-
-    calls = starts.flat_map(order.steps if steps_per_call is None else lambda start: order.calls(start, steps_per_call))
-    return batching.with_options(calls.map(call).prefetch(_PREFETCHED_CALLS))
 
 
 def evaluation_rows(labels: np.ndarray, batch_size: int) -> tf.data.Dataset:

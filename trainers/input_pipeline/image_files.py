@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.cells import IMAGE_SUFFIXES
 from pipeline.source import decode
-from pipeline.source.image_file import UnreadableImage, read_image_file
+from pipeline.source.files import UnreadableImage, read_image_file
 
 Files = Iterator[tuple[str, str]]
 """Path of each file, and why it is rejected, "" if it is not."""

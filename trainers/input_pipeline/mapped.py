@@ -18,8 +18,6 @@ from pipeline.records.manifest import corrupt_shard
 from pipeline.storage import is_remote
 from trainers.data import Split
 
-_ALIGNMENT = 64  # TensorFlow takes arrays that are aligned like this without a copy
-
 
 def is_mappable(split: Split) -> bool:
     """Whether all shards of a split lie on a local disk and have an index."""
@@ -45,6 +43,8 @@ class MappedCells:
             if len(index) < skip + take:
                 raise corrupt_shard(file, f"has {len(index)} records, expected {skip + take}")
             rows.append(index[skip : skip + take])
+            if not split.is_png and (rows[-1][:, 2] != split.image_size_px**2 * 3).any():
+                raise corrupt_shard(file, f"its index does not fit images of {split.image_size_px} px")
             with Path(file).open("rb") as opened:
                 mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             mapped.madvise(mmap.MADV_RANDOM)
@@ -52,63 +52,57 @@ class MappedCells:
         self._rows = np.concatenate(rows)
         self._part = np.repeat(np.arange(len(split.files)), split.takes)
         self._is_verified = np.zeros(split.num_cells, bool)
+        # All maps are one array of overlapping windows, since an image may begin at any byte: NumPy gathers from it in
+        # one call, without the interpreter lock. What lies between the maps is in no window that is read.
+        addresses = np.array([view.ctypes.data for view in self._views])
+        self._starts = (addresses - addresses.min())[self._part] + self._rows[:, 1]
+        shape = (int(self._starts.max()) + 1, split.image_size_px**2 * 3)
+        lowest = self._views[addresses.argmin()]
+        self._windows = np.lib.stride_tricks.as_strided(lowest, shape, (1, 1), writeable=False)
 
     @property
     def labels(self) -> np.ndarray:
         """int64 [cells]."""
         return self._rows[:, INDEX_COLUMNS.index("label")]
 
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Copies some cells.
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """Copies the images of some cells.
 
         Args:
-          indices: int64 [n].
+          indices: integers [n].
 
         Returns:
-          uint8 RGB [n, size, size, 3] and int64 [n].
-
-        Raises:
-          InputError: if a record is corrupt.
-        """
-        size = self._split.image_size_px
-        images = _aligned_empty((len(indices), size, size, 3))
-        self.copy(indices, images)
-        return images, self.labels[indices]
-
-    def copy(self, indices: np.ndarray, images: np.ndarray) -> None:
-        """Copies the images of some cells into uint8 RGB [n, size, size, 3].
+          uint8 RGB [n, size, size, 3].
 
         Raises:
           InputError: if a record is corrupt.
         """
         self._verify(indices)
-        columns = self._rows[indices, 1:3].tolist()
-        parts = self._part[indices].tolist()
-        flat = images.reshape(len(indices), -1)
-        for i, (part, (start, num_bytes)) in enumerate(zip(parts, columns, strict=True)):
-            stored = self._views[part][start : start + num_bytes]
+        shape = (len(indices), self._split.image_size_px, self._split.image_size_px, 3)
+        if not self._split.is_png:
+            return self._windows[self._starts[indices]].reshape(shape)
+        images = np.empty(shape, np.uint8)
+        places = zip(self._part[indices].tolist(), self._rows[indices, 1:3].tolist(), strict=True)
+        for i, (part, (start, num_bytes)) in enumerate(places):
             try:
-                flat[i] = image.decode_png(stored).reshape(-1) if self._split.is_png else stored
+                stored = self._views[part][start : start + num_bytes]
+                images[i] = image.decode_png(stored).reshape(shape[1:])
             except ValueError as error:
                 raise self._corrupt(int(indices[i]), error) from error
+        return images
 
     def _verify(self, indices: np.ndarray) -> None:
         """Checks the checksums of the records that were not read before."""
-        for i in indices[~self._is_verified[indices]].tolist():
+        unread = indices[~self._is_verified[indices]]
+        places = zip(self._part[unread].tolist(), self._rows[unread, 0].tolist(), strict=True)
+        for i, (part, start) in enumerate(places):
             try:
-                tfrecord.read_at(self._views[self._part[i]], int(self._rows[i, 0]))  # a view: nothing is copied
+                tfrecord.read_at(self._views[part], start)  # a view: nothing is copied
             except tfrecord.CorruptRecord as error:
-                raise self._corrupt(i, error) from error
-            self._is_verified[i] = True
+                raise self._corrupt(int(unread[i]), error) from error
+        self._is_verified[unread] = True
 
     def _corrupt(self, i: int, error: Exception) -> InputError:
         part = self._part[i]
         number = self._split.skips[part] + i - int(np.argmax(self._part == part))
         return corrupt_shard(self._split.files[part], f"record {number} is corrupt ({error})")
-
-
-def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
-    num_bytes = int(np.prod(shape))
-    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    first = -memory.ctypes.data % _ALIGNMENT
-    return memory[first : first + num_bytes].reshape(shape)

@@ -20,7 +20,7 @@ from pipeline.records.manifest import corrupt_shard
 from trainers.data import Split
 from trainers.input_pipeline.mapped import MappedCells, is_mappable
 
-_CELLS_PER_TASK = 256
+_CELLS_PER_TASK = 64
 
 
 class Cells(NamedTuple):
@@ -54,7 +54,7 @@ def load(split: Split) -> Cells:
         cells.labels[:] = source.labels
 
         def copy(indices: np.ndarray) -> int:
-            source.copy(indices, cells.images[indices[0] : indices[-1] + 1])
+            cells.images[indices[0] : indices[-1] + 1] = source.gather(indices)
             return len(indices)
 
         tasks = np.array_split(np.arange(split.num_cells), -(-split.num_cells // _CELLS_PER_TASK))

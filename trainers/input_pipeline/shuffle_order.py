@@ -21,7 +21,7 @@ class ShuffleOrder(NamedTuple):
       shard_index, shard_count: which contiguous slice of each global batch this host takes.
       is_padded: whether an epoch's smaller last batch is filled up, by its last cell with weight 0, so that each host
         has as many cells of it as of others.
-      only_full: whether `steps` leaves an epoch's smaller last batch out; its steps count on as if it had not.
+      only_full: whether `steps` and `calls` leave an epoch's smaller last batch out; steps count on as if they had not.
     """
 
     num_cells: int
@@ -71,10 +71,11 @@ class ShuffleOrder(NamedTuple):
         end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
         full = end - bool(self.num_cells % self.batch_size)
         several = tf.data.Dataset.range(start, full, steps_per_call)
+        several = several.map(lambda step: (step, tf.minimum(full - step, steps_per_call)))
+        if self.only_full:
+            return several
         last = tf.data.Dataset.range(tf.maximum(start, full), end)
-        return several.map(lambda step: (step, tf.minimum(full - step, steps_per_call))).concatenate(
-            last.map(lambda step: (step, tf.constant(1, tf.int64)))
-        )
+        return several.concatenate(last.map(lambda step: (step, tf.constant(1, tf.int64))))
 
     def indices(self, step: tf.Tensor, num_steps: tf.Tensor | None = None) -> tf.Tensor:
         """The cells of this host's batch at a step, or at several.

@@ -110,24 +110,24 @@ def digest(backbone: keras.Model) -> str:
 
 
 def training_batches(
-    features: Features, order: ShuffleOrder, starts: tf.data.Dataset, finish: batching.Finish = lambda _, *batch: batch
+    features: Features,
+    order: ShuffleOrder,
+    starts: tf.data.Dataset,
+    finish: batching.Finish = lambda _, *batch: batch[:2],
 ) -> tf.data.Dataset:
     """Batches as of `evaluation_batches`, in the order of `batching.training_batches`."""
-    return batching.gathered_batches(lambda indices: _gather(features, indices), order, starts, finish)
+    return batching.gathered_batches(lambda rows: _gather(features, rows), features.labels, order, starts, finish)
 
 
 def evaluation_batches(features: Features, batch_size: int) -> tf.data.Dataset:
     """Every cell once, in the order of the records: batches of (float16 [n, num_features], int64 [n])."""
-    indices = tf.data.Dataset.range(len(features.labels)).batch(batch_size)
-    return batching.with_options(indices.map(lambda indices: _gather(features, indices)).prefetch(2))
+    rows = tf.data.Dataset.from_tensor_slices((np.arange(len(features.labels)), features.labels)).batch(batch_size)
+    return batching.with_options(rows.map(lambda rows, labels: (_gather(features, rows), labels)).prefetch(2))
 
 
-def _gather(features: Features, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    def copy(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return features.values[indices], features.labels[indices]
-
-    values, labels = tf.numpy_function(copy, [indices], (tf.float16, tf.int64))
-    return tf.ensure_shape(values, [None, features.values.shape[1]]), tf.ensure_shape(labels, [None])
+def _gather(features: Features, rows: tf.Tensor) -> tf.Tensor:
+    values = tf.numpy_function(lambda rows: features.values[rows], [rows], tf.float16)
+    return tf.ensure_shape(values, [None, features.values.shape[1]])
 
 
 def _row(backbone: keras.Model) -> np.dtype:

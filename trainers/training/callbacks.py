@@ -2,14 +2,12 @@
 weights. Of an epoch's end: `epoch_end`.
 """
 
-import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -24,24 +22,29 @@ _SECONDS_BETWEEN_READS = 0.5
 _STEPS_BETWEEN_AVERAGES = 8  # averaging at each step would cost as much memory traffic as the optimizer
 
 
-@dataclasses.dataclass
-class TrainStep:
-    """How far a run is.
+class TrainStep(keras.callbacks.Callback):
+    """How far a run is: Keras's number of the batch counts a short call as a full one.
 
     Attributes:
       epoch: the current epoch, from 0.
       step_in_epoch: steps of it that are done.
-      steps_per_epoch: trained steps per epoch.
     """
 
-    epoch: int
-    step_in_epoch: int
-    steps_per_epoch: int
+    def __init__(self, setup: TrainSetup) -> None:
+        super().__init__()
+        self._setup = setup
+        self.epoch = self.step_in_epoch = 0
 
     @property
     def step(self) -> int:
         """Steps over all epochs."""
-        return self.epoch * self.steps_per_epoch + self.step_in_epoch
+        return self.epoch * self._setup.steps_per_epoch + self.step_in_epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self.step_in_epoch = self._setup.after_call(self.step_in_epoch)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.epoch, self.step_in_epoch = epoch + 1, 0
 
 
 class CallbackList(keras.callbacks.CallbackList):
@@ -56,78 +59,23 @@ class CallbackList(keras.callbacks.CallbackList):
                 callback.on_train_batch_end(batch, logs)
 
 
-class StepCounter(keras.callbacks.Callback):
-    """Keeps a `TrainStep` up to date; Keras's number of the batch counts a short call as a full one."""
-
-    def __init__(self, setup: TrainSetup, step: TrainStep) -> None:
-        super().__init__()
-        self._setup, self._step = setup, step
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._step.step_in_epoch = self._setup.after_call(self._step.step_in_epoch)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._step.epoch, self._step.step_in_epoch = epoch + 1, 0
-
-
-class RestoreMetrics(keras.callbacks.Callback):
-    """Gives the first epoch the running metrics of the checkpoint, which `fit` resets at its beginning."""
-
-    def __init__(self, variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
-        super().__init__()
-        self._pending = list(zip(variables, values, strict=True))
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        for variable, value in self._pending:
-            variable.assign(value)
-        self._pending = []
-
-
-class LossReader(keras.callbacks.Callback):
-    """Reads the epoch's running loss from the device: twice a second, at the epoch's end and before a checkpoint.
-
-    Each reading waits for the device. A loss that is NaN or infinite, which a mean keeps, ends the run.
-    """
-
-    def __init__(self, step: TrainStep, run_folder: str) -> None:
-        super().__init__()
-        self._step, self._run_folder = step, run_folder
-        self._read_at = -math.inf
-        self.loss = math.nan  # as it was read last
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, keras.KerasTensor]) -> None:
-        self._newest = logs["loss"]
-        if time.monotonic() - self._read_at >= _SECONDS_BETWEEN_READS:
-            self.read()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        self.read()
-
-    def read(self) -> None:
-        """Reads the newest loss; raises InputError if it is NaN or infinite."""
-        self.loss = float(ops.convert_to_numpy(self._newest))
-        self._read_at = time.monotonic()
-        if not math.isfinite(self.loss):
-            raise InputError(
-                f"the loss was NaN or infinite at or before step {self._step.step}; the last good checkpoint stays in "
-                f"{self._run_folder}/{run_dir.CHECKPOINT}; give a lower --learning_rate or another --precision, and "
-                "another --run_dir"
-            )
-
-
 class Progress(keras.callbacks.Callback):
     """Shows each epoch as a bar, and logs its `learning_rate`, `seconds`, `images_per_second` and `waiting_share`.
 
     The rate is that of training alone, from the first step to the last, without validation. After the first epoch it
     prints whether training waits for its input.
+
+    The epoch's running loss is read from the device twice a second, at the epoch's end and before a checkpoint: each
+    reading waits for the device. A loss that is NaN or infinite, which a mean keeps, ends the run.
     """
 
-    def __init__(self, setup: TrainSetup, step: TrainStep, loss: LossReader, stall: input_stall.InputStall) -> None:
+    def __init__(self, setup: TrainSetup, step: TrainStep, stall: input_stall.InputStall) -> None:
         super().__init__()
-        self._setup, self._step, self._loss, self._stall = setup, step, loss, stall
+        self._setup, self._step, self._stall = setup, step, stall
         self._has_reported_input = False
         self.seconds_before = 0.0
         self._seconds = 0.0
+        self._read_at = -math.inf
 
     @property
     def seconds(self) -> float:
@@ -137,23 +85,35 @@ class Progress(keras.callbacks.Callback):
     def _num_seen(self) -> int:
         return min(self._step.step_in_epoch * self._setup.options.batch_size, self._setup.num_cells)
 
+    def read_loss(self) -> None:
+        """Reads the newest loss; raises InputError if it is NaN or infinite."""
+        loss = float(ops.convert_to_numpy(self._newest_loss))
+        self._read_at = time.monotonic()
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss was NaN or infinite at or before step {self._step.step}; the last good checkpoint stays in "
+                f"{self._setup.directory}/{run_dir.CHECKPOINT}; give a lower --learning_rate or another --precision, "
+                "and another --run_dir"
+            )
+        self._bar.set_postfix({"loss": f"{loss:.4f}"}, refresh=False)
+
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._seen_before = self._seen = self._num_seen()
         description = f"epoch {epoch + 1}/{self._setup.options.epochs}"
         self._bar = progress_bar(self._setup.num_cells, description, "images", initial=self._seen)
         self._stall.reset()
-        self._seconds, self._shown = 0.0, math.nan
-        self._started = time.perf_counter()
+        self._seconds, self._started = 0.0, time.perf_counter()
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, keras.KerasTensor]) -> None:
         seen_before, self._seen = self._seen, self._num_seen()
-        if self._shown != self._loss.loss:
-            self._shown = self._loss.loss
-            self._bar.set_postfix({"loss": f"{self._shown:.4f}"}, refresh=False)
+        self._newest_loss = logs["loss"]
+        if time.monotonic() - self._read_at >= _SECONDS_BETWEEN_READS:
+            self.read_loss()
         self._bar.update(self._seen - seen_before)
         self._seconds = time.perf_counter() - self._started
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        self.read_loss()
         logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         logs["seconds"] = round(self.seconds, 3)
         logs["images_per_second"] = round((self._seen - self._seen_before) / self._seconds, 1)
@@ -183,7 +143,8 @@ class WeightAverage(keras.callbacks.Callback):
             for i, weight in enumerate(self._weights)
         ]
         if keras.backend.backend() == TENSORFLOW:  # one call in the place of several operations per weight
-            self._update = tf.function(self._update)  # type: ignore[method-assign]
+            function = tf.function(self._update).get_concrete_function(tf.TensorSpec((), tf.float32))
+            self._update = function  # type: ignore[method-assign]
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self._num_updates = self._step.step // _STEPS_BETWEEN_AVERAGES
@@ -197,11 +158,11 @@ class WeightAverage(keras.callbacks.Callback):
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
         momentum = min(self._momentum**num_steps, (1 + num_updates) / (10 + num_updates))
-        self._update(ops.convert_to_tensor(momentum, "float32"), ops.convert_to_tensor(1 - momentum, "float32"))
+        self._update(ops.convert_to_tensor(momentum, "float32"))
 
-    def _update(self, momentum: keras.KerasTensor, rest: keras.KerasTensor) -> None:
+    def _update(self, momentum: keras.KerasTensor) -> None:
         for average, weight in zip(self.averages, self._weights, strict=True):
-            average.assign(momentum * average + rest * ops.cast(weight, average.dtype))
+            average.assign(momentum * average + (1 - momentum) * ops.cast(weight, average.dtype))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

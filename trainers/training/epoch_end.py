@@ -65,6 +65,8 @@ class ResumablePlateau(keras.callbacks.ReduceLROnPlateau):
 class Checkpointer(keras.callbacks.Callback):
     """After every epoch writes the history, then a checkpoint; within epochs, checkpoints at times or when asked to.
 
+    It also stops early where the validation loss has stood still.
+
     A kill at any moment leaves a run that can continue: each file is complete or not there, and they are written in the
     order best model, history, checkpoint.
     """
@@ -79,14 +81,14 @@ class Checkpointer(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._step, self._history, self._save_checkpoint, self._request = step, history, save, request
-        self._path, self._seconds = setup.directory / run_dir.HISTORY, setup.options.checkpoint_minutes * 60
+        self._setup, self._path = setup, setup.directory / run_dir.HISTORY
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._request.end_call()
-        if self._step.step_in_epoch == self._step.steps_per_epoch:
+        if self._step.step_in_epoch == self._setup.steps_per_epoch:
             return  # the epoch's end will save
-        if self._request or time.monotonic() - self._saved_at >= self._seconds:
+        if self._request or time.monotonic() - self._saved_at >= self._setup.options.checkpoint_minutes * 60:
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -96,24 +98,14 @@ class Checkpointer(keras.callbacks.Callback):
         metrics = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
         print(f"epoch {epoch + 1}: {metrics}, {row['images_per_second']:.0f} images/s", flush=True)
         self._save()
+        # Keras's `EarlyStopping` forgets the epochs of earlier processes.
+        self.model.stop_training = has_stood_still(self._history, self._setup.options.early_stopping_patience)
 
     def _save(self) -> None:
         self._save_checkpoint()
         self._saved_at = time.monotonic()
         if self._request:
             raise Stopped
-
-
-class EarlyStopping(keras.callbacks.Callback):
-    """Stops when the validation loss has stood still; Keras's own forgets the epochs of earlier processes."""
-
-    def __init__(self, history: Sequence[HistoryRow], patience: int) -> None:
-        super().__init__()
-        self._history, self._patience = history, patience
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if has_stood_still(self._history, self._patience):
-            self.model.stop_training = True
 
 
 def has_stood_still(history: Sequence[HistoryRow], patience: int) -> bool:

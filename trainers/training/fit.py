@@ -10,16 +10,12 @@ from trainers.run_dir import HistoryRow
 from trainers.training import checkpoint, optimizer
 from trainers.training.callbacks import (
     CallbackList,
-    LossReader,
     Progress,
-    RestoreMetrics,
-    StepCounter,
     TrainStep,
     WeightAverage,
 )
 from trainers.training.epoch_end import (
     Checkpointer,
-    EarlyStopping,
     ResumablePlateau,
     ValidateAndSaveBest,
     has_stood_still,
@@ -45,11 +41,11 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
       epoch_end.Stopped: if the process was told to end; a checkpoint has been written.
     """
     options, model = setup.options, setup.training_model
-    step = TrainStep(0, 0, setup.steps_per_epoch)
+    step = TrainStep(setup)
     folder = setup.directory / run_dir.CHECKPOINT
     if resume_from:
         step.epoch, step.step_in_epoch = resume_from.epoch, resume_from.step_in_epoch
-        if step.epoch + bool(step.step_in_epoch) > options.epochs or step.step_in_epoch >= step.steps_per_epoch:
+        if step.epoch + bool(step.step_in_epoch) > options.epochs or step.step_in_epoch >= setup.steps_per_epoch:
             raise checkpoint.damaged(folder, f"it is of step {step.step_in_epoch} in epoch {step.epoch + 1}")
     with setup.hardware.scope():
         running_metrics = _compile(setup)
@@ -67,20 +63,23 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
     variables = checkpoint.named([*distinct.values()])
     history: list[HistoryRow] = []
     stall = InputStall()
-    loss_reader = LossReader(step, options.run_dir)
-    progress = Progress(setup, step, loss_reader, stall)
+    progress = Progress(setup, step, stall)
     if resume_from:
         checkpoint.restore(variables, resume_from.arrays, folder)
         history, progress.seconds_before = list(resume_from.history), resume_from.seconds
         if _is_trained(step, history, options):
             print("all epochs are trained already")
         else:
-            print(f"continuing in epoch {step.epoch + 1} after step {step.step_in_epoch} of {step.steps_per_epoch}")
-    # A checkpoint between epochs still has the metrics of the epoch before, and Keras resets only what it has used.
-    metric_values = [ops.convert_to_numpy(variable) * bool(step.step_in_epoch) for variable in running_metrics]
+            print(f"continuing in epoch {step.epoch + 1} after step {step.step_in_epoch} of {setup.steps_per_epoch}")
+    metric_values = [ops.convert_to_numpy(variable) for variable in running_metrics]
+
+    def restore_metrics(epoch: int, logs: dict[str, float] | None) -> None:
+        """Gives an epoch that continues the running metrics of the checkpoint, which `fit` has reset."""
+        for variable, value in zip(running_metrics, metric_values, strict=True):
+            variable.assign(value * bool(step.step_in_epoch))  # Keras resets only what it has used
 
     def save() -> None:
-        loss_reader.read()
+        progress.read_loss()
         setup.check_data()
         if hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
@@ -90,16 +89,14 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
 
     is_plateau = options.schedule == "plateau"
     callbacks = [  # the order matters: each relies on what the ones before have counted, checked or logged
-        RestoreMetrics(running_metrics, metric_values),
-        StepCounter(setup, step),
-        loss_reader,
+        keras.callbacks.LambdaCallback(on_epoch_begin=restore_metrics),
+        step,
         progress,
         *([average] if average else []),
         ValidateAndSaveBest(setup, average, history),
         *([ResumablePlateau(history, options.learning_rate, **optimizer.PLATEAU)] if is_plateau else []),
         keras.callbacks.TensorBoard(setup.directory / run_dir.TENSORBOARD, histogram_freq=1),
         Checkpointer(setup, step, history, save, request),
-        EarlyStopping(history, options.early_stopping_patience),
     ]
     while not _is_trained(step, history, options):
         # An epoch that was interrupted is finished by a `fit` of its own: Keras's epochs are of one length. Where Keras

@@ -53,7 +53,7 @@ def on_cells(
         training_model = ManySteps(training_model.input, training_model.output, name=training_model.name)
 
     def open_rows(starts: tf.data.Dataset) -> tf.data.Dataset:
-        return device.training_rows(labels, order, starts, finish, steps_per_call)
+        return batching.training_rows(labels, order, starts, finish, steps_per_call)
 
     return training_model, validation_model, validation, open_rows
 
@@ -94,16 +94,17 @@ def _finish(data: TrainingData, options: Options, order: ShuffleOrder) -> batchi
         with tf.device("cpu"):
             weights = tf.constant(class_weights(options.class_weight, np.concatenate(labels)))
 
-    def finish(step: tf.Tensor, cells: tf.Tensor, label: tf.Tensor, *num_steps: tf.Tensor) -> tuple[Any, ...]:
+    def finish(step: tf.Tensor, cells: tf.Tensor, label: tf.Tensor) -> tuple[Any, ...]:
         inputs: Any = cells
         if not options.ranges.is_nothing:
-            first, _ = order.bounds  # the numbers of a cell do not depend on the host
-            num_cells = first + tf.shape(label)[-1]
-            sampled = params.sample(options.ranges, data.train.image_size_px, options.seed, step, num_cells, *num_steps)
-            transform, stain = (values[..., first:, :] for values in sampled)
-            inputs = {"image": cells, "transform": transform, "stain": stain}
+            position = step * options.batch_size
+            size = data.train.image_size_px
+            # Of the whole batches, or they would not follow one another.
+            shape = tf.shape(label) * [*[1] * (label.shape.rank - 1), order.shard_count]
+            numbers = params.sample(options.ranges, size, options.seed, position, shape)
+            inputs = {"image": cells, "augmentation": numbers[..., slice(*order.bounds), :]}
         if order.is_padded:
-            weight = order.weights(step)
+            weight = tf.broadcast_to(order.weights(step), tf.shape(label))
             return inputs, label, weight if weights is None else weight * tf.gather(weights, label)
         return (inputs, label) if weights is None else (inputs, label, tf.gather(weights, label))
 

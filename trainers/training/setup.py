@@ -134,6 +134,7 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     order = order._replace(only_full=bool(num_left_out))
     steps_per_epoch = order.steps_per_epoch - bool(num_left_out)
     steps_per_call = hardware.choose_steps_per_call(options.steps_per_execution, steps_per_epoch)
+    record["input"]["steps_per_execution"] = steps_per_call
     is_stacked = mode == "device" and steps_per_call > 1 and not (used.strategy or used.distribution)
     if is_on_features:
         training_model, validation_model, validation, batches = models_and_batches.on_features(

@@ -1,8 +1,8 @@
-"""Label issues: cells whose label is probably wrong, by confident learning. Pure.
+"""Label issues: cells whose label is probably wrong, with the probability that it is. Pure.
 
-Source: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70, 2021,
-section 3.1: a cell has a label issue if its probability of the other class is at least the mean probability that cells
-with that other label have. About 5 % of these labels are disputed (Fuhad et al., Diagnostics 10:329, 2020).
+How far predictions contradict a label is measured after temperature scaling on these very labels, so that models of any
+confidence are measured alike. Platt scaling (J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999) turns
+it into the probability of being wrong; docs/decisions.md tells how its two constants were fitted.
 """
 
 import csv
@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from pipeline.cells import LABELS
 from pipeline.terminal import csv_text
+from trainers.evaluation.metrics import metrics, thresholds
+
+_SCALE, _SHIFT = 1.2, -1.0  # of the logit of the other class, fitted to disputed labels
+_MIN_PROBABILITY = 2 / 3
 
 
 class LabelIssue(NamedTuple):
@@ -21,30 +26,41 @@ class LabelIssue(NamedTuple):
     filename: str  # path from the class folder on
     patient_id: str
     label: str  # as given
-    probability: float  # of being parasitized
-    label_probability: float  # of the given label; the smaller, the more likely the label is wrong
+    probability: float  # of being parasitized, as predicted
+    label_probability: float  # of the given label, as predicted
+    error_probability: float  # of the label being wrong
 
 
 def find(
     labels: np.ndarray, probabilities: np.ndarray, filenames: np.ndarray, patient_ids: np.ndarray
 ) -> list[LabelIssue]:
-    """Finds label issues, the most likely first.
+    """Finds labels that are wrong with a probability of at least 2/3, the most likely first.
 
     Args:
       labels: int [cells], both classes present.
       probabilities: float [cells] in 0…1, of models that were not trained on these cells.
       filenames, patient_ids: str [cells].
     """
-    by_class = np.stack([1 - probabilities, probabilities], axis=1)
-    means = np.array([by_class[labels == label, label].mean() for label in (0, 1)])
-    of_label, of_other = (by_class[np.arange(len(labels)), classes] for classes in (labels, 1 - labels))
-    issues = np.flatnonzero((of_other >= means[1 - labels]) & (of_other > of_label))
+    wrong = error_probabilities(labels, probabilities)
+    issues = np.flatnonzero(wrong >= _MIN_PROBABILITY)
     return [
         LabelIssue(
-            str(filenames[i]), str(patient_ids[i]), LABELS[labels[i]], float(probabilities[i]), float(of_label[i])
+            str(filenames[i]),
+            str(patient_ids[i]),
+            LABELS[labels[i]],
+            float(probabilities[i]),
+            float(probabilities[i] if labels[i] else 1 - probabilities[i]),
+            float(wrong[i]),
         )
-        for i in issues[np.lexsort((filenames[issues], of_label[issues]))]
+        for i in issues[np.lexsort((filenames[issues], -wrong[issues]))]
     ]
+
+
+def error_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The probability that each label is wrong, float64 [cells] in 0…1; arguments as of `find`."""
+    scaled = thresholds.apply_temperature(probabilities, thresholds.fit_temperature(labels, probabilities))
+    of_other = metrics.clip(np.where(labels == 1, 1 - scaled, scaled))
+    return special.expit(_SCALE * special.logit(of_other) + _SHIFT)
 
 
 def write(issues: list[LabelIssue], path: Path) -> None:
@@ -53,5 +69,4 @@ def write(issues: list[LabelIssue], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(LabelIssue._fields)
         for item in issues:
-            probabilities = (f"{item.probability:.6f}", f"{item.label_probability:.6f}")
-            writer.writerow((csv_text(item.filename), csv_text(item.patient_id), item.label, *probabilities))
+            writer.writerow(map(csv_text, (*item[:3], *(f"{probability:.6f}" for probability in item[3:]))))

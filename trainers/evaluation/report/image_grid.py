@@ -10,9 +10,11 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from pipeline.cells import LABELS
+from pipeline.label_list import LabelList
 from pipeline.plot_style import optional
 from trainers.data import DataSet, Split
 from trainers.evaluation import predictions
+from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.metrics.metrics import THRESHOLD
 from trainers.evaluation.predictions import ModelPredictions, Predictions
 from trainers.evaluation.report import gradcam, plots
@@ -73,6 +75,22 @@ def collect(
         for i, image, overlay in zip(own, images, overlays, strict=True):
             cells[i] = GridCell(str(filenames[i]), LABELS[labels[i]], float(probabilities[i]), image, overlay)
     return [cells[i] for i in indices]
+
+
+def collect_issues(
+    model: ModelPredictions, issues: Sequence[LabelIssue], disputed: LabelList | None, data_set: DataSet
+) -> list[GridCell]:
+    """Reads the images of the first label issues, at most `MAX_CELLS`; the label says which are in a list."""
+    index = {name: i for i, name in enumerate(model.predictions.filenames.tolist())}
+    first = issues[:MAX_CELLS]
+    listed = disputed.labels if disputed else {}
+    return [
+        cell._replace(
+            label=f"{issue.label}, disputed" if issue.filename in listed else issue.label,
+            probability=issue.probability,
+        )
+        for cell, issue in zip(collect(model, [index[issue.filename] for issue in first], data_set), first, strict=True)
+    ]
 
 
 @plots.style

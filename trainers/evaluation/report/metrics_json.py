@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import InputError
+from pipeline.label_list import LabelList
 from pipeline.terminal import printable
 from trainers.evaluation.metrics import bootstrap, metrics, patients
 from trainers.evaluation.metrics.bootstrap import Sums
@@ -42,6 +44,28 @@ def build_entry(model: ModelPredictions, by_patient: Sums, options: Options) -> 
         "folds": _folds(model),
         "leak": model.leak,
         "test_time_flips": model.test_time_flips,
+        **({"undisputed": _undisputed(model, options, disputed)} if (disputed := options.disputed_labels) else {}),
+    }
+
+
+def _undisputed(model: ModelPredictions, options: Options, disputed_labels: LabelList) -> dict[str, Any]:
+    """The metrics without the disputed cells, and how many of the errors are disputed."""
+    disputed = np.isin(model.predictions.filenames, list(disputed_labels.labels))
+    labels, probabilities, _, patient_ids = (column[~disputed] for column in model.predictions)
+    if len(np.unique(labels)) < 2:
+        raise InputError(
+            f"{disputed_labels.name} leaves cells of one class only in {model.model_runs.split}; expected "
+            "undisputed cells of both classes: leave the flag out"
+        )
+    is_error = (model.predictions.probabilities >= metrics.THRESHOLD) != (model.predictions.labels == 1)
+    return {
+        "num_cells": len(labels),
+        "num_patients": len(set(patient_ids.tolist()) - {""}),
+        "num_disputed": int(disputed.sum()),
+        "num_errors": int(is_error.sum()),
+        "num_disputed_errors": int((is_error & disputed).sum()),
+        "confusion": metrics.confusion(labels, probabilities),
+        **_estimate([Sums(labels, probabilities, patient_ids)], options),
     }
 
 
@@ -98,15 +122,23 @@ def compare(one: tuple[str, Sums], other: tuple[str, Sums], options: Options) ->
 def as_table(entries: dict[str, dict[str, Any]]) -> str:
     """The entries as a table for a terminal: one line per metric, one column per model, then the means over folds."""
     first = next(iter(entries.values()))
-    width = max(24, *(len(name) + 2 for name in entries))
 
     def line(title: str, texts: Iterable[str]) -> str:
         return f"{title:<18}" + "".join(f"{text:>{width}}" for text in texts)
 
-    lines = [f"{first['split']}: {first['num_cells']:,} cells of {_patients(first['num_patients'])}", line("", entries)]
-    models = entries.values()
-    lines += [line(name, (_with_interval(**entry[name]) for entry in models)) for name in metrics.NAMES]
-    lines += [line(name, (f"{entry['confusion'][name]:,}" for entry in models)) for name in first["confusion"]]
+    columns: dict[str, dict[str, Any]] = {}
+    for model, entry in entries.items():
+        columns |= {model: entry} | ({f"{model}, undisputed": entry["undisputed"]} if "undisputed" in entry else {})
+    width = max(24, *(len(name) + 2 for name in columns))
+    lines = [f"{first['split']}: {first['num_cells']:,} cells of {_patients(first['num_patients'])}", line("", columns)]
+    lines += [line(name, (_with_interval(**item[name]) for item in columns.values())) for name in metrics.NAMES]
+    lines += [line(name, (f"{item['confusion'][name]:,}" for item in columns.values())) for name in first["confusion"]]
+    for model, entry in entries.items():
+        if undisputed := entry.get("undisputed"):
+            lines.append(
+                f"{model}: {undisputed['num_disputed_errors']:,} of {undisputed['num_errors']:,} errors are disputed "
+                f"cells; the split has {undisputed['num_disputed']:,}"
+            )
     for model, entry in entries.items():
         if folds := entry["folds"]:
             lines += ["", f"{model}: mean ± standard deviation over {len(folds['accuracy']['values'])} folds"]

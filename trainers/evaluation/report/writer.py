@@ -76,7 +76,12 @@ def write(
     sections = [_section(folder, model, entries[model.name], data_set, failures) for model in models]
     forest = _save_plot(folder, failures, "metrics", lambda: plots.forest(entries), "The main metrics and intervals")
     roc = _save_plot(folder, failures, "roc", lambda: plots.roc_and_precision_recall(models, entries), "ROC curves")
-    worst_issues = _label_issues(folder, first, issues, data_set, failures)
+    worst_issues: list[image_grid.GridCell] = []
+    with optional(_LABEL_ISSUES, failures):
+        worst_issues = image_grid.collect_issues(first, issues, options.disputed_labels, data_set)
+        if worst_issues:
+            title = "Suspected label errors, most likely first"
+            plots.save(image_grid.plot(worst_issues, title), folder / _LABEL_ISSUES)
     with optional(REPORT, failures):
         page = render(
             "report.html.j2",
@@ -93,6 +98,7 @@ def write(
             roc=roc,
             num_label_issues=len(issues),
             label_issues=worst_issues,
+            disputed_labels=contents.get("disputed_labels"),
             options=options,
             **shared,
         )
@@ -104,7 +110,7 @@ def write(
                 "model_card.md.j2",
                 **section,
                 image_size_px=manifest["settings"]["image_size_px"],
-                warnings=warnings.find([model], data_set.config),
+                warnings=warnings.find([model], data_set.config, manifest),
                 **shared,
             )
             (folder / name).write_text(card, encoding="utf-8")
@@ -148,20 +154,6 @@ def _section(
             for name, (draw, label) in figures.items()
         },
     }
-
-
-def _label_issues(
-    folder: Path, model: ModelPredictions, issues: Sequence[LabelIssue], data_set: DataSet, failures: dict[str, str]
-) -> list[image_grid.GridCell]:
-    index = {name: i for i, name in enumerate(model.predictions.filenames.tolist())}
-    worst = issues[: image_grid.MAX_CELLS]
-    cells: list[image_grid.GridCell] = []
-    with optional(_LABEL_ISSUES, failures):
-        cells = image_grid.collect(model, [index[issue.filename] for issue in worst], data_set)
-        cells = [cell._replace(probability=issue.probability) for cell, issue in zip(cells, worst, strict=True)]
-        if cells:
-            plots.save(image_grid.plot(cells, "Suspected label errors, worst first"), folder / _LABEL_ISSUES)
-    return cells
 
 
 def _save_plot(folder: Path, failures: dict[str, str], name: str, draw: Callable[[], Figure], label: str) -> str:
