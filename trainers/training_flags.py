@@ -199,7 +199,7 @@ def _define_hardware() -> None:
     flags.DEFINE_string("steps_per_execution", "auto", meaning)
     meaning = "Devices that share a batch. none: one; mirrored, auto: all GPUs; hosts: those of several hosts, on JAX."
     _define("distribute", "auto", ("auto", "none", "mirrored", "hosts"), meaning)
-    flags.DEFINE_list("hosts", [], "All hosts, the first with a port, such as node0:7000,node1. Default: Slurm's.")
+    flags.DEFINE_list("hosts", [], "All hosts, the first with a port, such as node0:7000,node1.")
     _define("host_index", 0, (0, None), "Which of --hosts this one is, from 0; the first writes the run's folder.")
 
 

@@ -27,8 +27,6 @@ from trainers.tf_import import JAX
 from trainers.training.signals import PREEMPTED, StopRequest
 from trainers.training_flags import Options
 
-_SLURM = ("SLURM_STEP_NODELIST", "SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID")
-_FIRST_PORT, _NUM_PORTS = 61440, 4096  # JAX's own for Slurm
 _SECONDS_TO_SPEAK = 10.0
 _MAX_CHARACTERS = 2**16  # of what a host says
 _MAX_CHOICE = 64
@@ -50,7 +48,7 @@ class Host(NamedTuple):
 
 
 def find(options: Options, backend: str) -> Host | None:
-    """This host by the flags or by Slurm's variables; None without `--distribute=hosts`.
+    """This host by the flags; None without `--distribute=hosts`.
 
     Raises:
       InputError: if Keras runs on TensorFlow, or the names or the number are missing or wrong.
@@ -60,65 +58,57 @@ def find(options: Options, backend: str) -> Host | None:
     if backend != JAX:
         raise InputError(f"--distribute=hosts needs KERAS_BACKEND={JAX}; this is {backend}: set it, or give another")
     names, number = options.hosts, options.host_index
-    if not names and all(os.environ.get(name) for name in _SLURM):
-        nodes, job, count, task = (os.environ[name] for name in _SLURM)
-        first = re.sub(r"^([^,\[]+)(?:\[(\d+))?.*", r"\1\2", nodes)  # node7 of node[7-9,12]
-        names = [f"{first}:{_FIRST_PORT + int(job) % _NUM_PORTS}", *(f"task {i}" for i in range(1, int(count)))]
-        number = int(task)
     if not (names and re.fullmatch(r".+:\d{1,5}", names[0]) and number < len(names)):
         raise InputError(
             f"--hosts={','.join(names)} --host_index={number} name no host; expected the names of all hosts, the first "
-            "with a port, such as node0:7000,node1, and this one's number from 0; or leave both to srun"
+            "with a port, such as node0:7000,node1, and this one's number from 0"
         )
     return Host(number, names)
 
 
-def meet(host: Host, run_folder: str, wanted: run_dir.Run) -> None:
+def meet(host: Host, run_folder: str, run: run_dir.Run) -> run_dir.Run:
     """Waits until all hosts are there, with the same settings and checkpoint; the first one has begun the run.
 
     Args:
       host: this one.
       run_folder: where it sees the run.
-      wanted: what `run.json` has to say by its flags.
+      run: `run.json` of the first host; of the others, what it has to say by their flags.
+
+    Returns:
+      `run.json` of the first host.
 
     Raises:
       InputError: if a host does not come in time, or differs; on all hosts.
     """
+    newest = max((path.name for path in Path(run_folder, run_dir.CHECKPOINT).glob("step_*.npz")), default="none")
     try:
-        fault = _join(host, run_folder, wanted) if host.number else _gather(host, run_folder)
+        fault, run = (_join if host.number else _gather)(host, newest, run)
     except (OSError, ValueError) as error:
         fault = f"host 0 cannot be reached at {host.names[0]} ({error}): start all hosts at the same time"
     if fault:
         raise InputError(fault)
+    return run
 
 
-def _newest_checkpoint(run_folder: str) -> str:
-    return max((path.name for path in Path(run_folder, run_dir.CHECKPOINT).glob("step_*.npz")), default="none")
-
-
-def _join(host: Host, run_folder: str, wanted: run_dir.Run) -> str:
+def _join(host: Host, newest: str, run: run_dir.Run) -> tuple[str, run_dir.Run]:
     end = time.monotonic() + host.timeout_seconds
     while True:
         try:
-            connection = socket.create_connection(host.address, max(end - time.monotonic(), 0.1))
+            connection = socket.create_connection(host.address, host.timeout_seconds)
             break
         except OSError:
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
     with connection, connection.makefile("rw") as stream:
-        try:
-            differing = run_dir.differences(run_dir.read(run_folder), wanted)
-        except InputError as error:
-            differing = [str(error)]
-        connection.settimeout(host.timeout_seconds + _SECONDS_TO_SPEAK)  # the first one is to name who is missing
-        print(json.dumps([host.number, host.names, _newest_checkpoint(run_folder), differing]), file=stream, flush=True)
-        return str(json.loads(stream.readline(_MAX_CHARACTERS)))
+        connection.settimeout(2 * host.timeout_seconds)  # the first one is to name who is missing
+        print(json.dumps([host.number, host.names, newest, run]), file=stream, flush=True)
+        fault, run = json.loads(stream.readline())
+    return fault, run
 
 
-def _gather(host: Host, run_folder: str) -> str:
+def _gather(host: Host, newest: str, run: run_dir.Run) -> tuple[str, run_dir.Run]:
     end = time.monotonic() + host.timeout_seconds
-    own = [host.names, _newest_checkpoint(run_folder)]
     faults = dict.fromkeys(range(1, len(host.names)), f"does not answer for {host.timeout_seconds:g} seconds")
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("", host.address[1])))
@@ -129,19 +119,19 @@ def _gather(host: Host, run_folder: str) -> str:
                 connection = stack.enter_context(server.accept()[0])
                 connection.settimeout(_SECONDS_TO_SPEAK)
                 stream = stack.enter_context(connection.makefile("rw"))
-                number, names, checkpoint, differing = json.loads(stream.readline(_MAX_CHARACTERS))
-                if number not in faults:
-                    continue
-                if (theirs := [names, checkpoint]) != own:
-                    differing.append(f"its --hosts and checkpoint are {theirs}, wanted {own}")
-                faults[number] = f"differs from host 0: {'; '.join(differing)}" if differing else ""
-                streams[number] = stream
+                number, *theirs, wanted = json.loads(stream.readline(_MAX_CHARACTERS))
+                differing = run_dir.differences(run, wanted)
+                if theirs != [host.names, newest]:
+                    differing.append(f"its --hosts and checkpoint are {theirs}, wanted {[host.names, newest]}")
+                if number in faults:
+                    faults[number] = f"differs from host 0: {'; '.join(differing)}" if differing else ""
+                    streams[number] = stream
         fault = "; ".join(f"host {i} ({host.names[i]}) {text}" for i, text in faults.items() if text)
         fault += "; give all hosts the same flags, data set and --run_dir, at the same time" if fault else ""
         for answered in streams.values():
             with suppress(OSError):
-                print(json.dumps(fault), file=answered, flush=True)
-    return fault
+                print(json.dumps([fault, run]), file=answered, flush=True)
+    return fault, run
 
 
 @contextmanager
@@ -162,7 +152,7 @@ def connected(host: Host, options: Options) -> Iterator[Options]:
                 shutil.copytree(Path(options.run_dir, run_dir.CHECKPOINT), Path(folder, run_dir.CHECKPOINT))
             options = options._replace(run_dir=folder, checkpoint_minutes=math.inf)
         jax.distributed.initialize(
-            ":".join(map(str, host.address)),
+            host.names[0],
             len(host.names),
             host.number,
             cluster_detection_method="deactivate",  # it would take one GPU per process

@@ -50,8 +50,7 @@ def _follow(data: TrainingData, options: Options, wanted: run_dir.Run, host: hos
     path = Path(options.run_dir) / run_dir.RUN
     if path.exists() and run_dir.read(options.run_dir)["status"] == "finished":
         return None
-    hosts.meet(host, options.run_dir, wanted)
-    return _train(data, options, run_dir.read(options.run_dir), host)
+    return _train(data, options, hosts.meet(host, options.run_dir, wanted), host)
 
 
 def _train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts.Host | None) -> int | None:
