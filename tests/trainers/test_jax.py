@@ -178,9 +178,13 @@ def test_jax_without_its_devices_is_one_line(data_dir, tmp_path):
 
 @pytest.fixture(scope="module")
 def flags(data_dir):
-    """Augmented, averaged, checkpointed: JAX takes over the arrays of weights, which callbacks must not keep."""
+    """Augmented, averaged, checkpointed: JAX takes over the arrays of weights, which callbacks must not keep.
+
+    The learning rate is low, since Adam amplifies rounding: at 1e-4 losses differ by up to 1e-3 in 56
+    steps on one device whose first weights are changed by one unit in the last place, and by 4e-4 on four devices.
+    """
     flags = ("--train_split=train[:60]", "--epochs=7", "--batch_size=8", "--flip=both", "--stain_gain=0.1")
-    return (*flags, "--learning_rate=1e-4", "--ema_momentum=0.9", "--checkpoint_minutes=0", f"--data_dir={data_dir}")
+    return (*flags, "--learning_rate=2e-5", "--ema_momentum=0.9", "--checkpoint_minutes=0", f"--data_dir={data_dir}")
 
 
 @pytest.fixture(scope="module")

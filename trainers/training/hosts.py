@@ -1,8 +1,7 @@
 """Several hosts train one model: `--distribute=hosts`, on JAX. Each computes its slice of each batch.
 
-The first host has the run's folder, from which the others read `run.json` and the checkpoint; they write into a folder
-of their own that is removed. JAX aborts a process if a host does not come. So they meet before, at the port that JAX
-then uses.
+The first host has the run's folder, from which the others read the checkpoint; they write into a folder of their own
+that is removed. JAX aborts a process if a host does not come. So they meet before, at the port that JAX then uses.
 """
 
 import atexit
