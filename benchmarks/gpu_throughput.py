@@ -160,16 +160,18 @@ def plot(cases: Sequence[dict[str, Any]], device_name: str, path: Path) -> None:
     """Saves each case's share of its ceiling as a bar."""
     from matplotlib.figure import Figure
 
-    shown = [case for case in cases if case["input"] != CEILING and case["share_of_ceiling"] is not None][::-1]
+    shown = [case for case in cases if case["input"] != CEILING and case["share_of_ceiling"] is not None]
+    shown.sort(key=lambda case: MODELS.index(case["model"]))
     figure = Figure(figsize=(9, 1 + 0.26 * len(shown)))
     axes = figure.add_subplot()
     colours = dict(zip(MODELS, ("tab:blue", "tab:orange", "tab:green"), strict=True))
     shares = [100 * case["share_of_ceiling"] for case in shown]
     bars = axes.barh([case["name"] for case in shown], shares, color=[colours[case["model"]] for case in shown])
     axes.bar_label(bars, [f"{case['images_per_second']['median']:,.0f}/s" for case in shown], padding=3, fontsize=8)
-    axes.axvline(100, color="black", linewidth=0.8)
+    axes.invert_yaxis()  # the first one on top
+    axes.axvline(100, color="lightgrey", zorder=0)
     axes.set_xlim(0, 1.15 * max([100, *shares]))
-    axes.set_xlabel("rate, percent of the ceiling: the same step on a batch that lies on the device")
+    axes.set_xlabel("percent of the rate on a batch that lies on the GPU")
     axes.set_title(f"Training on {device_name}, batch {flags.FLAGS.batch_size}")
     plot_style.save(figure, path)
 

@@ -119,11 +119,7 @@ def test_mistakes_are_one_line(data_dir, synthetic_zip, tmp_path):
 @pytest.mark.parametrize(
     ("backend", "cases", "inputs"),
     [
-        (
-            "tensorflow",
-            r"^basic_cnn, (32 steps per call: (one|device)|1 step per call: (resident|tf\.data))",
-            ["one batch on the GPU", "device", "resident", "tf.data"],
-        ),
+        ("tensorflow", r"^basic_cnn, (1 step per call: tf|32 steps per call, without XLA)", ["tf.data", "device"]),
         ("jax", r"^basic_cnn, 1 step per call: (one|device)", ["one batch on the GPU", "device"]),
     ],
 )
@@ -142,7 +138,7 @@ def test_gpu_throughput_in_miniature(backend, cases, inputs, data_dir, tmp_path)
         assert case["images_per_second"]["median"] > 0
         assert 0 <= case["waiting_share"] <= 1
         assert f"| {case['name']} |" in result.stdout
-    assert content["cases"][0]["share_of_ceiling"] == 1
+    assert [case["share_of_ceiling"] for case in content["cases"]][:1] == [1 if backend == "jax" else None]
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
