@@ -57,23 +57,27 @@ def read(flag: str, path: str, column: str, values: Sequence[str]) -> LabelList:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise fault(line, f"byte {content[error.start]:#04x} is not UTF-8; save the list as UTF-8") from error
-    rows = csv.reader(text.splitlines())
-    header = next(rows, [])
+        line = error.object[: error.start].count(b"\n") + 1  # `object` is `content` without a byte-order mark
+        raise fault(line, f"byte {error.object[error.start]:#04x} is not UTF-8; save the list as UTF-8") from error
+    reader = csv.reader(text.splitlines())
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:  # a field of more than 131,072 characters, such as all that follows an open quote
+        raise fault(reader.line_num, f"{error}; expected a CSV file with matching quotes") from error
+    header = rows[0][1] if rows else []
     if header != ["filename", column]:
         raise fault(1, f"the header is {','.join(header)[:80]!r}; expected 'filename,{column}'")
     labels: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for row in rows:
+    for line, row in rows[1:]:
         if not row:
             continue
         if len(row) != len(header):
-            raise fault(rows.line_num, f"it has {len(row)} columns; expected a file name and a label")
+            raise fault(line, f"it has {len(row)} columns; expected a file name and a label")
         filename, label = row
         if label not in values:
-            raise fault(rows.line_num, f"the label is {label[:40]!r}; expected {', '.join(values)}")
+            raise fault(line, f"the label is {label[:40]!r}; expected {', '.join(values)}")
         if filename in lines:
-            raise fault(rows.line_num, f"{filename!r} is in line {lines[filename]} already; expected each cell once")
-        labels[filename], lines[filename] = label, rows.line_num
+            raise fault(line, f"{filename!r} is in line {lines[filename]} already; expected each cell once")
+        labels[filename], lines[filename] = label, line
     return LabelList(name, hashlib.sha256(content).hexdigest(), labels, lines)

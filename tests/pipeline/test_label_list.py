@@ -82,6 +82,9 @@ def test_corrected_and_excluded_cells(source, tmp_path):
         (b"filename,label\nx,exclude\nx,exclude\n", ["line 3: 'x' is in line 2 already"]),
         (b"filename,label\nx\n", ["line 2: it has 1 columns"]),
         (b"filename,label\nx,exclude\n\xff,exclude\n", ["line 3: byte 0xff is not UTF-8"]),
+        (b"\xef\xbb\xbffilename,label\n\xff,exclude\n", ["line 2: byte 0xff is not UTF-8"]),
+        (b"x" * 140_000, ["line 1: field larger than field limit", "expected a CSV file"]),
+        (b'filename,label\n"x,exclude\n' + b"y,exclude\n" * 20_000, ["field larger than", "matching quotes"]),
         (None, ["cannot be read"]),
     ],
 )
