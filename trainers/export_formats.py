@@ -79,9 +79,11 @@ def export(
     import keras
 
     if keras.backend.backend() != "tensorflow":
+        quantize = "" if calibration is None else " --quantize=int8"
         raise InputError(
             f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}; give the command "
             f"KERAS_BACKEND=tensorflow python -m trainers.export --run_dir={run_folder} --format={','.join(names)}"
+            f"{quantize}"
         )
     folder = Path(run_folder) / FOLDER
     if calibration is not None:

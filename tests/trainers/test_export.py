@@ -188,3 +188,5 @@ def test_other_backends_are_sent_to_tensorflow(monkeypatch, tmp_path):
         InputError, match=r"not on jax; give the command KERAS_BACKEND=tensorflow python -m trainers.export"
     ):
         export_formats.export(tmp_path, None, ["onnx"])
+    with pytest.raises(InputError, match=r"--format=litert --quantize=int8$"):
+        export_formats.export(tmp_path, None, ["litert"], IMAGES)
