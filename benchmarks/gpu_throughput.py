@@ -204,6 +204,17 @@ def main() -> None:
     from trainers.training import hardware
 
     backend, devices = keras.backend.backend(), hardware.gpus()
+    names = [
+        f"{step.name}: {name}"
+        for step, inputs in steps(with_and_without_xla=backend != tf_import.JAX)
+        for name in inputs
+    ]
+    try:
+        has_cases = any(re.search(values.cases, name) for name in names)
+    except re.error as error:
+        raise InputError(f"--cases={values.cases} is no regular expression: {error}") from error
+    if not has_cases:
+        raise InputError(f"--cases={values.cases} matches no case; expected a part of a name such as {names[0]!r}")
     if not devices and not values.allow_cpu:
         raise InputError(
             f"Keras computes on {backend}, which sees no GPU here, and there is nothing else to measure; run this on a "

@@ -146,6 +146,12 @@ def test_gpu_throughput_without_a_gpu(tmp_path):
     assert_one_line_error(run_in_process("benchmarks.gpu_throughput", f"--output={tmp_path / 'x'}"), "sees no GPU here")
 
 
+@pytest.mark.parametrize(("cases", "expected"), [("(", "is no regular expression"), ("resnet", "matches no case")])
+def test_gpu_throughput_with_mistaken_cases(cases, expected, tmp_path):
+    result = run_in_process("benchmarks.gpu_throughput", f"--output={tmp_path / 'x'}", f"--cases={cases}")
+    assert_one_line_error(result, f"--cases={cases} {expected}")
+
+
 def test_the_table_of_results_has_a_row_per_recipe(data_dir, tmp_path):
     metrics = {}
     for name, accuracy in (("basic_cnn_original-1", 0.92), ("basic_cnn-1", 0.96), ("basic_cnn-2", 0.97)):
