@@ -29,17 +29,25 @@ def main() -> None:
     """Writes the list of cells to leave out, makes the data set, prints its patients."""
     _, contents = manifest.read_dataset(_DATA_DIR.value, "by_patient")
     settings, tested = contents["settings"], set(contents["splits"]["test"]["patients"])
+    if "label_overrides" in contents:
+        raise InputError(
+            f"--data_dir={_DATA_DIR.value} was made with --label_overrides, which the folds would not have; give one "
+            "with the labels as published"
+        )
     with open_source(_SOURCE.value) as source:
         regex = compile_patient_regex(settings["patient_regex"])
         listing = list_cells(source, _SOURCE.value, settings["class_folders"], regex)
     if listing.fingerprint != contents["source"]["fingerprint"]:
         raise InputError(f"--data_dir={_DATA_DIR.value} was not made from --source={_SOURCE.value}; give its source")
     excluded = Path(_OUTPUT_DIR.value) / "test_cells.csv"
-    excluded.parent.mkdir(parents=True, exist_ok=True)
-    with excluded.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("filename", "label"))
-        rows.writerows((cell.filename, "exclude") for cell in listing.cells if cell.patient_id in tested)
+    try:
+        excluded.parent.mkdir(parents=True, exist_ok=True)
+        with excluded.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(("filename", "label"))
+            rows.writerows((cell.filename, "exclude") for cell in listing.cells if cell.patient_id in tested)
+    except OSError as error:
+        raise InputError(f"--output_dir={_OUTPUT_DIR.value} cannot be written: {error}; give another") from error
     command = [sys.executable, "-m", "pipeline.preprocess", f"--source={_SOURCE.value}", "--config=folds"]
     command += [f"--data_dir={_OUTPUT_DIR.value}", f"--label_overrides={excluded}"]
     command += [f"--{name}={settings[name]}" for name in ("image_size_px", "split_seed", "patient_regex")]

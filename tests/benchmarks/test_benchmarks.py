@@ -180,3 +180,12 @@ def test_development_folds_hold_no_patient_of_the_test(data_dir, synthetic_zip, 
     patients = {patient for split in folds.values() for patient in split["patients"]}
     assert patients == {*by_patient["train"]["patients"], *by_patient["validation"]["patients"]}
     assert f"fold_0: {', '.join(folds['fold_0']['patients'])}" in result.stdout
+    result = run_in_process("benchmarks.development_folds", *flags[:2], f"--output_dir={synthetic_zip}")
+    assert_one_line_error(result, f"--output_dir={synthetic_zip} cannot be written")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("filename,label\n")
+    corrected = f"--data_dir={tmp_path / 'corrected'}"
+    overrides = (f"--label_overrides={labels}", "--image_size_px=16", "--pipeline_options=--runner=FnApiRunner")
+    assert run_in_process("pipeline.preprocess", flags[0], corrected, *overrides).returncode == 0
+    result = run_in_process("benchmarks.development_folds", flags[0], corrected, flags[2])
+    assert_one_line_error(result, "was made with --label_overrides")
