@@ -154,13 +154,18 @@ def list_cells(
 
 
 def override(listing: Listing, label_list: LabelList) -> Listing:
-    """The listing with labels of a list; raises InputError if the list has a cell that the source has not."""
+    """The listing with labels of a list.
+
+    Raises InputError if the list has a cell that the source has not, or leaves no cell of a label.
+    """
     cells = listing.cells
     row_of = {cells.filename(index): index for index in range(len(cells))}
     label_list.check_known(row_of)
     labels = cells.labels.astype(np.int8)
     for filename, label in label_list.labels.items():
         labels[row_of[filename]] = EXCLUDED if label == EXCLUDE else LABELS.index(label)
+    if lost := [name for label, name in enumerate(LABELS) if label in cells.labels and label not in labels]:
+        raise InputError(f"{label_list.name} leaves no {lost[0]} cell in the data set; expected cells of both labels")
     return listing._replace(overrides=LabelOverrides(label_list.sha256, labels))
 
 

@@ -96,10 +96,15 @@ def test_bad_lists(content, expected, source, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_split_keeps_cells(source, tmp_path):
+def test_a_split_and_both_labels_keep_cells(source, tmp_path):
     run_in_process("pipeline.preprocess", f"--source={source}", f"--data_dir={tmp_path / 'published'}", *SMALL)
+    published = cells_of(tmp_path / "published")
+    infected = [name for cells in published.values() for name, (label, _) in cells.items() if label == 1]
     labels = tmp_path / "labels.csv"
-    labels.write_text(
-        "\n".join(["filename,label", *(f"{name},exclude" for name in cells_of(tmp_path / "published")["test"])])
-    )
-    assert_one_line_error(preprocess(source, tmp_path / "data", labels), "leaves no cell in the split test")
+    for names, label, expected in (
+        (published["test"], "exclude", "leaves no cell in the split test"),
+        (infected, "exclude", "leaves no parasitized cell in the data set"),
+        (infected, "uninfected", "leaves no parasitized cell in the data set"),
+    ):
+        labels.write_text("\n".join(["filename,label", *(f"{name},{label}" for name in names)]))
+        assert_one_line_error(preprocess(source, tmp_path / "data", labels), expected)
