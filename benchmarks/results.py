@@ -16,7 +16,6 @@ from absl import flags
 from pipeline.command import run
 from pipeline.errors import InputError
 from trainers import run_dir
-from trainers.evaluation.evaluate import METRICS
 
 _FOLDER = flags.DEFINE_string("folder", None, "Folder with the runs and the report.", required=True)
 _HEADINGS = ("recipe", "seeds", "epochs", "accuracy", "AUC", "accuracy, undisputed", "AUC, undisputed", "s/epoch", "MB")
@@ -27,8 +26,8 @@ def main() -> None:
     """Prints the table as Markdown."""
     folder = Path(_FOLDER.value)
     try:
-        entries = json.loads((folder / "report" / METRICS).read_text())["models"]
-    except (OSError, ValueError, KeyError) as error:
+        entries = json.loads((folder / "report" / "metrics.json").read_text(encoding="utf-8"))["models"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"--folder={folder} has no report ({error}); give the folder of make results") from error
     print("\n".join(table(entries, folder / "runs")))
 

@@ -164,6 +164,8 @@ def test_the_table_of_results_has_a_row_per_recipe(data_dir, tmp_path):
     folder = f"--folder={tmp_path}"
     assert_one_line_error(run_in_process("benchmarks.results", folder), "has no report")
     (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "metrics.json").write_text("[]")
+    assert_one_line_error(run_in_process("benchmarks.results", folder), "has no report")
     (tmp_path / "report" / "metrics.json").write_text(json.dumps({"models": metrics}))
     lines = run_in_process("benchmarks.results", folder).stdout.splitlines()
     assert [line.count("|") for line in lines] == [10] * 4
