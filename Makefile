@@ -108,6 +108,7 @@ ifneq ($(SOURCE),)
 endif
 	@$(BIN)/python -m benchmarks.gpu_throughput --output=$(BENCH)/gpu.json \
 	  $(if $(SOURCE),--data_dir=$(BENCH)/gpu_data)
+
 # Both recipes of the three models with each seed. If it is stopped, the same command continues.
 RESULTS := results
 MODELS ?= basic_cnn vgg_frozen vgg_ft
@@ -124,6 +125,7 @@ space := $(subst ,, )
 comma := ,
 results: $(INSTALLED)
 	@test -n "$(SOURCE)" || { echo "error: give the cells: make results SOURCE=path/to/cell_images.zip" >&2; exit 1; }
+	@test -z "$(DISPUTED)" || test -e "$(DISPUTED)" || { echo "error: DISPUTED=$(DISPUTED) does not exist" >&2; exit 1; }
 	@$(BIN)/python -m pipeline.preprocess --source="$(SOURCE)" --data_dir=$(RESULTS)/data
 	$(foreach model,$(MODELS),$(foreach recipe,$(model)_original $(model),$(foreach seed,$(SEEDS),$(call \
 	  TRAIN_RESULT,$(model),$(recipe),$(seed)))))

@@ -173,6 +173,14 @@ def test_the_table_of_results_has_a_row_per_recipe(data_dir, tmp_path):
     assert lines[3].startswith("| basic_cnn | 1, 2 | 2 | 0.9650 (0.9600–0.9700) | 0.9900 |  |  | 4.0 |")
 
 
+def test_make_results_looks_for_its_lists_first(tmp_path):
+    lists = (f"SOURCE={tmp_path / 'cells.zip'}", f"DISPUTED={tmp_path / 'nowhere.csv'}", f"RESULTS={tmp_path / 'x'}")
+    command = ["make", "--old-file=.venv/installed", "results", *lists]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"error: {lists[1]} does not exist" in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
 def test_development_folds_hold_no_patient_of_the_test(data_dir, synthetic_zip, tmp_path):
     flags = (f"--source={synthetic_zip}", f"--data_dir={data_dir}", f"--output_dir={tmp_path}")
     result = run_in_process("benchmarks.development_folds", *flags)
