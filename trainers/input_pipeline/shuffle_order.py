@@ -47,7 +47,7 @@ class ShuffleOrder(NamedTuple):
         """This host's slice of a batch of some size, as int64 positions in it."""
         if self.is_padded:
             return tf.minimum(tf.range(*self.bounds, dtype=tf.int64), size - 1)
-        return tf.range(*(tf.minimum(size, bound) for bound in self.bounds))
+        return tf.range(*(size * i // self.shard_count for i in (self.shard_index, self.shard_index + 1)))
 
     def weights(self, step: tf.Tensor) -> tf.Tensor:
         """What makes the mean over a padded batch that over its cells: float32 [n], 1 in full batches."""
