@@ -23,8 +23,8 @@ from absl import flags
 
 from benchmarks.harness import measurement
 from benchmarks.harness.gpu_steps import CEILING, STEPS_PER_CALL, Step, build, steps
-from benchmarks.repeated_cells import lay_out
-from pipeline import plot_style, synthetic
+from benchmarks.repeated_cells import prepare_synthetic
+from pipeline import plot_style
 from pipeline.command import run
 from pipeline.errors import InputError
 from trainers import tf_import
@@ -178,13 +178,7 @@ def plot(cases: Sequence[dict[str, Any]], device_name: str, path: Path) -> None:
 
 def _open_split(folder: Path) -> Split:
     values = flags.FLAGS
-    data_dir = values.data_dir
-    if data_dir is None:
-        synthetic.write(folder / "cells.zip", num_patients=30, cells_per_patient=80, seed=0)
-        lay_out(str(folder / "cells.zip"), folder / "cells", _NUM_SYNTHETIC_CELLS)
-        data_dir = str(folder / "data")
-        job = [f"--source={folder / 'cells'}", f"--data_dir={data_dir}"]
-        measurement.measure("preprocess", [sys.executable, "-m", "pipeline.preprocess", *job])
+    data_dir = values.data_dir or prepare_synthetic(folder, _NUM_SYNTHETIC_CELLS, image_size_px=125)
     data_set = open_data_set(data_dir, values.config)
     num_cells = data_set.open_split(values.split).num_cells // values.batch_size * values.batch_size
     if num_cells < STEPS_PER_CALL * values.batch_size:

@@ -20,8 +20,7 @@ from unittest import mock
 from absl import flags
 
 from benchmarks.harness import measurement
-from benchmarks.repeated_cells import lay_out
-from pipeline import synthetic
+from benchmarks.repeated_cells import prepare_synthetic
 from pipeline.command import run
 from trainers import training_flags
 from trainers.training.main import main
@@ -65,16 +64,13 @@ def compare(num_steps: int) -> dict[str, float]:
     result: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        synthetic.write(folder / "cells.zip", num_patients=16, cells_per_patient=25, seed=0)
-        lay_out(str(folder / "cells.zip"), folder / "cells", round(num_steps * _BATCH_SIZE / 0.63))
-        job = [f"--source={folder / 'cells'}", f"--data_dir={folder / 'data'}", "--image_size_px=8"]
-        measurement.measure("preprocess", [sys.executable, "-m", "pipeline.preprocess", *job])
+        data_dir = prepare_synthetic(folder, round(num_steps * _BATCH_SIZE / 0.63), image_size_px=8)
         for setting in (
             ("--input=resident", "--steps_per_execution=1"),
             ("--input=device", f"--steps_per_execution={min(32, num_steps // 2)}"),
         ):
             for model in (_HOST, _TRAINED):
-                given = [f"--flagfile={_FLAGFILE}", f"--data_dir={folder / 'data'}", f"--epochs={_EPOCHS}", *setting]
+                given = [f"--flagfile={_FLAGFILE}", f"--data_dir={data_dir}", f"--epochs={_EPOCHS}", *setting]
                 given += [f"--run_dir={folder / model}{len(result)}", f"--batch_size={_BATCH_SIZE}"]
                 given += ["--precision=float32", f"--trained={model}"]
                 output = measurement.measure(model, [sys.executable, "-m", "benchmarks.host_time", *given]).output

@@ -4,10 +4,13 @@ python -m benchmarks.repeated_cells --source=path/to/cell_images.zip --output_di
 """
 
 import os
+import sys
 from pathlib import Path
 
 from absl import flags
 
+from benchmarks.harness import measurement
+from pipeline import synthetic
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
 from pipeline.command import run
 from pipeline.errors import InputError
@@ -32,6 +35,16 @@ def lay_out(source: str, folder: Path, num_cells: int) -> int:
                 patient = f"{cell.patient_id}{copy:03d}"
                 os.link(path, path.with_name(path.name.replace(cell.patient_id, patient, 1)))
     return copies * len(listing.cells)
+
+
+def prepare_synthetic(folder: Path, num_cells: int, image_size_px: int) -> str:
+    """Prepares about so many synthetic cells as data set `by_patient` within a folder; returns the data set's root."""
+    archive, cells, data_dir = folder / "cells.zip", folder / "cells", str(folder / "data")
+    synthetic.write(archive, num_patients=16, cells_per_patient=25, seed=0)
+    lay_out(str(archive), cells, num_cells)
+    job = [f"--source={cells}", f"--data_dir={data_dir}", f"--image_size_px={image_size_px}"]
+    measurement.measure("preprocess", [sys.executable, "-m", "pipeline.preprocess", *job])
+    return data_dir
 
 
 def main() -> None:
