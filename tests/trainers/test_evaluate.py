@@ -112,7 +112,7 @@ def test_leaks_are_at_the_top(small_report):
     folder, text, contents = small_report.folder, small_report.text, small_report.metrics
     assert contents["models"]["vgg_ft"]["leak"]["train_patients"]
     assert contents["warnings"][0]["severity"] == "leak"
-    assert text.index("leak: vgg_ft was trained on") < text.index("caution:")
+    assert text.index("leak: vgg_ft was trained on") < text.index("warning:")
     page = (folder / "report.html").read_text()
     assert page.index('class="warning leak"') < page.index("All metrics")
     assert contents["models"]["basic_cnn"]["leak"] == NO_LEAK
@@ -123,7 +123,7 @@ def test_a_data_set_that_was_made_anew_is_named(small_run, synthetic_zip, tmp_pa
     folder, text, contents = evaluate_runs(tmp_path / "data", [small_run], tmp_path / "report")
     warning = "The data set is not the one that basic_cnn was trained on: its data set&#39;s split_seed was 42, is 7."
     assert warning in (folder / "report.html").read_text()
-    assert f"caution: {html.unescape(warning)}" in text
+    assert f"warning: {html.unescape(warning)}" in text
     assert contents["models"]["basic_cnn"]["leak"]["train_patients"]
     assert text.startswith("test: ")
     assert "leak: basic_cnn was trained on" in text
@@ -204,7 +204,7 @@ def test_no_picture_decides_over_a_result(small_run, data_dir, tmp_path, monkeyp
     folder, text, contents = evaluate_runs(data_dir, [small_run], tmp_path)
     page = (folder / "report.html").read_text()
     for part in failing:
-        assert f"caution: {part} could not be made: RuntimeError: no \\x1b <picture>" in text
+        assert f"warning: {part} could not be made: RuntimeError: no \\x1b <picture>" in text
         assert f"{part} could not be made: RuntimeError: no \\x1b &lt;picture&gt;" in page
         assert not (folder / part).exists()
     assert (folder / "basic_cnn_mistakes.png").exists()

@@ -27,7 +27,7 @@ def test_leaks_come_first_and_once():
     leak = NO_LEAK | {"is_external": True, "train_patients": ["C1"], "validation_patients": ["C2", "C3"]}
     model = model_predictions(make_predictions(num_patients=12), leak=leak)
     warned = warnings.find([model, model], "by_cell")
-    assert [warning.severity for warning in warned] == ["leak", "leak", "caution", "note", "note"]
+    assert [warning.severity for warning in warned] == ["leak", "leak", "warning", "note", "note"]
     assert "test patients are in the training split" in warned[0].text
     assert "was trained on 1 patient (C1) of this split and had its best epoch chosen on 2 patients" in warned[1].text
     assert "the source is another one" in warned[1].text
@@ -42,7 +42,7 @@ def test_several_differences_are_counted():
 
 def test_unknown_patients_cannot_be_checked():
     (warning,) = find(leak=NO_LEAK | {"train_patients": None})
-    assert warning.severity == "caution"
+    assert warning.severity == "warning"
     assert "cannot be checked for leaks" in warning.text
 
 
@@ -65,5 +65,5 @@ def test_changed_labels_and_the_labels_of_the_nlm():
     assert "5 % of the NLM's labels" in note.text
     assert warnings.find([model_predictions(make_predictions())], "by_patient", manifest) == [], "other names"
     manifest |= {"settings": {"label_overrides": "ab12"}, "label_overrides": {"num_corrected": 3, "num_excluded": 4}}
-    (caution, _) = warnings.find([model], "by_patient", manifest)
-    assert "sha256 ab12 corrects those of 3 cells of the data set and leaves out 4" in caution.text
+    (overridden, _) = warnings.find([model], "by_patient", manifest)
+    assert "sha256 ab12 corrects those of 3 cells of the data set and leaves out 4" in overridden.text

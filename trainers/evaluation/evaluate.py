@@ -90,7 +90,7 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
         raise InputError(f"--output_dir={destination} cannot be written: {error}; give another") from error
     lines = disputed_labels.as_lines(contents)
     lines += [f"{warning.severity}: {warning.text}" for warning in report_warnings]
-    lines += [f"caution: {text}" for text in failures.values()]
+    lines += [f"warning: {text}" for text in failures.values()]
     paths = [destination / name for name in (METRICS, writer.REPORT) if name not in failures]
     return "\n".join([metrics_json.as_table(entries), *map(printable, [*lines, *paths])])
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from trainers.evaluation.metrics import metrics
 from trainers.evaluation.predictions import ModelPredictions
 
-SEVERITIES = ("leak", "caution", "note")
+SEVERITIES = ("leak", "warning", "note")
 _NLM_NAME = re.compile(r"(Parasitized|Uninfected)/C\d+\w*_IMG_\d{8}_\d{6}\w*_cell_\d+\.png")
 _MIN_PATIENTS = 30  # simulated down to 20, but real patients are less regular
 _MIN_VALIDATION_PATIENTS = 10
@@ -54,34 +54,34 @@ def _of_model(model: ModelPredictions, config: str) -> Iterator[ReportWarning]:
     yield from _of_leak(model.name, model.leak)
     if not patients:
         yield ReportWarning(
-            "caution", "Patients are unknown: there are only intervals over cells, which are too narrow."
+            "warning", "Patients are unknown: there are only intervals over cells, which are too narrow."
         )
     elif len(patients) < _MIN_PATIENTS:
         yield ReportWarning(
-            "caution",
+            "warning",
             f"Few patients: {len(patients)} ({len(infected)} infected, {len(patients - infected)} uninfected). Other "
             f"patients could give quite different numbers; below {_MIN_PATIENTS} even the intervals are rough.",
         )
     sizes = [fitted.num_patients for fitted in model.thresholds if fitted.num_patients and not fitted.not_fitted]
     if sizes and min(sizes) < _MIN_VALIDATION_PATIENTS:
         yield ReportWarning(
-            "caution",
+            "warning",
             f"Thresholds and temperature of {model.name} were fitted on few validation patients ({min(sizes)}): they "
             "may not transfer to this split.",
         )
     for reason in dict.fromkeys(fitted.not_fitted for fitted in model.thresholds if fitted.not_fitted):
         yield ReportWarning(
-            "caution",
+            "warning",
             f"Only the threshold 0.5 is reported for {model.name}, and no temperature: {reason}.",
         )
     if any(run.record["status"] != "finished" for run in model.model_runs.runs):
-        yield ReportWarning("caution", f"Training of {model.name} has not finished: this is its best epoch so far.")
+        yield ReportWarning("warning", f"Training of {model.name} has not finished: this is its best epoch so far.")
 
 
 def _of_labels(manifest: Mapping[str, Any], filenames: Sequence[str]) -> Iterator[ReportWarning]:
     if overrides := manifest.get("label_overrides"):
         yield ReportWarning(
-            "caution",
+            "warning",
             f"Labels are not as published: the list with the sha256 {manifest['settings']['label_overrides']} corrects "
             f"those of {overrides['num_corrected']} cells of the data set and leaves out {overrides['num_excluded']}.",
         )
@@ -102,7 +102,7 @@ def _of_leak(name: str, leak: dict[str, Any]) -> Iterator[ReportWarning]:
     trained, validated = leak["train_patients"], leak["validation_patients"]
     if trained is None or validated is None:
         yield ReportWarning(
-            "caution",
+            "warning",
             f"{name} cannot be checked for leaks: its patients are unknown (cells without patients, or "
             "another --patient_regex).",
         )
@@ -118,7 +118,7 @@ def _of_leak(name: str, leak: dict[str, Any]) -> Iterator[ReportWarning]:
         yield ReportWarning("leak", f"{text}.")
     if leak["data_differences"]:
         text = f"The data set is not the one that {name} was trained on: {'; '.join(leak['data_differences'])}."
-        yield ReportWarning("caution", text)
+        yield ReportWarning("warning", text)
     if leak["is_external"]:
         yield ReportWarning("note", f"External data for {name}: it was trained on cells of another source.")
 

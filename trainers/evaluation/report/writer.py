@@ -92,7 +92,7 @@ def write(
             config=data_set.config,
             source=manifest["source"]["name"],
             num_folds=len(first.model_runs.runs),
-            warnings=[*contents["warnings"], *({"severity": "caution", "text": text} for text in failures.values())],
+            warnings=[*contents["warnings"], *({"severity": "warning", "text": text} for text in failures.values())],
             comparisons=contents["comparisons"],
             forest=forest,
             roc=roc,
