@@ -34,10 +34,10 @@ def main() -> None:
     """Exports the run's best model; prints where to."""
     if not _FORMAT.value:
         raise InputError(f"--format is empty; expected one or more of {','.join(export_formats.NAMES)}")
-    export_formats.check(_FORMAT.value, "format")
     if _QUANTIZE.value and _FORMAT.value != ["litert"]:
         formats = ",".join(_FORMAT.value)
         raise InputError(f"--quantize={_QUANTIZE.value} is for --format=litert alone; got --format={formats}")
+    export_formats.check(_FORMAT.value, "format")
     run = run_dir.read(_RUN_DIR.value)
     if run["status"] != "finished":
         raise InputError(f"{_RUN_DIR.value} has not finished training; expected a finished run: run its trainer again")
