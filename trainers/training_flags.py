@@ -185,13 +185,13 @@ def _define_augmentation(ranges: Ranges) -> None:
         (
             "surroundings",
             1.0,
-            "Put this fraction of the cells before a random light colour, half of them with parts of neighbours",
+            "Put this fraction of the cells before a random light colour, most of them with parts of neighbours",
         ),
-        ("margin", 4.0, "Make these cells smaller by a random factor of up to 1 + this"),
+        ("margin", 4.0, "Make cells with --surroundings smaller by a random factor of up to 1 + this"),
         (
             "stain_density",
             3.0,
-            "Multiply the optical density of these cells by a random factor of up to e to the power of ± this",
+            "Multiply the optical density of cells with --surroundings by a random power of e, up to ± this",
         ),
         ("blur", 1.0, "Blur each cell, by a random part of up to this of a Gaussian of 2 pixels at 125 pixels"),
     ):

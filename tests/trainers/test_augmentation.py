@@ -175,7 +175,7 @@ def test_strangers_lie_on_light_and_the_others_on_black():
     corners = changed[is_chosen][:, [0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
     assert corners.min() == 100, "some have a neighbour there"
     assert 0.2 < (corners == 100).any(axis=(1, 2)).mean() < 0.8
-    assert (np.abs(np.median(corners, axis=1) - numbers[is_chosen, 27:30]) <= 1).mean() > 0.9
+    assert (np.abs(corners.max(axis=1) - numbers[is_chosen, 27:30]) <= 1).mean() > 0.9
     # What was sampled before these ranges existed stays, so that such runs can be continued.
     np.testing.assert_array_equal(numbers[:, :23], sample(Ranges()))
     smaller = sample(ranges._replace(margin=0.5, stain_density=1.0))

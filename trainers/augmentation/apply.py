@@ -43,7 +43,7 @@ def change(images: keras.KerasTensor, numbers: keras.KerasTensor, fill: str, *, 
     images = ops.cast(images, "float32")
     if not strangers.shape[-1]:
         return to_uint8(warp(stain(images, stains), transforms, fill, by_gathers=by_gathers))
-    exponents, surroundings, part = ops.split(ops.reshape(strangers, (-1, 1, 1, 10)), [3, 9], axis=-1)
+    exponents, surroundings, part = ops.split(ops.reshape(strangers, (-1, 1, 1, 12)), [3, 11], axis=-1)
     images = stain(255 * (images / 255) ** exponents, stains)
     return to_uint8(blur(surround(images, transforms, surroundings, fill, by_gathers=by_gathers), part))
 
@@ -58,15 +58,16 @@ def surround(
 ) -> keras.KerasTensor:
     """Warps cells, and puts some of them before plain light, where a neighbour may reach into the image.
 
-    The neighbour is the cell itself once more: it has the same stain, and its parasites do not change the label.
+    A neighbour is the cell itself once more: it has the same stain, and its parasites do not change the label. Two
+    further ones are the first one's image turned by 180° and mirrored at the diagonal.
 
     Args:
       images: float32 RGB [batch, size, size, 3], black around the cell; the result is in 0…255.
       transforms, fill, by_gathers: see `warp`.
-      surroundings: float32 [batch, 1, 1, 6]: 1 for cells that get surroundings, 0 for others; their colour in 0…255;
-        how far the neighbour lies from the cell, x and y in pixels.
+      surroundings: float32 [batch, 1, 1, 8]: 1 for cells that get surroundings, 0 for others; their colour in 0…255;
+        how far the neighbour lies from the cell, x and y in pixels; 1 or 0 for each of the two further ones.
     """
-    is_chosen, colour, neighbour = ops.split(surroundings, [1, 4], axis=-1)
+    is_chosen, behind, neighbour, *copies = ops.split(surroundings, [1, 4, 6, 7], axis=-1)
     outside = ops.cast(ops.max(images, axis=-1, keepdims=True) <= 0, "float32")
     # The outermost pixels of a cell are mixed with black, which would draw a dark line around it.
     rim = ops.max_pool(outside, _window(images), 1, "same")
@@ -76,8 +77,10 @@ def surround(
     one, zero = ops.ones_like(is_chosen[:, 0, 0]), ops.zeros_like(is_chosen[:, 0, 0])
     x, y = ops.split(neighbour[:, 0, 0], 2, axis=-1)
     moved = ops.concatenate([one, zero, x, zero, one, y, zero, zero], axis=-1)
-    neighbours = warp(cells, moved, "black", by_gathers=by_gathers)
-    behind = neighbours[..., :3] + colour * (1 - neighbours[..., 3:])
+    first = warp(cells, moved, "black", by_gathers=by_gathers)
+    neighbours = [first, first[:, ::-1, ::-1] * copies[0], ops.transpose(first, (0, 2, 1, 3)) * copies[1]]
+    for pixels in neighbours:
+        behind = pixels[..., :3] + behind * (1 - pixels[..., 3:])
     return cells[..., :3] + is_chosen * (1 - cells[..., 3:]) * behind
 
 

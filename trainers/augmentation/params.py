@@ -14,8 +14,9 @@ _STREAM = 0x5EED  # keeps these numbers apart from those that decide the order
 _PHILOX = 1
 _COUNTS_PER_CELL = 5  # of Philox, which makes four numbers each: 18 are needed
 _STRANGER_STREAM = 0xA11E  # a stream of its own, so that what was sampled before there was `surroundings` stays
-_STRANGER_COUNTS_PER_CELL = 4  # 14 numbers are needed
+_STRANGER_COUNTS_PER_CELL = 4  # 16 numbers are needed
 _DARKEST, _TINT = 0.3, 0.15  # of light surroundings: how much is taken from 255, from all channels and from each
+_WITH_NEIGHBOURS = 0.7  # fraction of the cells with surroundings
 _NEIGHBOUR_DISTANCE = (0.75, 1.1)  # from centre to centre, as a fraction of the image's side
 
 
@@ -30,7 +31,7 @@ def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, s
 
     Returns:
       float32 [*shape, ranges.num_numbers]: 8 of `trainers.augmentation.apply.warp`, 15 of its `stain` and, if they are
-      used, 10 of its `surround` and `blur`.
+      used, 12 of its `surround` and `blur`.
     """
     uniform = _uniform(seed ^ _STREAM, _COUNTS_PER_CELL, position, shape)
     flips = FLIPS.index(ranges.flip)
@@ -88,19 +89,21 @@ def _strangers(
     Returns:
       float32: scale [n], by which they are smaller; then, as `trainers.augmentation.apply` takes them, exponents of
       the density [n, 3], whether they have surroundings [n, 1] and of which colour [n, 3], how far from the cell's the
-      neighbour's centre is [n, 2], and the part of the blur [n, 1].
+      neighbour's centre is [n, 2], which copies of it there are [n, 2], and the part of the blur [n, 1].
     """
     uniform = _uniform(seed ^ _STRANGER_STREAM, _STRANGER_COUNTS_PER_CELL, position, shape)
     has_surroundings = tf.cast(uniform[:, :1] < ranges.surroundings, tf.float32)
     colour = 255 * (1 - _DARKEST * uniform[:, 1:2] - _TINT * uniform[:, 2:5])
     nearest, farthest = _NEIGHBOUR_DISTANCE
-    distance = nearest + (farthest - nearest) * uniform[:, 7:8] + tf.round(uniform[:, 5:6])  # half are out of sight
+    is_out_of_sight = tf.cast(uniform[:, 5:6] > _WITH_NEIGHBOURS, tf.float32)
+    distance = nearest + (farthest - nearest) * uniform[:, 7:8] + is_out_of_sight
     angle = 2 * math.pi * uniform[:, 6:7]
     neighbour = image_size_px * distance * tf.concat([tf.cos(angle), tf.sin(angle)], axis=1)
     scale = 1 + (ranges.margin * has_surroundings * uniform[:, 8:9])[:, 0]
     density = ranges.stain_density * has_surroundings * (2 * uniform[:, 10:14] - 1)
     exponents = tf.exp(density[:, :1] + density[:, 1:] / 2)
-    return scale, exponents, has_surroundings, colour, neighbour, ranges.blur * uniform[:, 9:10]
+    copies = tf.round(uniform[:, 14:])
+    return scale, exponents, has_surroundings, colour, neighbour, copies, ranges.blur * uniform[:, 9:10]
 
 
 def compose(
