@@ -4,10 +4,13 @@ import ast
 import functools
 import gc
 import io
+import itertools
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
@@ -121,7 +124,8 @@ def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mappin
         if not _HELP.isdisjoint(argv[1:]):
             print(_help(flag_groups), flush=True)
             sys.exit(0)
-        return flags.FLAGS(argv, known_only=keep_unknown_flags)  # prints --helpfull
+        named = [*argv[:1], *(_find_flagfile(*words) for words in itertools.pairwise(argv))]
+        return flags.FLAGS(named, known_only=keep_unknown_flags)  # prints --helpfull
     except InputError:
         sys.exit(0)  # somebody pipes the help to head
     except flags.Error as error:
@@ -131,6 +135,16 @@ def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mappin
         ]
         _say_error(f"{'; '.join(faults).removeprefix('ERROR:: ')}; see --help")
         sys.exit(1)
+
+
+def _find_flagfile(before: str, word: str) -> str:
+    """An argument; the name of a flagfile that is not in the current folder, with its path in the command's package."""
+    match = re.fullmatch(r"(--?flagfile=|)([\w.-]+)", word)
+    package = sys.modules["__main__"].__package__
+    if package and match and (match[1] or before.lstrip("-") == "flagfile") and not Path(match[2]).exists():
+        path = resources.files(package) / "flagfiles" / match[2]
+        return f"{match[1]}{path}" if path.is_file() else word
+    return word
 
 
 def _help(flag_groups: Mapping[str, Sequence[str]]) -> str:
