@@ -4,7 +4,6 @@ import ast
 import functools
 import gc
 import io
-import itertools
 import os
 import re
 import sys
@@ -124,8 +123,7 @@ def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mappin
         if not _HELP.isdisjoint(argv[1:]):
             print(_help(flag_groups), flush=True)
             sys.exit(0)
-        named = [*argv[:1], *(_find_flagfile(*words) for words in itertools.pairwise(argv))]
-        return flags.FLAGS(named, known_only=keep_unknown_flags)  # prints --helpfull
+        return flags.FLAGS(find_flagfiles(argv), known_only=keep_unknown_flags)  # prints --helpfull
     except InputError:
         sys.exit(0)  # somebody pipes the help to head
     except flags.Error as error:
@@ -137,14 +135,16 @@ def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mappin
         sys.exit(1)
 
 
-def _find_flagfile(before: str, word: str) -> str:
-    """An argument; the name of a flagfile that is not in the current folder, with its path in the command's package."""
-    match = re.fullmatch(r"(--?flagfile=|)([\w.-]+)", word)
+def find_flagfiles(argv: Sequence[str]) -> list[str]:
+    """A command's arguments; the name of a flagfile that is not in the current folder, with its path in the package."""
     package = sys.modules["__main__"].__package__
-    if package and match and (match[1] or before.lstrip("-") == "flagfile") and not Path(match[2]).exists():
-        path = resources.files(package) / "flagfiles" / match[2]
-        return f"{match[1]}{path}" if path.is_file() else word
-    return word
+    result = list(argv)
+    for i, word in enumerate(argv):
+        match = re.fullmatch(r"(--?flagfile=|)([\w.-]+)", word)
+        if package and match and (match[1] or argv[i - 1].lstrip("-") == "flagfile") and not Path(match[2]).exists():
+            path = resources.files(package) / "flagfiles" / match[2]
+            result[i] = f"{match[1]}{path}" if path.is_file() else word
+    return result
 
 
 def _help(flag_groups: Mapping[str, Sequence[str]]) -> str:
