@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
 
@@ -69,6 +70,12 @@ def parse_patient(base_name: str, patient_regex: re.Pattern[str]) -> str:
     if match is None:
         return ""
     return (match.group(1) if patient_regex.groups else match.group()) or ""
+
+
+def patient_noun(settings: Mapping[str, Any]) -> str:
+    """What the patients of a data set with these settings are, by the table's column that tells them: `slide`."""
+    column = settings.get("patient_column", "patient").lower()
+    return re.sub(r"[\W_]*(id|name|number)$", "", column) or "patient"
 
 
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:
