@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
 
@@ -84,6 +85,12 @@ def guess_label(name: str) -> int | None:
     words = re.sub(r"[\W_]+", " ", name)
     words = re.sub(r"\b(un|non?|not) ", r"\1", words, flags=re.IGNORECASE)
     return 0 if _MEANS_UNINFECTED.search(words) else 1 if _MEANS_PARASITIZED.search(words) else None
+
+
+def patient_noun(settings: Mapping[str, Any]) -> str:
+    """What the patients of a data set with these settings are, by the table's column that tells them: `slide`."""
+    column = settings.get("patient_column", "patient").lower()
+    return re.sub(r"[\W_]*(id|name|number)$", "", column) or "patient"
 
 
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:
