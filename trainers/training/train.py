@@ -17,7 +17,7 @@ from trainers import export_formats, run_dir, tf_import
 from trainers.data import TrainingData
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics import metrics
-from trainers.evaluation.report import image_grid, plots
+from trainers.evaluation.report import image_grid, plots, style
 from trainers.input_pipeline import batching
 from trainers.run_dir import HistoryRow
 from trainers.training import checkpoint, hosts, setup
@@ -129,7 +129,7 @@ def _complete(
         shutil.rmtree(directory / unfinished, ignore_errors=True)
     with optional(run_dir.CURVES):
         title = f"{record['model']}, {options.config}"
-        plots.save(plots.learning_curves({"": history}, title), directory / run_dir.CURVES)
+        style.save(plots.learning_curves({"": history}, title), directory / run_dir.CURVES)
     with optional(image_grid.TAG):
         folder = directory / run_dir.TENSORBOARD / "validation"
         image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])
