@@ -260,6 +260,9 @@ def _check(options: Options) -> None:
         raise InputError(
             f"--warmup_epochs={options.warmup_epochs:g} needs --schedule=cosine; got --schedule={options.schedule}"
         )
+    for name in ("margin", "stain_density"):
+        if getattr(options, name) and not options.surroundings:
+            raise InputError(f"--{name} changes cells with --surroundings alone; expected --surroundings above 0")
     if options.warmup_epochs >= options.epochs:
         raise InputError(
             f"--warmup_epochs={options.warmup_epochs:g} leaves nothing of --epochs={options.epochs}; give fewer"

@@ -44,7 +44,8 @@ def change(images: keras.KerasTensor, numbers: keras.KerasTensor, fill: str, *, 
     if not strangers.shape[-1]:
         return to_uint8(warp(stain(images, stains), transforms, fill, by_gathers=by_gathers))
     exponents, surroundings, part = ops.split(ops.reshape(strangers, (-1, 1, 1, 12)), [3, 11], axis=-1)
-    images = stain(255 * (images / 255) ** exponents, stains)
+    images = 255 * ops.exp(exponents * ops.log(images / 255))  # a quarter of the time of a power; 0 stays 0
+    images = stain(images, stains)
     return to_uint8(blur(surround(images, transforms, surroundings, fill, by_gathers=by_gathers), part))
 
 
@@ -78,9 +79,9 @@ def surround(
     x, y = ops.split(neighbour[:, 0, 0], 2, axis=-1)
     moved = ops.concatenate([one, zero, x, zero, one, y, zero, zero], axis=-1)
     first = warp(cells, moved, "black", by_gathers=by_gathers)
-    neighbours = [first, first[:, ::-1, ::-1] * copies[0], ops.transpose(first, (0, 2, 1, 3)) * copies[1]]
-    for pixels in neighbours:
-        behind = pixels[..., :3] + behind * (1 - pixels[..., 3:])
+    neighbours = ops.maximum(first, first[:, ::-1, ::-1] * copies[0])
+    neighbours = ops.maximum(neighbours, ops.transpose(first, (0, 2, 1, 3)) * copies[1])
+    behind = neighbours[..., :3] + behind * (1 - neighbours[..., 3:])
     return cells[..., :3] + is_chosen * (1 - cells[..., 3:]) * behind
 
 
@@ -168,7 +169,8 @@ def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
 
 def save_preview(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
     """Plots a cell, uint8 RGB [size, size, 3], and five augmented versions of it: do they still look like cells?"""
-    numbers = params.sample(ranges, image.shape[0], seed, tf.constant(0, tf.int64), tf.constant([_NUM_VERSIONS]))
+    position = tf.constant(params.RAMP_CELLS, tf.int64)
+    numbers = params.sample(ranges, image.shape[0], seed, position, tf.constant([_NUM_VERSIONS]))
     images = np.repeat(image[None], _NUM_VERSIONS, axis=0)
     versions = [image, *np.asarray(change(images, np.asarray(numbers), ranges.fill, by_gathers=False))]
     with plot_style.optional(path.name), plot_style.style():
