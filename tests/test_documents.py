@@ -75,7 +75,8 @@ def check_flags(text, monkeypatch):
 
     def parse(main, *, keep_unknown_flags=False, **_):
         if arguments:  # else only the module is named
-            unknown.extend(flags.FLAGS([module, *arguments], known_only=keep_unknown_flags)[1:])
+            argv = command.find_flagfiles([module, *arguments])
+            unknown.extend(flags.FLAGS(argv, known_only=keep_unknown_flags)[1:])
 
     unknown = []
     monkeypatch.setattr(command, "run", parse)

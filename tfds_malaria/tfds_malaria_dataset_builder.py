@@ -25,6 +25,7 @@ from pipeline.splits.configs import CONFIGS
 
 _ARCHIVE = "cell_images.zip"
 _FOLDER = "cell_images"
+_CONFIGS = {name: tfds.core.BuilderConfig(name=name, description=made.description) for name, made in CONFIGS.items()}
 
 
 # TFDS has no public name for a builder that reads files and writes none: GeneratorBasedBuilder would want a generator.
@@ -33,17 +34,17 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
 
     VERSION = tfds.core.Version(layout.VERSION)
     RELEASE_NOTES = layout.RELEASE_NOTES
-    BUILDER_CONFIGS = [  # noqa: RUF012 - TFDS's own form
-        tfds.core.BuilderConfig(name=name, description=config.description) for name, config in CONFIGS.items()
-    ]
+    # `tfds build` makes all of these, but most sources have no splits of their own.
+    BUILDER_CONFIGS = [_CONFIGS[name] for name, config in CONFIGS.items() if config.assign]  # noqa: RUF012 - TFDS's form
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     Put the NLM's {_ARCHIVE}, or a folder with the folders {" and ".join(DEFAULT_CLASS_FOLDERS)}, into manual_dir; or
     let the job download the archive: python -m pipeline.preprocess --source=nih --data_dir=<data_dir>
     """
 
-    def __init__(self, *, data_dir: epath.PathLike | None = None, **options: Any) -> None:
+    def __init__(self, *, config: Any = None, data_dir: epath.PathLike | None = None, **options: Any) -> None:
         """See tfds.core.DatasetBuilder; `~` in data_dir is expanded."""
-        super().__init__(data_dir=data_dir and epath.Path(data_dir).expanduser(), **options)
+        config = _CONFIGS.get(config, config) if isinstance(config, str) else config
+        super().__init__(config=config, data_dir=data_dir and epath.Path(data_dir).expanduser(), **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         # A prepared folder has its own image size and encoding. This runs before TFDS reads any of its files.

@@ -1,7 +1,7 @@
 """A trained model in the formats of other runtimes: a run folder in, `export/` in it out.
 
     saved_model    export/saved_model/      TensorFlow, TF Serving
-    onnx           export/model.onnx        ONNX Runtime and whatever else reads ONNX; needs requirements-export.txt
+    onnx           export/model.onnx        ONNX Runtime and whatever else reads ONNX; needs tf2onnx and onnx
     litert         export/model.tflite      LiteRT (TensorFlow Lite), for phones and small boards
                    export/model_int8.tflite   the same in 8-bit integers, a quarter of the size
 
@@ -51,8 +51,7 @@ def check(names: Sequence[str], flag: str) -> None:
         missing = [package for package in _FORMATS[name].needs if importlib.util.find_spec(package) is None]
         if missing:
             raise InputError(
-                f"--{flag}={name} needs {' and '.join(missing)}, not installed here: "
-                "pip install -r requirements-export.txt"
+                f"--{flag}={name} needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}"
             )
 
 

@@ -45,7 +45,8 @@ def main(paths: Sequence[str]) -> int:
     """Predicts the images; the exit status is 1 if some cannot be used."""
     if not paths:
         raise InputError("got no images; expected paths of image files or folders after the flags")
-    if run_dir.read(_RUN_DIR.value)["status"] != "finished":
+    record = run_dir.read(_RUN_DIR.value)
+    if record["status"] != "finished":
         say(f"warning: {_RUN_DIR.value} has not finished training: this is its best epoch so far", to_stderr=True)
     flips = flags.FLAGS.test_time_flips
     threshold = thresholds.read_threshold(_THRESHOLD.value, _RUN_DIR.value, flips)
@@ -62,7 +63,8 @@ def main(paths: Sequence[str]) -> int:
     num_rejected = 0
     converted: Counter[str] = Counter()
     with progress_bar(total, "predicting", "images") as bar:
-        decoded = image_files.decode_files(image_files.image_files(paths), model.input_shape[1])
+        background = record["data"]["settings"].get("background", "keep")
+        decoded = image_files.decode_files(image_files.image_files(paths), model.input_shape[1], background=background)
         for batch in predictions.predict_files(predict, decoded, _BATCH_SIZE.value):
             for image, probability in batch:
                 if probability is None:

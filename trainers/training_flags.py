@@ -53,6 +53,10 @@ class Options(NamedTuple):
     stain_offset: float
     stain_contrast: float
     stain_hue_degrees: float
+    surroundings: float
+    margin: float
+    stain_density: float
+    blur: float
     seed: int
     precision: str
     jit_compile: str
@@ -178,6 +182,18 @@ def _define_augmentation(ranges: Ranges) -> None:
         ("stain_offset", 1.0, "Add to each colour channel a random part, up to ± this, of 255"),
         ("stain_contrast", 0.9, "Multiply the contrast of each colour channel by a random factor of 1 ± this"),
         ("stain_hue_degrees", 180.0, "Rotate the hue by a random angle of up to ± this"),
+        (
+            "surroundings",
+            1.0,
+            "Put this fraction of the cells before a random light colour, most of them with parts of neighbours",
+        ),
+        ("margin", 4.0, "Make cells with --surroundings smaller by a random factor of up to 1 + this"),
+        (
+            "stain_density",
+            3.0,
+            "Multiply the optical density of cells with --surroundings by a random power of e, up to ± this",
+        ),
+        ("blur", 1.0, "Blur each cell, by a random part of up to this of a Gaussian of 2 pixels at 125 pixels"),
     ):
         _define(name, float(getattr(ranges, name)), (0.0, upper_bound), f"{meaning}; 0 for none.")
     _define("flip", ranges.flip, FLIPS, "Axes along which each cell is flipped at random, with probability ½.")

@@ -30,7 +30,17 @@ class BuilderTest(tfds.testing.DatasetBuilderTestCase):
         write_source(Path(self.tmp_dir) / "downloads" / "manual")
 
 
-@pytest.mark.parametrize("config", list(CONFIGS))
+def test_load_sees_the_splits_that_the_source_has(tmp_path):
+    for split in ("train", "test"):
+        write_source(tmp_path / "cells" / split, num_patients=2)
+    prepare(tmp_path / "cells", tmp_path / "data", config="given", image_size_px=8)
+    splits, info = tfds.load("tfds_malaria/given", data_dir=tmp_path / "data", with_info=True)
+    assert set(splits) == {"train", "test"}
+    assert all(cell["filename"].numpy().startswith(b"test/") for cell in splits["test"])
+    assert info.splits["train"].num_examples == len(splits["train"]) == 8
+
+
+@pytest.mark.parametrize("config", [config.name for config in tfds_malaria.Builder.BUILDER_CONFIGS])
 def test_load_sees_every_cell_of_the_beam_jobs_folder(config, data_dir, synthetic_zip):
     splits, info = tfds.load(f"tfds_malaria/{config}", data_dir=data_dir, with_info=True)
     assert set(splits) == set(CONFIGS[config].splits)

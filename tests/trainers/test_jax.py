@@ -22,9 +22,7 @@ from trainers.models import architectures
 from trainers.run_dir import read_history
 from trainers.training import hardware
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("jax") is None, reason="JAX is not installed: pip install -r requirements-jax.txt"
-)
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed: make extras")
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
 LABELS = np.arange(8) % 2
 
@@ -129,7 +127,7 @@ def test_training_on_jax(name, policy, trained):
 
 
 def test_both_forms_of_the_warp_on_jax_give_tensorflows_pixels(tmp_path):
-    ranges = Ranges(180.0, 0.1, 0.3, 5.0, "both", "black", 0.15, 0.05, 0.2, 10.0)
+    ranges = Ranges(180.0, 0.1, 0.3, 5.0, "both", "black", 0.15, 0.05, 0.2, 10.0, 0.6, 0.3, 1.0, 1.0)
     numbers = params.sample(ranges, 32, 0, tf.constant(0, tf.int64), tf.constant([len(IMAGES)]))
     np.save(tmp_path / "images.npy", IMAGES)
     np.save(tmp_path / "numbers.npy", numbers)

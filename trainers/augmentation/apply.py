@@ -21,34 +21,90 @@ _FILL_MODES = dict(zip(FILLS, ("constant", "nearest"), strict=True))
 _NUM_CELLS, _NUM_VERSIONS = 5, 5  # in a preview
 
 
-def augmented(model: keras.Model, fill: str, *, by_gathers: bool) -> keras.Model:
+def augmented(model: keras.Model, ranges: Ranges, *, by_gathers: bool) -> keras.Model:
     """A model for training that changes its images first; it shares all weights with `model`.
 
     Args:
       model: uint8 RGB [batch, size, size, 3] -> probability [batch, 1].
-      fill: what lies beyond the border, see `ranges.FILLS`.
+      ranges: those that the numbers are sampled from.
       by_gathers: which form the warp takes, see `warp`.
 
     Returns:
       a model of the inputs `image` as before and `augmentation`, see `params.sample`.
     """
     image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
-    numbers = keras.Input((23,), dtype="float32", name="augmentation")
-    changed = change(image, numbers, fill, by_gathers=by_gathers)
+    numbers = keras.Input((ranges.num_numbers,), dtype="float32", name="augmentation")
+    changed = change(image, numbers, ranges.fill, by_gathers=by_gathers)
     return keras.Model({"image": image, "augmentation": numbers}, model(changed), name=f"{model.name}_augmented")
 
 
 def change(images: keras.KerasTensor, numbers: keras.KerasTensor, fill: str, *, by_gathers: bool) -> keras.KerasTensor:
-    """Images uint8 [batch, size, size, 3], changed by the numbers of `params.sample`; see `stain` and `warp`."""
-    transforms, stains = ops.split(numbers, [8], axis=-1)
-    return to_uint8(warp(stain(ops.cast(images, "float32"), stains), transforms, fill, by_gathers=by_gathers))
+    """Images uint8 [batch, size, size, 3], changed by the numbers of `params.sample`; see the functions below."""
+    transforms, stains, strangers = ops.split(numbers, [8, 23], axis=-1)
+    images = ops.cast(images, "float32")
+    if not strangers.shape[-1]:
+        return to_uint8(warp(stain(images, stains), transforms, fill, by_gathers=by_gathers))
+    exponents, surroundings, part = ops.split(ops.reshape(strangers, (-1, 1, 1, 12)), [3, 11], axis=-1)
+    images = stain(255 * (images / 255) ** exponents, stains)
+    return to_uint8(blur(surround(images, transforms, surroundings, fill, by_gathers=by_gathers), part))
+
+
+def surround(
+    images: keras.KerasTensor,
+    transforms: keras.KerasTensor,
+    surroundings: keras.KerasTensor,
+    fill: str,
+    *,
+    by_gathers: bool,
+) -> keras.KerasTensor:
+    """Warps cells, and puts some of them before plain light, where a neighbour may reach into the image.
+
+    A neighbour is the cell itself once more: it has the same stain, and its parasites do not change the label. Two
+    further ones are the first one's image turned by 180° and mirrored at the diagonal.
+
+    Args:
+      images: float32 RGB [batch, size, size, 3], black around the cell; the result is in 0…255.
+      transforms, fill, by_gathers: see `warp`.
+      surroundings: float32 [batch, 1, 1, 8]: 1 for cells that get surroundings, 0 for others; their colour in 0…255;
+        how far the neighbour lies from the cell, x and y in pixels; 1 or 0 for each of the two further ones.
+    """
+    is_chosen, behind, neighbour, *copies = ops.split(surroundings, [1, 4, 6, 7], axis=-1)
+    outside = ops.cast(ops.max(images, axis=-1, keepdims=True) <= 0, "float32")
+    # The outermost pixels of a cell are mixed with black, which would draw a dark line around it.
+    rim = ops.max_pool(outside, _window(images), 1, "same")
+    opaque = 1 - (outside + (rim - outside) * is_chosen)
+    cells = ops.concatenate([ops.clip(images, 0.0, 255.0) * opaque, opaque], axis=-1)
+    cells = warp(cells, transforms, fill, by_gathers=by_gathers)
+    one, zero = ops.ones_like(is_chosen[:, 0, 0]), ops.zeros_like(is_chosen[:, 0, 0])
+    x, y = ops.split(neighbour[:, 0, 0], 2, axis=-1)
+    moved = ops.concatenate([one, zero, x, zero, one, y, zero, zero], axis=-1)
+    first = warp(cells, moved, "black", by_gathers=by_gathers)
+    neighbours = [first, first[:, ::-1, ::-1] * copies[0], ops.transpose(first, (0, 2, 1, 3)) * copies[1]]
+    for pixels in neighbours:
+        behind = pixels[..., :3] + behind * (1 - pixels[..., 3:])
+    return cells[..., :3] + is_chosen * (1 - cells[..., 3:]) * behind
+
+
+def blur(images: keras.KerasTensor, part: keras.KerasTensor) -> keras.KerasTensor:
+    """Moves images [batch, size, size, 3] by a part, [batch, 1, 1, 1] in 0…1, of the way to a blurred image.
+
+    Two box filters of 5 pixels at 125 pixels are close to a Gaussian with a standard deviation of 2 pixels.
+    """
+    blurred, width = images, _window(images)
+    for window in ((width, 1), (1, width)) * 2:
+        blurred = ops.average_pool(blurred, window, 1, "same")
+    return images + part * (blurred - images)
+
+
+def _window(images: keras.KerasTensor) -> int:
+    return images.shape[1] // 50 * 2 + 1
 
 
 def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str, *, by_gathers: bool) -> keras.KerasTensor:
     """Rotation, zoom, shift, shear and flip of each image as one bilinear resampling.
 
     Args:
-      images: float32 [batch, size, size, 3], as the result.
+      images: float32 [batch, size, size, channels], as the result.
       transforms: float32 [batch, 8], from a pixel of the result to the point of the source it is taken from:
         (x, y) ← (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels, x to the right, y down.
       fill: see `ranges.FILLS`.
@@ -72,7 +128,7 @@ def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str, *,
         return ops.cast(pixel, "int32"), ops.expand_dims(source - pixel, -1)
 
     (left, fraction_x), (top, fraction_y) = pixel_and_fraction(0), pixel_and_fraction(3)
-    pixels = ops.reshape(images, (-1, 3))
+    pixels = ops.reshape(images, (-1, images.shape[-1]))
     number = ops.cumsum(ops.ones_like(transforms[:, 0], dtype="int32")) - 1  # of the image, in a batch of any size
     corner = (ops.reshape(number, (-1, 1, 1)) * side + top) * side + left
 
