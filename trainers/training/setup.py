@@ -19,6 +19,7 @@ from trainers.models.padded import Padded
 from trainers.training import hardware, hosts, models_and_batches
 from trainers.training_flags import Options
 
+_NUM_LOOKED_AT = 64  # cells of the training split, for some of both classes
 _FEATURES = "features"  # input mode of a head that is trained on what its frozen backbone gives
 
 
@@ -106,9 +107,10 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         batch_size=options.batch_size,
     )
     if not options.ranges.is_nothing:
-        (image, *_), *_ = batching.evaluation_batches(data.train, 1).take(1)
+        (images, labels, *_), *_ = batching.evaluation_batches(data.train, _NUM_LOOKED_AT).take(1)
         with optional(run_dir.AUGMENTATION):
-            save_preview(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
+            path = Path(options.run_dir) / run_dir.AUGMENTATION
+            save_preview(images.numpy(), labels.numpy(), options.ranges, options.seed, path)
     keras.utils.set_random_seed(options.seed)
     # A frozen backbone needs to see each cell only once; augmented cells are new ones in each epoch.
     is_on_features = name == "vgg_frozen" and options.ranges.is_nothing and not used.distribution
