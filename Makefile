@@ -54,7 +54,7 @@ coverage: $(INSTALLED)
 	@$(PYTEST) --cov
 
 extras: $(INSTALLED)
-	@$(PIP) -r requirements-export.txt -r requirements-jax.txt
+	@$(PIP) -c constraints.txt -e '.[export,jax]'
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check
@@ -65,7 +65,7 @@ format: $(INSTALLED)
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-$(INSTALLED): requirements.txt constraints.txt
+$(INSTALLED): pyproject.toml requirements.txt constraints.txt
 	@command -v $(PYTHON) >/dev/null || \
 	  { echo "error: there is no $(PYTHON); expected Python 3.11 to 3.13: make PYTHON=python3.11 …" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \

@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
 
@@ -14,6 +15,10 @@ LABELS = ("uninfected", "parasitized")
 DEFAULT_CLASS_FOLDERS = ("Uninfected", "Parasitized")
 """Folder of each label in the NLM's archive, in label order."""
 
+SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
+"""What folders around the class folders, or a table, call the splits, as an index into `SPLITS`."""
+
 DEFAULT_PATIENT_REGEX = r"^(C\d+)"
 """The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's."""
 
@@ -22,6 +27,9 @@ BACKGROUNDS = ("keep", "black")
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Suffixes by which a file counts as an image."""
+
+_MEANS_UNINFECTED = re.compile(r"\b(un|non?|not)(infect|parasit)|\b(healthy|normal|negative)", re.IGNORECASE)
+_MEANS_PARASITIZED = re.compile(r"\b(infect|parasit|positive)", re.IGNORECASE)
 
 
 class ZipEntry(NamedTuple):
@@ -37,7 +45,7 @@ class ZipEntry(NamedTuple):
 class Cell(NamedTuple):
     """One cell crop of the source, not yet read."""
 
-    filename: str  # path from the class folder on, with `/`, such as `Parasitized/C33P1thinF_cell_179.png`
+    filename: str  # path from the class folder, or the folder around class folders or in a table, on; with `/`
     label: int  # index into `LABELS`
     patient_id: str  # "" if the name tells none
     num_bytes: int  # of the image file
@@ -63,15 +71,29 @@ def compile_patient_regex(pattern: str) -> re.Pattern[str]:
         ) from error
 
 
-def parse_patient(base_name: str, patient_regex: re.Pattern[str]) -> str:
-    """The patient in a file name: the first group, else the whole match, "" without a match.
+def parse_patient(filename: str, patient_regex: re.Pattern[str]) -> str:
+    """The patient in a base name, else in the path: the first group, else the whole match, "" without a match.
 
     Composed (NFC), since macOS and Linux may write the name of one patient in different bytes.
     """
-    match = patient_regex.search(unicodedata.normalize("NFC", base_name))
+    path = unicodedata.normalize("NFC", filename)
+    match = patient_regex.search(path.rpartition("/")[2]) or patient_regex.search(path)
     if match is None:
         return ""
     return (match.group(1) if patient_regex.groups else match.group()) or ""
+
+
+def guess_label(name: str) -> int | None:
+    """The label that a class folder's name or a table's value means, such as `healthy`; None if that is not clear."""
+    words = re.sub(r"[\W_]+", " ", name)
+    words = re.sub(r"\b(un|non?|not) ", r"\1", words, flags=re.IGNORECASE)
+    return 0 if _MEANS_UNINFECTED.search(words) else 1 if _MEANS_PARASITIZED.search(words) else None
+
+
+def patient_noun(settings: Mapping[str, Any]) -> str:
+    """What the patients of a data set with these settings are, by the table's column that tells them: `slide`."""
+    column = settings.get("patient_column", "patient").lower()
+    return re.sub(r"[\W_]*(id|name|number)$", "", column) or "patient"
 
 
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:

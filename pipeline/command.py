@@ -8,6 +8,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
@@ -121,7 +123,7 @@ def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mappin
         if not _HELP.isdisjoint(argv[1:]):
             print(_help(flag_groups), flush=True)
             sys.exit(0)
-        return flags.FLAGS(argv, known_only=keep_unknown_flags)  # prints --helpfull
+        return flags.FLAGS(find_flagfiles(argv), known_only=keep_unknown_flags)  # prints --helpfull
     except InputError:
         sys.exit(0)  # somebody pipes the help to head
     except flags.Error as error:
@@ -131,6 +133,18 @@ def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mappin
         ]
         _say_error(f"{'; '.join(faults).removeprefix('ERROR:: ')}; see --help")
         sys.exit(1)
+
+
+def find_flagfiles(argv: Sequence[str]) -> list[str]:
+    """A command's arguments; the name of a flagfile that is not in the current folder, with its path in the package."""
+    package = sys.modules["__main__"].__package__
+    result = list(argv)
+    for i, word in enumerate(argv):
+        match = re.fullmatch(r"(--?flagfile=|)([\w.-]+)", word)
+        if package and match and (match[1] or argv[i - 1].lstrip("-") == "flagfile") and not Path(match[2]).exists():
+            path = resources.files(package) / "flagfiles" / match[2]
+            result[i] = f"{match[1]}{path}" if path.is_file() else word
+    return result
 
 
 def _help(flag_groups: Mapping[str, Sequence[str]]) -> str:

@@ -1,12 +1,19 @@
-"""Lists of labels by file name, as CSV: `filename` and one more column, one cell per line, UTF-8."""
+"""Lists of labels by file name: CSV in UTF-8, one cell per line. Here those of `filename` and one more column."""
 
 import csv
 import hashlib
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from etils import epath
+
 from pipeline import storage
 from pipeline.errors import InputError
+
+
+def fault(name: str, line: int, reason: str) -> InputError:
+    """The error for a line of a list."""
+    return InputError(f"{name}: line {line}: {reason}")
 
 
 class LabelList(NamedTuple):
@@ -28,10 +35,39 @@ class LabelList(NamedTuple):
         """Raises InputError with the line of the first cell of the list that is not among `filenames`."""
         for filename, line in self.lines.items():
             if filename not in filenames:
-                raise InputError(
-                    f"{self.name}: line {line}: there is no cell {filename!r}; expected file names with their class "
-                    f"folder, such as {min(filenames, default='')!r}"
+                raise fault(
+                    self.name,
+                    line,
+                    f"there is no cell {filename!r}; expected file names as in the data set, such as "
+                    f"{min(filenames, default='')!r}",
                 )
+
+
+def load(name: str, path: epath.Path) -> bytes:
+    """A list's bytes; raises InputError if it cannot be read."""
+    try:
+        return storage.read_file(path)
+    except (OSError, ValueError) as error:  # ValueError: too large for a list
+        raise InputError(f"{name} cannot be read ({error}); expected a CSV file") from error
+
+
+def read_rows(name: str, content: bytes) -> list[tuple[int, list[str]]]:
+    """Number, from 1, and fields of each line, the header first and empty lines left out.
+
+    Fields are separated by what is most frequent in the first line: commas, semicolons or tabs. Raises InputError with
+    the number of the line, if the content is no CSV in UTF-8.
+    """
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1  # `object` is `content` without a byte-order mark
+        reason = f"byte {error.object[error.start]:#04x} is not UTF-8; save the list as UTF-8"
+        raise fault(name, line, reason) from error
+    reader = csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ",")
+    try:
+        return [(reader.line_num, row) for row in reader if any(row)] or [(1, [])]
+    except csv.Error as error:  # a field of more than 131,072 characters, such as all that follows an open quote
+        raise fault(name, reader.line_num, f"{error}; expected a CSV file with matching quotes") from error
 
 
 def read(flag: str, path: str, column: str, values: Sequence[str]) -> LabelList:
@@ -46,38 +82,19 @@ def read(flag: str, path: str, column: str, values: Sequence[str]) -> LabelList:
       InputError: with the number of the line, if the file is no such list.
     """
     name = f"--{flag}={path}"
-
-    def fault(line: int, reason: str) -> InputError:
-        return InputError(f"{name}: line {line}: {reason}")
-
-    try:
-        content = storage.read_file(storage.open_place(path, f"--{flag}"))
-    except (OSError, ValueError) as error:  # ValueError: too large for a list
-        raise InputError(f"{name} cannot be read ({error}); expected a CSV file") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1  # `object` is `content` without a byte-order mark
-        raise fault(line, f"byte {error.object[error.start]:#04x} is not UTF-8; save the list as UTF-8") from error
-    reader = csv.reader(text.splitlines())
-    try:
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:  # a field of more than 131,072 characters, such as all that follows an open quote
-        raise fault(reader.line_num, f"{error}; expected a CSV file with matching quotes") from error
-    header = rows[0][1] if rows else []
+    content = load(name, storage.open_place(path, f"--{flag}"))
+    (_, header), *rows = read_rows(name, content)
     if header != ["filename", column]:
-        raise fault(1, f"the header is {','.join(header)[:80]!r}; expected 'filename,{column}'")
+        raise fault(name, 1, f"the header is {','.join(header)[:80]!r}; expected 'filename,{column}'")
     labels: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for line, row in rows[1:]:
-        if not row:
-            continue
+    for line, row in rows:
         if len(row) != len(header):
-            raise fault(line, f"it has {len(row)} columns; expected a file name and a label")
+            raise fault(name, line, f"it has {len(row)} columns; expected a file name and a label")
         filename, label = row
         if label not in values:
-            raise fault(line, f"the label is {label[:40]!r}; expected {', '.join(values)}")
+            raise fault(name, line, f"the label is {label[:40]!r}; expected {', '.join(values)}")
         if filename in lines:
-            raise fault(line, f"{filename!r} is in line {lines[filename]} already; expected each cell once")
+            raise fault(name, line, f"{filename!r} is in line {lines[filename]} already; expected each cell once")
         labels[filename], lines[filename] = label, line
     return LabelList(name, hashlib.sha256(content).hexdigest(), labels, lines)

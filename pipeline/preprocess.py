@@ -2,6 +2,7 @@
 
     python -m pipeline.preprocess --source=cell_images.zip --data_dir=data
     python -m pipeline.preprocess --source=nih --data_dir=data --config=by_patient,by_cell,folds
+    python -m pipeline.preprocess --source=labels.csv --data_dir=data
 
 The same command again continues a job that was stopped. If the data set exists already, it is compared with its
 manifest (in object stores by file sizes alone); --repair makes corrupt files again. On two cores the NLM's 27,558 cells
@@ -11,14 +12,14 @@ take well under a minute and 1.3 GB of disk per config.
 import dataclasses
 import functools
 import gc
+import itertools
 import math
 import os
 import re
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from absl import flags
@@ -34,20 +35,35 @@ from pipeline.cells import (
 )
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.job import plan, prepare
+from pipeline.job import plan, prepare, summary
 from pipeline.records import layout
 from pipeline.records.example import IMAGE_ENCODINGS
 from pipeline.records.image import MAX_SIZE_PX
-from pipeline.source import listing
+from pipeline.source import listing, table
 from pipeline.source.archive import open_source
 from pipeline.splits.configs import CONFIGS
+from pipeline.storage import open_place
 from pipeline.terminal import say
 
 _DEFAULTS = plan.Settings()
 
 _SOURCE = flags.DEFINE_string(
-    "source", None, "Folder or .zip with one folder of cells per class, or nih: the NLM's archive.", required=True
+    "source",
+    None,
+    "Folder or .zip with one folder of cells per class or with a table; a table (.csv); or nih: the NLM's archive.",
+    required=True,
 )
+_LABELS_CSV = flags.DEFINE_string(
+    "labels_csv",
+    None,
+    "Table of a folder or .zip: CSV with a file, a label, and perhaps a patient and a split per line.",
+)
+_COLUMNS = {
+    what: flags.DEFINE_string(
+        f"{what}_column", None, f"Name of the table's column for the {what}. Without it: {', '.join(likely)}."
+    )
+    for what, likely in table.COLUMNS.items()
+}
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Root folder of the data sets, as in tfds.load.", required=True)
 _CONFIG = flags.DEFINE_list("config", [_DEFAULTS.config], f"Configs to make: one or more of {', '.join(CONFIGS)}.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a data set that has another source or other settings.")
@@ -73,10 +89,14 @@ _CELLS_PER_SHARD = flags.DEFINE_integer(
 _CLASS_FOLDERS = flags.DEFINE_list(
     "class_folders",
     list(DEFAULT_CLASS_FOLDERS),
-    "Folders of uninfected and parasitized cells, in this order, or uninfected=<folder>,parasitized=<folder>.",
+    "Folders of uninfected and parasitized cells, or a table's names for them, in this order, or "
+    "uninfected=<name>,parasitized=<name>. The default also takes names that mean this, such as healthy,infected.",
 )
+flags.DEFINE_alias("class_names", "class_folders")
 _PATIENT_REGEX = flags.DEFINE_string(
-    "patient_regex", DEFAULT_PATIENT_REGEX, "Regular expression; its first group is the patient in a file's base name."
+    "patient_regex",
+    DEFAULT_PATIENT_REGEX,
+    "Regular expression; its first group is the patient in a file's base name, else in its path.",
 )
 _LABEL_OVERRIDES = flags.DEFINE_string(
     "label_overrides",
@@ -139,6 +159,11 @@ def _leave(*_: object) -> None:
     os._exit(130)
 
 
+def _read_table(flag: str, path: str, columns: Mapping[str, str | None], class_names: Sequence[str]) -> table.Table:
+    name = f"--{flag}={path}"
+    return table.read(name, label_list.load(name, open_place(path, f"--{flag}")), columns, class_names)
+
+
 def _preprocess(
     source: str,
     of_configs: Sequence[plan.Settings],
@@ -147,10 +172,25 @@ def _preprocess(
 ) -> None:
     started = time.perf_counter()
     say(f"listing {source}", to_stderr=True)
-    with open_source(source) as opened:
-        cells = listing.list_cells(opened, f"--source={source}", of_configs[0].class_folders, patient_regex)
+    name, only, class_names = f"--source={source}", None, of_configs[0].class_folders
+    columns = {what: flag.value for what, flag in _COLUMNS.items()}
+    labels_table = None
+    if _LABELS_CSV.value is not None:
+        labels_table = _read_table("labels_csv", _LABELS_CSV.value, columns, class_names)
+    elif source.lower().endswith(".csv"):
+        labels_table = _read_table("source", source, columns, class_names)
+        only = {
+            folder
+            for path in labels_table.rows
+            for folder in itertools.accumulate(path.split("/")[:-1], "{}/{}".format)
+        }
+        source = os.fspath(open_place(source, "--source").parent)
+    with open_source(source, only) as opened:
+        cells = listing.list_cells(opened, name, class_names, patient_regex, columns, labels_table)
     if labels:
         cells = listing.override(cells, labels)
+    of_configs = [dataclasses.replace(settings, class_folders=cells.layout.names) for settings in of_configs]
+    say(*summary.mapping(cells, of_configs))
     listed = time.perf_counter()
     plan_job = functools.partial(
         prepare.plan, source=source, data_dir=_DATA_DIR.value, overwrite=_OVERWRITE.value, repair=_REPAIR.value
@@ -163,52 +203,7 @@ def _preprocess(
             result = prepare.run(
                 job, max_rejected_fraction=_MAX_REJECTED_FRACTION.value, pipeline_options=_PIPELINE_OPTIONS.value
             )
-            say(*_summary(result))
-
-
-def _summary(result: prepare.JobResult) -> list[str]:
-    manifest = result.manifest
-    duplicates = manifest.get("duplicates", {"num_cells": 0})
-    lines = [f"{manifest['dataset']}/{manifest['config']}/{manifest['version']} from {manifest['source']['name']}"]
-    for name, split in manifest["splits"].items():
-        classes = ", ".join(f"{count:,} {label}" for label, count in split["classes"].items())
-        known = len(set(split["patients"]) - {""})
-        patients = f"{known:>4} patients" if known else "unknown patients"
-        lines.append(f"  {name:<10} {split['num_cells']:>9,} cells of {patients} ({classes})")
-    num_bytes = sum(shard["num_bytes"] for split in manifest["splits"].values() for shard in split["shards"])
-    num_shards = sum(len(split["shards"]) for split in manifest["splits"].values())
-    skipped = ", ".join(f"{count} {reason}" for reason, count in manifest["source"]["skipped"].items()) or "none"
-    converted = ", ".join(f"{count} {kind}" for kind, count in manifest.get("converted", {}).items()) or "none"
-    lines.append(f"  files skipped: {skipped}; images rejected: {len(manifest['rejected'])}, converted: {converted}")
-    if overrides := manifest.get("label_overrides"):
-        lines.append(
-            f"  label overrides: {overrides['num_corrected']} cells have corrected labels, "
-            f"{overrides['num_excluded']} are left out"
-        )
-    if duplicates["num_cells"]:
-        lines.append(
-            f"  warning: {duplicates['num_cells']} cells are copies of others, {duplicates['num_label_conflicts']} "
-            f"contents have both labels, {duplicates['num_across_splits']} are in several splits: see duplicates in "
-            "manifest.json"
-        )
-    known_patients = [patient for split in manifest["splits"].values() for patient in split["patients"] if patient]
-    spelling = Counter(patient.casefold() for patient in set(known_patients))
-    if alike := sorted(patient for patient in set(known_patients) if spelling[patient.casefold()] > 1):
-        lines.append(
-            f"  warning: patients that differ in upper and lower case count as different: {', '.join(alike[:4])}"
-        )
-    if len(known_patients) == sum(split["num_cells"] for split in manifest["splits"].values()):
-        lines.append("  warning: each cell has a patient of its own; check --patient_regex")
-    shards = f"{num_shards} shards, {num_bytes / 1e6:,.1f} MB"
-    filled = f"filled {result.num_filled:,} cells in {result.seconds:.2f} s"
-    if result.repaired:
-        lines.append(f"  {shards}; {filled} to repair {', '.join(result.repaired)}")
-    elif result.num_filled:
-        lines.append(f"  {shards}; {filled} ({result.num_filled / result.seconds:,.0f} cells/s)")
-    else:
-        lines.append(f"  {shards}, already there")
-    lines.append(f"  {result.directory}")
-    return lines
+            say(*summary.result(result))
 
 
 if __name__ == "__main__":
@@ -217,7 +212,11 @@ if __name__ == "__main__":
         flag_groups={
             "source": (
                 "source",
+                "labels_csv",
+                *(f"{what}_column" for what in table.COLUMNS if what != "patient"),
                 "class_folders",
+                "class_names",
+                "patient_column",
                 "patient_regex",
                 "label_overrides",
                 "max_rejected_fraction",

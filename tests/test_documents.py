@@ -18,7 +18,7 @@ from test_imports import PACKAGES
 
 from pipeline import command
 
-DOCUMENTS = ["README.md", "BUILD.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/decisions.md"]
+DOCUMENTS = ["README.md", "BUILD.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/decisions.md", "docs/python.md"]
 
 NOT_TYPED_IN = {
     r"-m [\w.]+$": "is the name of a command, without its flags",
@@ -75,7 +75,8 @@ def check_flags(text, monkeypatch):
 
     def parse(main, *, keep_unknown_flags=False, **_):
         if arguments:  # else only the module is named
-            unknown.extend(flags.FLAGS([module, *arguments], known_only=keep_unknown_flags)[1:])
+            argv = command.find_flagfiles([module, *arguments])
+            unknown.extend(flags.FLAGS(argv, known_only=keep_unknown_flags)[1:])
 
     unknown = []
     monkeypatch.setattr(command, "run", parse)

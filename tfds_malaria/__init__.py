@@ -2,4 +2,6 @@
 
 from tfds_malaria.tfds_malaria_dataset_builder import Builder
 
-__all__ = ["Builder"]
+__version__ = "1.0.0"
+
+__all__ = ["Builder", "__version__"]

@@ -1,6 +1,6 @@
 """Trains the original's CNN from scratch (15,102,529 parameters).
 
-    python -m trainers.basic_cnn --flagfile=trainers/flagfiles/basic_cnn.flags --data_dir=data --run_dir=runs/basic_cnn
+    python -m trainers.basic_cnn --flagfile=basic_cnn.flags --data_dir=data --run_dir=runs/basic_cnn
 
 On two CPU cores an epoch takes about a minute for 6,000 cells. The same command again continues a run that was stopped.
 """

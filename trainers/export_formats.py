@@ -1,7 +1,7 @@
 """A trained model in the formats of other runtimes: a run folder in, `export/` in it out.
 
     saved_model    export/saved_model/      TensorFlow, TF Serving
-    onnx           export/model.onnx        ONNX Runtime and whatever else reads ONNX; needs requirements-export.txt
+    onnx           export/model.onnx        ONNX Runtime and whatever else reads ONNX; needs tf2onnx and onnx
     litert         export/model.tflite      LiteRT (TensorFlow Lite), for phones and small boards
                    export/model_int8.tflite   the same in 8-bit integers, a quarter of the size
 
@@ -31,15 +31,18 @@ class _Format(NamedTuple):
     keras_name: str
     file: str
     needs: tuple[str, ...]
+    output: str = "output_0"  # as Keras and tf2onnx name it
 
 
 _FORMATS = {
     "saved_model": _Format("tf_saved_model", "saved_model", ()),
-    "onnx": _Format("onnx", "model.onnx", ("tf2onnx", "onnx")),
+    "onnx": _Format("onnx", "model.onnx", ("tf2onnx", "onnx"), "Identity:0"),
     "litert": _Format("litert", "model.tflite", ()),
 }
 NAMES = tuple(_FORMATS)
 _INT8 = _Format("litert", "model_int8.tflite", ())
+OUTPUT_NAMES = {to.file: to.output for to in (*_FORMATS.values(), _INT8)}
+"""File -> name of the model's output in it; the input has the name that it has in `model.keras`."""
 
 
 def check(names: Sequence[str], flag: str) -> None:
@@ -51,8 +54,7 @@ def check(names: Sequence[str], flag: str) -> None:
         missing = [package for package in _FORMATS[name].needs if importlib.util.find_spec(package) is None]
         if missing:
             raise InputError(
-                f"--{flag}={name} needs {' and '.join(missing)}, not installed here: "
-                "pip install -r requirements-export.txt"
+                f"--{flag}={name} needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}"
             )
 
 
@@ -87,9 +89,9 @@ def export(
         )
     folder = Path(run_folder) / FOLDER
     if calibration is not None:
-        return [_write(_in_float32(model, "float32"), folder, _INT8, **_int8_options(calibration))]
-    in_float32 = _in_float32(model, "uint8")
-    return [_write(in_float32, folder, _FORMATS[name]) for name in names]
+        return [_write(in_float32(model, "float32"), folder, _INT8, **_int8_options(calibration))]
+    copy = in_float32(model, "uint8")
+    return [_write(copy, folder, _FORMATS[name]) for name in names]
 
 
 def _int8_options(calibration: np.ndarray) -> dict[str, Any]:
@@ -102,7 +104,8 @@ def _int8_options(calibration: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _in_float32(model: "keras.Model", input_dtype: str) -> "keras.Model":
+def in_float32(model: "keras.Model", input_dtype: str) -> "keras.Model":
+    """A copy of a model that computes in float32, with its weights, as exports do."""
     import keras
 
     def copy(layer: keras.Operation) -> keras.Operation:

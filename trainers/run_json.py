@@ -52,6 +52,7 @@ _SCHEMA: dict[str, Callable[[Any], bool]] = {  # what is read of `run.json`
 }
 _OPTIONAL: dict[str, Callable[[Any], bool]] = {  # not before some step, or not in every data set
     "data.settings.background": lambda value: value in BACKGROUNDS,
+    "data.is_nlm": lambda value: isinstance(value, bool),
     "best_epoch": lambda value: _is_integer(value, 1),
     "input.mode": lambda value: value in ("device", "resident", "mapped", "streaming", "features"),
     "hardware.policy": lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16"),

@@ -36,7 +36,7 @@ def choose_backend() -> str:
             "unset it"
         )
     if importlib.util.find_spec(backend) is None:
-        raise InputError(f"KERAS_BACKEND={backend} is not installed here: pip install -r requirements-jax.txt")
+        raise InputError(f"KERAS_BACKEND={backend} is not installed here: pip install {backend}")
     os.environ["KERAS_BACKEND"] = backend  # for Keras, which would otherwise ask keras.json
     return backend
 

@@ -22,7 +22,7 @@ _SPLITS = (("train_split", "train"), ("validation_split", "validation"), ("test_
 
 
 class Options(NamedTuple):
-    """The value of every training flag, by the flag's name; those of the VGGs are None for other models."""
+    """The value of every training flag, by the flag's name; that of another model is None."""
 
     data_dir: str
     config: str
@@ -69,6 +69,7 @@ class Options(NamedTuple):
     export: list[str]
     vgg_weights: str | None = None
     vgg_input: str | None = None
+    model: str | None = None
 
     @property
     def ranges(self) -> Ranges:

@@ -1,6 +1,6 @@
 """Trains the original's second model: a frozen VGG-19 with a new head (22,647,361 parameters, 2,622,977 trainable).
 
-    python -m trainers.vgg_frozen --flagfile=trainers/flagfiles/vgg_frozen.flags --data_dir=data \\
+    python -m trainers.vgg_frozen --flagfile=vgg_frozen.flags --data_dir=data \\
       --run_dir=runs/vgg_frozen
 
 The frozen layers see each cell once: their features are stored in the run's folder, and the head is trained on those.

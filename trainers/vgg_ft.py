@@ -1,6 +1,6 @@
 """Trains the original's third model: VGG-19, trainable from its fourth block on (20,321,793 of 22,647,361 parameters).
 
-    python -m trainers.vgg_ft --flagfile=trainers/flagfiles/vgg_ft.flags --data_dir=data --run_dir=runs/vgg_ft
+    python -m trainers.vgg_ft --flagfile=vgg_ft.flags --data_dir=data --run_dir=runs/vgg_ft
 
 Use a GPU: two CPU cores train on about ten cells per second. The same command again continues a run that was stopped.
 """

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from pipeline.errors import InputError
 from pipeline.job.build_manifest import differences
 from pipeline.job.plan import Job
 from pipeline.records import layout, manifest
+from pipeline.source.class_folders import ClassFolders
+from pipeline.source.table import Table
 
 _IDENTITY = "job.json"
 
@@ -32,15 +34,15 @@ def job_name(identity: manifest.Manifest) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_outside_source(source: str, root: str, class_folders: Sequence[str], directory: epath.Path) -> None:
+def check_outside_source(source: str, layout: ClassFolders | Table, directory: epath.Path) -> None:
     """Raises InputError if the data set would lie among the cells, where the next listing takes its files for cells."""
     if storage.is_remote(source) or storage.is_remote(directory):
         return
     resolved = Path(directory).resolve()  # etils' resolve follows no links
-    for folder in class_folders:
-        if resolved.is_relative_to(Path(storage.open_place(source, "--source"), root, folder).resolve()):
+    for folder in (f"{layout.root}{parent}{name}" for parent in layout.folders for name in layout.names):
+        if resolved.is_relative_to(Path(storage.open_place(source, "--source"), folder).resolve()):
             raise InputError(
-                f"{directory} would lie in the source's class folder {root}{folder}/, which is never changed; give a "
+                f"{directory} would lie in the source's class folder {folder}/, which is never changed; give a "
                 "--data_dir outside of the source"
             )
 

@@ -36,6 +36,8 @@ _PACKAGES = (
 def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest:
     """The part of the manifest that is known before a cell is read: it tells one data set from another."""
     settings_entry, more = settings.as_json(), {}
+    if listing.layout.patient_column:
+        settings_entry["patient_column"] = listing.layout.patient_column
     if listing.overrides:
         cells, changed = listing.cells, listing.overridden
         num_excluded = int((listing.overrides.labels == EXCLUDED).sum())
@@ -87,9 +89,13 @@ def package_versions() -> dict[str, str]:
 def build(job: Job, results: Sequence[ShardResult]) -> Manifest:
     """The manifest but for `files` and `checksum`; `results` are in the order of the plan."""
     config = CONFIGS[job.identity["config"]]
-    by_split = {split: [result for result in results if result.split == split] for split in config.splits}
+    by_split = {
+        split: of_split
+        for split in config.splits
+        if (of_split := [result for result in results if result.split == split])
+    }
     # Each fold trains some runs, so each has its statistics; otherwise validation and test stay unseen.
-    training_splits = ["train"] if "train" in config.splits else config.splits
+    training_splits = ["train"] if "train" in by_split else list(by_split)
     rejected = sorted([*job.rejected, *(item for result in results for item in result.rejected)])
     converted = Counter(kind for result in results for kind in result.converted)
     sizes = {split: np.concatenate([result.sizes for result in by_split[split]]) for split in training_splits}

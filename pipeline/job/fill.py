@@ -116,5 +116,6 @@ def _make_record(cell_read: CellRead, job: ShardJob) -> _Record | Rejected:
     record, offset = example.encode(stored, cell.label, cell.filename, cell.patient_id)
     header, footer = tfrecord.frame(record)
     content = int.from_bytes(hashlib.sha256(encoded).digest()[:8], "little")
-    facts = RecordFacts(cell.filename, cell.label, cell.patient_id, height, width, content, decoded.conversions)
+    about_image = (height, width, content, decoded.conversions, decode.has_background(decoded.pixels))
+    facts = RecordFacts(cell.filename, cell.label, cell.patient_id, *about_image)
     return _Record((header, record, footer), len(header) + offset, len(stored), facts)

@@ -95,13 +95,27 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> Itera
     config, cells = CONFIGS[settings.config], listing.cells
     if config.needs_patients and "" in cells.patient_ids:
         nameless = np.flatnonzero(cells.patients == cells.patient_ids.index(""))
+        if column := listing.layout.patient_column:
+            raise InputError(
+                f"{len(nameless)} of {len(cells)} cells in {source_name} have no {column}, such as "
+                f"{cells.filename(nameless[0])!r}; fill in that column, name another one by --patient_column, or use "
+                "--config=by_cell"
+            )
         raise InputError(
             f"{len(nameless)} of {len(cells)} file names in {source_name} tell no patient, such as "
             f"{cells.filename(nameless[0])!r}; expected names that match --patient_regex={settings.patient_regex}; "
             f"give a --patient_regex that fits, or use --config=by_cell"
         )
     try:
-        splits = config.assign(cells.labels, cells.patients, cells.patient_ids, settings.split_seed)
+        if config.assign:
+            splits = config.assign(cells.labels, cells.patients, cells.patient_ids, settings.split_seed)
+        elif cells.splits is not None:
+            splits = cells.splits.astype(np.int64)
+        else:
+            raise InputError(
+                f"it has no splits of its own; --config={settings.config} needs folders such as train/ and test/ "
+                "around the class folders, or a table with a column split; use --config=by_patient"
+            )
     except InputError as error:
         examples = [
             f", {len(listing.rejected)} files rejected, such as {name} ({why})" for name, why in listing.rejected
@@ -113,8 +127,7 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> Itera
         order = order[listing.overrides.labels[order] != EXCLUDED]
         cells = dataclasses.replace(cells, labels=listing.overrides.labels)
     bounds = np.searchsorted(splits[order], range(len(config.splits) + 1))
-
-    if empty := [split for split, size in zip(config.splits, np.diff(bounds), strict=False) if not size]:
+    if empty := [config.splits[split] for split in np.unique(splits) if bounds[split] == bounds[split + 1]]:
         raise InputError(f"--label_overrides leaves no cell in the split {empty[0]}; leave out fewer")
 
     def shards() -> Iterator[Shard]:

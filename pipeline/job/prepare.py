@@ -57,7 +57,7 @@ def plan(
         job is in the way, or files of the data set are corrupt and must not be or cannot be repaired.
     """
     directory = layout.dataset_dir(data_dir, settings.config)
-    acquire.check_outside_source(source, listing.root, settings.class_folders, directory)
+    acquire.check_outside_source(source, listing.layout, directory)
     place = storage.open_place(source, "--source")
     source_name = (place if storage.is_remote(place) else place.resolve()).name
     source_name = source_name.encode(errors="backslashreplace").decode()
@@ -108,7 +108,7 @@ def run(
         return job
     from pipeline.job import beam_pipeline  # takes a second to import, in which nothing is filled
 
-    started = time.perf_counter()
+    started, num_with_background = time.perf_counter(), 0
     missing: list[str] = []
     job_dir = job.shard_job.job_dir
     with acquire.explained_os_errors(str(job.directory)):
@@ -119,10 +119,11 @@ def run(
             filled = results.read_results(job_dir, job.num_cells)
             results.check(filled, job, max_rejected_fraction)
             build_manifest.write(job, filled)
+            num_with_background = sum(result.num_with_background for result in filled)
         seconds = time.perf_counter() - started
         acquire.publish(job)
     num_filled = sum(job.num_cells[file_name] for file_name in missing)
-    return JobResult(job.directory, manifest.read(job.directory), num_filled, seconds)
+    return JobResult(job.directory, manifest.read(job.directory), num_filled, seconds, (), num_with_background)
 
 
 def _write_plan(shards: Iterable[Shard], job_dir: epath.Path) -> dict[str, int]:

@@ -31,6 +31,7 @@ class RecordFacts(NamedTuple):
     width: int
     content: int  # hash of the image file, to find duplicates by
     conversions: tuple[str, ...]  # see `source.decode.DecodedImage`
+    has_background: bool = False  # see `source.decode.has_background`
 
 
 class ShardResult(NamedTuple):
@@ -40,6 +41,7 @@ class ShardResult(NamedTuple):
     entry: dict[str, Any]  # in the manifest
     rejected: list[Rejected]  # cells that are not in it, and why
     converted: list[str]  # the conversions of all records
+    num_with_background: int
     labels: np.ndarray  # uint8 [records]
     patient_ids: list[str]  # of each record; the same string for the same patient
     sizes: np.ndarray  # int32 [records, 2], height and width
@@ -55,6 +57,7 @@ class JobResult(NamedTuple):
     num_filled: int  # cells that this run read; 0 if the data set was there already
     seconds: float  # of filling, from the first shard to the manifest
     repaired: tuple[str, ...] = ()  # names of the corrupt files that were made again
+    num_with_background: int = 0  # of its cells, see `source.decode.has_background`; 0 if this run filled none
 
 
 class ShardCounts(NamedTuple):
@@ -82,6 +85,7 @@ def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
             entry,
             [Rejected(*cell) for cell in rejected],
             [sys.intern(kind) for facts in records for kind in facts.conversions],
+            sum(facts.has_background for facts in records),
             np.array([facts.label for facts in records], np.uint8),
             [sys.intern(facts.patient_id) for facts in records],
             np.array([(facts.height, facts.width) for facts in records], np.int32).reshape(-1, 2),

@@ -4,7 +4,8 @@
 
     format, dataset, config, version
     source             name, fingerprint, num_cells (listed), skipped (reason -> number)
-    settings           see job.plan.Settings; with a list of labels also label_overrides, its sha256
+    settings           see job.plan.Settings; with a list of labels also label_overrides, its sha256; with patients
+                       from a table's column also patient_column, its name
     label_overrides    num_corrected, num_excluded, published (file name -> published label of each changed or
                        excluded cell); only with a list of labels
     package_versions   of the packages that decide on the bytes

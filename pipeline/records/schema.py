@@ -13,16 +13,8 @@ FORMAT = 1
 
 _COUNT = range(2**48)
 # Readers do without these: early data sets lack them or have them in another form.
-_OPTIONAL = {
-    "package_versions",
-    "converted",
-    "image_size",
-    "histogram",
-    "duplicates",
-    "same_names",
-    "label_overrides",
-    "background",
-}
+_OPTIONAL = {"package_versions", "converted", "image_size", "histogram", "duplicates", "same_names"}
+_OPTIONAL |= {"label_overrides", "patient_column", "background"}  # where the data set has them
 _DIGEST, _BIN = re.compile("[0-9a-f]{64}"), re.compile("[0-9]{1,9}")
 _SHARD_FILE = DATASET_NAME + r"-\w+\.tfrecord-\d{5,}-of-\d{5,}"
 _SHARD = {
@@ -55,6 +47,7 @@ _MANIFEST = {
         "cells_per_shard": range(1, _COUNT.stop),
         "class_folders": [str],
         "patient_regex": str,
+        "patient_column": str,
         "label_overrides": _DIGEST,
         "background": BACKGROUNDS,
     },
@@ -77,7 +70,10 @@ def check(manifest: Any) -> None:
 
 def check_consistency(manifest: dict[str, Any]) -> None:
     """Raises ValueError if splits, shards and counts of a manifest of the right form do not fit together."""
-    expected_splits = CONFIGS[manifest["config"]].splits
+    config = CONFIGS[manifest["config"]]
+    expected_splits = config.splits
+    if config.assign is None:  # those that the source has
+        expected_splits = tuple(split for split in config.splits if split in manifest["splits"]) or config.splits
     if tuple(manifest["splits"]) != expected_splits:
         raise ValueError(f"has the splits {', '.join(manifest['splits'])}; expected {', '.join(expected_splits)}")
     size_px, encoding = manifest["settings"]["image_size_px"], manifest["settings"]["image_encoding"]

@@ -12,7 +12,7 @@ import threading
 import zipfile
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
@@ -60,8 +60,8 @@ def is_hidden(path: str) -> bool:
 class FolderSource(Source):
     """A folder, local or on an object store."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = epath.Path(folder)
+    def __init__(self, folder: str, only: Collection[str] | None = None) -> None:
+        self._folder, self._only = epath.Path(folder), only
         self.is_remote = is_remote(folder)
         self._prefix = f"{folder}/"
 
@@ -76,7 +76,8 @@ class FolderSource(Source):
                 path = prefix + name
                 if is_folder and not is_hidden(name):
                     folders.add(path)
-                    pending.append(path + "/")
+                    if self._only is None or path in self._only:
+                        pending.append(path + "/")
                 else:
                     files.append(File(path, num_bytes, None, None if is_hidden(name) else fault, modified_ns))
         return files, folders
@@ -111,7 +112,7 @@ class FolderSource(Source):
         return content
 
 
-def _normal_path(name: str) -> str | None:
+def normal_path(name: str) -> str | None:
     r"""An archive's name as a path from its top; None if it leads elsewhere. Windows' archivers may write `\`."""
     *folders, base_name = name.replace("\\", "/").split("/")
     path = "/".join([*(folder for folder in folders if folder not in ("", ".")), base_name])
@@ -134,7 +135,7 @@ class ZipSource(Source):
         def add(entry: zipfile.ZipInfo) -> None:
             if entry.header_offset < 0:
                 raise InputError(f"--source={self._path} has lost its beginning; copy or download it again")
-            path, fault = _normal_path(entry.filename), None
+            path, fault = normal_path(entry.filename), None
             if path is None:
                 path, fault = entry.filename, "absolute path or '..' in the archive"
             elif entry.flag_bits & 0x1:
@@ -212,12 +213,12 @@ class ZipSource(Source):
             self._file.close()
 
 
-def open_source(path: str) -> Source:
-    """Opens a folder or zip archive; raises InputError if there is none."""
+def open_source(path: str, only: Collection[str] | None = None) -> Source:
+    """Opens a folder or zip archive; of a folder only some subfolders count. Raises InputError if there is none."""
     location = open_place(path, "--source")
     try:
         if location.is_dir():
-            return FolderSource(os.fspath(location))
+            return FolderSource(os.fspath(location), only)
         if location.exists():
             if not is_remote(location) and not Path(location).is_file():  # epath takes whatever exists for a file
                 raise InputError(f"--source={path} is not a regular file; expected a folder or a .zip file")

@@ -32,6 +32,8 @@ _MODES_OF_CONVERSION = {
 _CONVERSIONS = {mode: name for name, modes in _MODES_OF_CONVERSION.items() for mode in modes}
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}  # else as the format
 
+_MAX_BLACK = 16  # JPEG leaves some noise in what was black
+
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_BIT_DEPTH = 24  # where the header has it
@@ -80,6 +82,16 @@ def resize(pixels: np.ndarray, image_size_px: int) -> np.ndarray:
     That is `cv2.resize` with `INTER_CUBIC`; the aspect ratio is not kept.
     """
     return cv2.resize(pixels, (image_size_px, image_size_px), interpolation=cv2.INTER_CUBIC)
+
+
+def has_background(pixels: np.ndarray) -> bool:
+    """Whether less than half of the border of a uint8 [height, width, 3] image is black, as masked cells' borders are.
+
+    Of the NLM's cells at least 59 % of the border is; of cells that were cut out by box at most 23 %.
+    """
+    green = pixels[..., 1]  # one channel suffices and takes 7 instead of 50 µs
+    edges = (green[0], green[-1], green[:, 0], green[:, -1])
+    return 2 * sum(int((edge > _MAX_BLACK).sum()) for edge in edges) > sum(map(len, edges))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -77,6 +77,12 @@ class Files:
             yield from sorted([first, *others], key=by_content) if others else [first]
 
 
+def printable_path(path: str) -> str:
+    """A path of any bytes and length as text for people."""
+    text = path.encode(errors="backslashreplace").decode()
+    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"
+
+
 def read_zip_directory(file: BinaryIO, add: Callable[[zipfile.ZipInfo], None]) -> None:
     """Calls `add` with each entry of a zip; raises what `zipfile.ZipFile` raises, and what `add` does."""
 

@@ -8,10 +8,12 @@ import dataclasses
 import hashlib
 import heapq
 import re
+import unicodedata
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +21,15 @@ import numpy as np
 from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
 from pipeline.label_list import LabelList
+from pipeline.source import class_folders
 from pipeline.source.archive import LINK_TO_FOLDER, Source, is_hidden
-from pipeline.source.files import MAX_ENCODED_BYTES, Files, UnreadableImage
+from pipeline.source.class_folders import ClassFolders
+from pipeline.source.files import MAX_ENCODED_BYTES, Files, UnreadableImage, printable_path
 from pipeline.source.read_ahead import CellRead, read_ahead
+from pipeline.source.table import Table, find_table
 
 EXCLUDE = "exclude"
 EXCLUDED = -1
-_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 _MAX_NAME_CHARACTERS = 1024
 _FILES_WITH_CHECKSUM = 1024
 
@@ -39,7 +43,8 @@ class Cells:
     indices: np.ndarray  # int64 [cells], into the files
     labels: np.ndarray  # uint8 [cells]
     patients: np.ndarray  # int32 [cells], into `patient_ids`
-    patient_ids: list[str]  # each once, "" for cells whose name tells none
+    patient_ids: list[str]  # each once, "" for cells of which none is known
+    splits: np.ndarray | None = None  # uint8 [cells], into `cells.SPLITS`; None unless the source has them
 
     def filename(self, index: int) -> str:
         """The file name of a cell."""
@@ -68,15 +73,17 @@ class Listing(NamedTuple):
     """What a source holds.
 
     The fingerprint is a sha256 over the sorted file names and sizes and the CRC-32 of 1,024 files chosen by a hash of
-    their names; the same for a folder and a zip of that folder, and cheap for both.
+    their names; with a table also over what it tells. It is the same for a folder and a zip of that folder, and
+    cheap for both.
     """
 
-    root: str  # path of the folder that holds the class folders, from the source's top, "" or ending with `/`
+    root: str  # path of the folder that file names begin from, from the source's top, "" or ending with `/`
     cells: Cells
     rejected: list[Rejected]  # image files that cannot be used because of their name or type
     skipped: dict[str, int]  # number of files that are no images, by reason
-    same_names: list[str]  # base names that are in both class folders, which may be a mistake in copying
+    same_names: list[str]  # base names that are in both classes, which may be a mistake in copying
     fingerprint: str
+    layout: ClassFolders | Table  # how the source tells labels
     overrides: LabelOverrides | None = None
 
     @property
@@ -86,25 +93,39 @@ class Listing(NamedTuple):
 
 
 def list_cells(
-    source: Source, source_name: str, class_folders: Sequence[str], patient_regex: re.Pattern[str]
+    source: Source,
+    source_name: str,
+    class_names: Sequence[str],
+    patient_regex: re.Pattern[str],
+    columns: Mapping[str, str | None] = MappingProxyType({}),
+    table: Table | None = None,
 ) -> Listing:
     """Lists the cells of a source.
 
     Args:
       source, source_name: an opened source, and what to call it in errors.
-      class_folders: folder of each label, in label order; they may lie deeper, the topmost pair counts.
+      class_names: folder of each label, or its name in a table, in label order; see `class_folders.find`, `table.read`.
       patient_regex: see `cells.parse_patient`.
+      columns: see `table.read`, of the CSV that a source without class folders may hold.
+      table: a table that lies elsewhere; then class folders do not count.
 
     Raises:
-      InputError: if the source cannot be listed, has no class folders, or a class has no image.
+      InputError: if the source cannot be listed, has neither class folders nor a table, or a class has no image.
     """
     try:
         files, folders = source.walk()
-    except OSError as error:
+        layout: ClassFolders | Table | None
+        if table:
+            layout = table.located(files, "")
+        else:
+            layout = class_folders.find(folders, class_names, source_name)
+            layout = layout or find_table(files, source, source_name, columns, class_names)
+    except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be listed: {error}; check that it can be read") from error
-    root = _find_root(files, folders, class_folders, source_name)
-    label_of = {folder: label for label, folder in enumerate(class_folders)}
-    indices, labels, patients = array("q"), array("B"), array("i")
+    if layout is None:
+        raise class_folders.not_found(files, folders, class_names, source_name)
+    root = layout.root
+    indices, labels, patients, splits = array("q"), array("B"), array("i"), array("B")
     patient_codes: dict[str, int] = {}
     rejected: list[Rejected] = []
     skipped: Counter[str] = Counter()
@@ -112,37 +133,41 @@ def list_cells(
     for index in files.sorted_indices():
         file = files[index]
         filename = file.path.removeprefix(root) if file.path.startswith(root) else ""
-        folder, _, below = filename.partition("/")
-        lacks_images = file.fault == LINK_TO_FOLDER and folder in label_of
+        placement = layout.place(filename)
+        lacks_images = file.fault == LINK_TO_FOLDER and placement
         if not (file.path.lower().endswith(IMAGE_SUFFIXES) or lacks_images) or is_hidden(file.path):
             skipped["not an image by name"] += 1
         elif fault := file.fault or _name_fault(file.path):
-            rejected.append(Rejected(_printable(file.path), fault))
-        elif folder not in label_of or not below:
-            skipped["outside of the class folders"] += 1
-        elif not label_of.keys().isdisjoint(below.split("/")[:-1]):
-            rejected.append(Rejected(filename, "lies in a class folder within a class folder"))
+            rejected.append(Rejected(printable_path(file.path), fault))
+        elif placement is None:
+            skipped[layout.outside] += 1
+        elif placement.fault:
+            rejected.append(Rejected(filename, placement.fault))
         elif filename == last_filename:
             rejected.append(Rejected(filename, "the archive has this name more than once"))
         elif file.num_bytes > MAX_ENCODED_BYTES:
             rejected.append(Rejected(filename, f"{file.num_bytes} bytes; expected at most {MAX_ENCODED_BYTES}"))
         else:
-            patient_id = parse_patient(below.rpartition("/")[2], patient_regex)
+            patient_id = placement.patient_id
+            if layout.patient_column is None:
+                patient_id = parse_patient(filename, patient_regex) or unicodedata.normalize("NFC", patient_id)
             indices.append(index)
-            labels.append(label_of[folder])
+            labels.append(placement.label)
             patients.append(patient_codes.setdefault(patient_id, len(patient_codes)))
+            splits.append(placement.split or 0)
             last_filename = filename
-    cells = Cells(files, root, np.array(indices), np.array(labels), np.array(patients), list(patient_codes))
+    columns_of_cells = (np.array(indices), np.array(labels), np.array(patients), list(patient_codes))
+    cells = Cells(files, root, *columns_of_cells, np.array(splits) if layout.has_splits else None)
     num_cells = np.bincount(cells.labels, minlength=len(LABELS))
-    for folder, num in zip(class_folders, num_cells, strict=True):
+    for label, num in enumerate(num_cells):
         if not num:
             reason = f" ({len(rejected)} files are rejected: {rejected[0].reason})" if rejected else ""
             raise InputError(
-                f"{source_name} has no image in {root}{folder}/{reason}; expected files ending in "
+                f"{source_name} has no image in {layout.describe(label)}{reason}; expected files ending in "
                 f"{', '.join(IMAGE_SUFFIXES)}; add some or name the folder by --class_folders"
             )
     try:
-        fingerprint = _fingerprint(cells, source)
+        fingerprint = _fingerprint(cells, source, isinstance(layout, Table))
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be read: {error}; fix that, then the same command continues") from error
     fewest, *others = (
@@ -150,7 +175,7 @@ def list_cells(
         for label in np.argsort(num_cells)
     )
     same_names = sorted(set(fewest).intersection(*others))
-    return Listing(root, cells, rejected, dict(sorted(skipped.items())), same_names, fingerprint)
+    return Listing(root, cells, rejected, dict(sorted(skipped.items())), same_names, fingerprint, layout)
 
 
 def override(listing: Listing, label_list: LabelList) -> Listing:
@@ -169,37 +194,6 @@ def override(listing: Listing, label_list: LabelList) -> Listing:
     return listing._replace(overrides=LabelOverrides(label_list.sha256, labels))
 
 
-def _find_root(files: Files, folders: set[str], class_folders: Sequence[str], source_name: str) -> str:
-    parents = {
-        name: {path[: -len(name)] for path in folders if path == name or path.endswith("/" + name)}
-        for name in class_folders
-    }
-    roots = sorted(set.intersection(*parents.values()), key=lambda root: (root.count("/"), root))
-    expected = " and ".join(f"{name}/" for name in class_folders)
-    if not roots:
-        present = [name for name in class_folders if parents[name]]
-        fault = f"has {f'a folder {present[0]}/ only' if present else 'no class folders'} ({_content(files, folders)})"
-        raise InputError(f"{source_name} {fault}; expected {expected} side by side; name others by --class_folders")
-    if len(roots) > 1 and roots[1].count("/") == roots[0].count("/"):
-        raise InputError(
-            f"{source_name} has {expected} more than once, in {roots[0]!r} and {roots[1]!r}; expected one pair; "
-            "point --source at one of them"
-        )
-    return roots[0]
-
-
-def _content(files: Files, folders: set[str]) -> str:
-    """What most likely explains why a source has no class folders."""
-    if rejected := [file for file in files if file.fault]:
-        first = min(rejected, key=lambda file: file.path)
-        return f"{len(rejected)} files are rejected, such as {_printable(first.path)}: {first.fault}"
-    if archives := sorted(file.path for file in files if file.path.lower().endswith(_ARCHIVE_SUFFIXES)):
-        return f"it holds {_printable(archives[0])}: unpack that first"
-    if folders:
-        return f"its folders are {', '.join(map(_printable, sorted(folders)[:3]))}{', …' if len(folders) > 3 else ''}"
-    return f"it has no folders, and {len(files)} files"
-
-
 def _name_fault(path: str) -> str | None:
     if len(path) > _MAX_NAME_CHARACTERS:
         return f"name of {len(path)} characters; expected at most {_MAX_NAME_CHARACTERS}"
@@ -210,10 +204,14 @@ def _name_fault(path: str) -> str | None:
     return None
 
 
-def _fingerprint(cells: Cells, source: Source) -> str:
+def _fingerprint(cells: Cells, source: Source, with_labels: bool) -> str:
     digest = hashlib.sha256()
-    for cell in cells:
+    for index, cell in enumerate(cells):
         digest.update(f"{cell.filename}\0{cell.num_bytes}\n".encode())
+        if with_labels:
+            digest.update(
+                f"{cell.label}\0{cell.patient_id}\0{-1 if cells.splits is None else cells.splits[index]}\n".encode()
+            )
     chosen = heapq.nsmallest(
         _FILES_WITH_CHECKSUM,
         range(len(cells)),
@@ -235,8 +233,3 @@ def _crc32(cell_read: CellRead) -> int:
         return zlib.crc32(read())
     except UnreadableImage as error:
         raise UnreadableImage(f"{cell.filename}: {error}") from error
-
-
-def _printable(path: str) -> str:
-    text = path.encode(errors="backslashreplace").decode()
-    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.cells import LABELS
+from pipeline.cells import LABELS, SPLITS
 from pipeline.errors import InputError
 from pipeline.splits.grouped import assign_groups
 
@@ -27,7 +27,7 @@ class SplitConfig(NamedTuple):
 
     description: str  # one sentence for people
     splits: tuple[str, ...]  # names, in their order
-    assign: Callable[[np.ndarray, np.ndarray, Sequence[str], int], np.ndarray]  # see `assign_patients`
+    assign: Callable[[np.ndarray, np.ndarray, Sequence[str], int], np.ndarray] | None  # see `assign_patients`
     needs_patients: bool  # whether a cell without a patient is an error
 
 
@@ -109,6 +109,12 @@ CONFIGS: Mapping[str, SplitConfig] = {
         tuple(_FOLD_FRACTIONS),
         partial(assign_patients, fractions=_FOLD_FRACTIONS),
         needs_patients=True,
+    ),
+    "given": SplitConfig(
+        "The source's own splits, those of train, validation and test that it has; a patient may be in several.",
+        SPLITS,
+        None,
+        needs_patients=False,
     ),
 }
 """The configs of the data set by name; the first is the default."""

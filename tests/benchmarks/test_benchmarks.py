@@ -42,15 +42,6 @@ def test_preprocess_throughput(synthetic_zip, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tables"], "what was laid out is removed"
 
 
-def test_plan_memory(tmp_path):
-    content = measured("plan_memory", tmp_path / "x.json", "--num_cells=1500", f"--work_dir={tmp_path}")
-    (case,) = content["cases"]
-    (_, listed), planned, (_, described) = case["steps"].values()
-    assert planned == pytest.approx([case["seconds"], case["peak_rss_bytes"]], abs=0.01)
-    assert 1e7 < listed <= planned[1] <= described
-    assert [path.name for path in tmp_path.iterdir()] == ["x.json"], "what was laid out is removed"
-
-
 def test_train_throughput(data_dir, tmp_path):
     """With the model that has the most cases."""
     flags = (

@@ -56,6 +56,16 @@ def test_a_flag_that_cannot_be_used_is_told_in_one_line(arguments, expected):
     assert_one_line_error(run_in_process("pipeline.preprocess", *arguments), expected, "see --help")
 
 
+@pytest.mark.parametrize("words", [["--flagfile=basic_cnn.flags"], ["--flagfile", "basic_cnn.flags"]])
+def test_a_flagfile_of_the_project_is_found_by_its_name_unless_one_is_here(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [*words, f"--data_dir={tmp_path}", "--run_dir=run"]
+    assert_one_line_error(run_in_process("trainers.basic_cnn", *flags), "has no data set")
+    (tmp_path / "basic_cnn.flags").write_text("--config=by_cell")
+    assert_one_line_error(run_in_process("trainers.basic_cnn", *flags), "has no data set tfds_malaria/by_cell")
+    assert_one_line_error(run_in_process("trainers.basic_cnn", "--flagfile=other.flags"), "Unable to open flagfile")
+
+
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [

@@ -69,7 +69,6 @@ def test_corrected_and_excluded_cells(source, tmp_path):
     ("content", "expected"),
     [
         (b"", ["line 1: the header is ''; expected 'filename,label'"]),
-        (b"filename;label\n", ["line 1: the header is 'filename;label'"]),
         (b"file,label\n", ["line 1"]),
         (
             b"filename,label\nUninfected/nobody.png,exclude\n",
@@ -80,7 +79,7 @@ def test_corrected_and_excluded_cells(source, tmp_path):
             ["line 3: the label is 'healthy'; expected uninfected, parasitized, exclude"],
         ),
         (b"filename,label\nx,exclude\nx,exclude\n", ["line 3: 'x' is in line 2 already"]),
-        (b"filename,label\nx\n", ["line 2: it has 1 columns"]),
+        (b"filename;label\nx\n", ["line 2: it has 1 columns"]),
         (b"filename,label\nx,exclude\n\xff,exclude\n", ["line 3: byte 0xff is not UTF-8"]),
         (b"\xef\xbb\xbffilename,label\n\xff,exclude\n", ["line 2: byte 0xff is not UTF-8"]),
         (b"x" * 140_000, ["line 1: field larger than field limit", "expected a CSV file"]),

@@ -9,11 +9,10 @@ from conftest import listing_of, png, write_source, zip_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.plan_memory import write_zip
 from pipeline.cells import ZipEntry
 from pipeline.errors import InputError
 from pipeline.job.plan import Settings, plan_shards
-from pipeline.source.archive import ZipSource, _normal_path, open_source
+from pipeline.source.archive import ZipSource, normal_path, open_source
 from pipeline.source.files import MAX_ENCODED_BYTES, File, Files, UnreadableImage
 
 
@@ -56,13 +55,6 @@ def test_what_is_no_image_by_name_is_skipped_and_counted(source, tmp_path):
 def test_the_topmost_class_folders_count(source):
     write_source(source / "cell_images", num_patients=3)
     assert len(listing_of(source).cells) == 36
-
-
-def test_two_pairs_of_class_folders_are_an_error(tmp_path):
-    write_source(tmp_path / "cells" / "a")
-    write_source(tmp_path / "cells" / "b")
-    with pytest.raises(InputError, match="more than once, in 'a/' and 'b/'"):
-        listing_of(tmp_path / "cells")
 
 
 def test_other_class_folders(tmp_path):
@@ -210,15 +202,15 @@ def test_hostile_names_are_rejected(source, tmp_path):
 
 @given(st.lists(st.sampled_from(["..", ".", "/", "\\", "C:", "cells", "C1_a.png", ""])).map("".join) | st.text())
 def test_archive_names_stay_within_the_archive(name):
-    path = _normal_path(name)
+    path = normal_path(name)
     if path is None:
         assert ".." in name or name.startswith("/") or ":" in name
     else:
         assert "\\" not in path
         assert os.path.normpath(f"/top/{path}").startswith("/top")
         assert ".." not in path.split("/")
-        assert _normal_path(path) == path
-        assert _normal_path(name.replace("/", "\\").lstrip("\\")) == _normal_path(name.lstrip("/\\"))
+        assert normal_path(path) == path
+        assert normal_path(name.replace("/", "\\").lstrip("\\")) == normal_path(name.lstrip("/\\"))
 
 
 def test_names_that_are_no_utf8_are_rejected(source):
@@ -300,7 +292,12 @@ def test_files_come_back_as_they_were():
 
 def test_listing_and_planning_take_little_memory_per_cell(tmp_path):
     num_cells, archive = 20_000, tmp_path / "cells.zip"
-    write_zip(archive, num_cells)
+    with zipfile.ZipFile(archive, "w") as cells:
+        for i in range(num_cells):
+            patient = i // 138  # as in the NLM's archive
+            folder = "Parasitized" if i % 2 and patient % 4 else "Uninfected"
+            name = f"C{patient}P{patient % 90}thinF_IMG_20150619_{i:07d}a_cell_{i % 200}.png"
+            cells.writestr(zipfile.ZipInfo(f"{folder}/{name}"), name)
     listing_of(archive)  # imports and caches
     tracemalloc.start()
     try:

@@ -76,7 +76,7 @@ def no_class_folders(source):
 
 
 def one_class_folder(source):
-    (source / "Parasitized").rename(source / "Parasitised")
+    (source / "Parasitized").rename(source / "cells")
     return source
 
 

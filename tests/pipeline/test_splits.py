@@ -112,6 +112,7 @@ def test_pinned_plan():
     digests = {
         config: hashlib.sha256("\n".join(assign(config, cells, 42)).encode()).hexdigest()[:16]
         for config in configs.CONFIGS
+        if config != "given"
     }
     assert digests == {
         "by_patient": "c43e8ea85464f9db",

@@ -22,9 +22,7 @@ from trainers.models import architectures
 from trainers.run_dir import read_history
 from trainers.training import hardware
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("jax") is None, reason="JAX is not installed: pip install -r requirements-jax.txt"
-)
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed: make extras")
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
 LABELS = np.arange(8) % 2
 

@@ -13,11 +13,12 @@ from keras import ops
 from matplotlib.figure import Figure
 
 from pipeline import plot_style
+from pipeline.cells import LABELS
 from trainers.augmentation import params
 from trainers.augmentation.ranges import FILLS, Ranges
 
 _FILL_MODES = dict(zip(FILLS, ("constant", "nearest"), strict=True))
-_NUM_VERSIONS = 5  # in a preview
+_NUM_CELLS, _NUM_VERSIONS = 5, 5  # in a preview
 
 
 def augmented(model: keras.Model, ranges: Ranges, *, by_gathers: bool) -> keras.Model:
@@ -167,16 +168,28 @@ def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
     return ops.cast(ops.clip(ops.round(images), 0.0, 255.0), "uint8")
 
 
-def save_preview(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
-    """Plots a cell, uint8 RGB [size, size, 3], and five augmented versions of it: do they still look like cells?"""
+def save_preview(images: np.ndarray, labels: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
+    """Plots cells, the first few of both classes, with augmented versions of each: do they still look like cells?
+
+    Args:
+      images: uint8 RGB [cells, size, size, 3].
+      labels: int [cells], 1 is parasitized.
+      ranges, seed, path: of the augmentation, and where to write the plot.
+    """
+    shown = np.concatenate([np.flatnonzero(labels == 1)[:3], np.flatnonzero(labels == 0)[:3]])[:_NUM_CELLS]
+    count = tf.constant([len(shown) * _NUM_VERSIONS])
     position = tf.constant(params.RAMP_CELLS, tf.int64)
-    numbers = params.sample(ranges, image.shape[0], seed, position, tf.constant([_NUM_VERSIONS]))
-    images = np.repeat(image[None], _NUM_VERSIONS, axis=0)
-    versions = [image, *np.asarray(change(images, np.asarray(numbers), ranges.fill, by_gathers=False))]
-    with plot_style.optional(path.name), plot_style.style():
-        figure = Figure(figsize=(2 * len(versions), 2.3))
-        for number, axis in enumerate(figure.subplots(1, len(versions))):
-            axis.imshow(versions[number])
-            axis.set_title(number or "as stored", fontsize=9)
-            axis.axis("off")
+    numbers = params.sample(ranges, images.shape[1], seed, position, count)
+    repeated = np.repeat(images[shown], _NUM_VERSIONS, axis=0)
+    changed = np.asarray(change(repeated, np.asarray(numbers), ranges.fill, by_gathers=False))
+    with plot_style.style():
+        figure = Figure(figsize=(1.5 * (1 + _NUM_VERSIONS), 1.5 * len(shown) + 0.3))
+        axes = figure.subplots(len(shown), 1 + _NUM_VERSIONS, squeeze=False)
+        for row, cell, versions in zip(axes, shown, np.split(changed, len(shown)), strict=True):
+            row[0].set_ylabel(LABELS[labels[cell]], fontsize=9)
+            for axis, image in zip(row, [images[cell], *versions], strict=True):
+                axis.imshow(image)
+                axis.set(xticks=[], yticks=[])
+        for number, axis in enumerate(axes[0]):
+            axis.set_title(f"version {number}" if number else "as stored", fontsize=9)
         plot_style.save(figure, path, dpi=100)

@@ -1,0 +1,163 @@
+"""Sources that tell what their cells are by a table: CSV, one cell per line, with columns for file and label."""
+
+import itertools
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, IMAGE_SUFFIXES, LABELS, SPLIT_NAMES, Cell, guess_label
+from pipeline.errors import InputError
+from pipeline.label_list import fault, read_rows
+from pipeline.source.archive import Source, is_hidden, normal_path
+from pipeline.source.class_folders import Placement
+from pipeline.source.files import Files, printable_path
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "file": ("file", "filename", "file_name", "path", "file_path", "filepath", "image", "image_path", "image_name"),
+    "label": ("label", "class", "class_name", "diagnosis", "target"),
+    "patient": ("patient", "patient_id", "patientid", "subject", "subject_id", "slide", "slide_id"),
+    "split": ("split", "subset"),
+}
+"""What a table tells -> names that its column may have, unless a flag names it; without file and label it is none."""
+
+_NUM_NEEDED = 2
+
+
+class Table(NamedTuple):
+    """A table that has been read."""
+
+    name: str  # what errors call it, such as `--labels_csv=labels.csv`
+    rows: dict[str, Placement]  # by path, relative to the root
+    lines: dict[str, int]  # number of each path's line, from 1
+    names: tuple[str, ...]  # values of the label's column, in label order
+    columns: dict[str, str]  # of `COLUMNS`, those that it has -> name
+    root: str = ""  # path of the folder that its paths are relative to, from the source's top, "" or ending with `/`
+    folders: tuple[str, ...] = ("",)
+    outside: str = "not in the table"  # what files are that it does not name
+
+    @property
+    def patient_column(self) -> str | None:
+        """Name of the column that tells the patients."""
+        return self.columns.get("patient")
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether it has a column for the split."""
+        return "split" in self.columns
+
+    def place(self, filename: str) -> Placement | None:
+        """What the table tells of a file; None if it does not name it."""
+        return self.rows.get(filename)
+
+    def describe(self, label: int) -> str:
+        """Where the cells of a label are."""
+        return f"{self.columns['label']}={self.names[label]}"
+
+    def located(self, files: Files, folder: str) -> "Table":
+        """The table with its root: the folder that it lies in, else the topmost from which its first path leads on.
+
+        Raises InputError, with the number of the line, if a file is not there or is no image by name.
+        """
+        first = next(iter(self.rows))
+        roots = {path[: -len(first)] for path in files.paths if path == first or path.endswith(f"/{first}")}
+        if folder not in roots:
+            folder = min(roots, key=lambda root: (root.count("/"), root), default=folder)
+        present = set(files.paths)
+        for path, line in self.lines.items():
+            if folder + path not in present:
+                where = f"the source's folder {folder}" if folder else "the source"
+                raise fault(self.name, line, f"there is no file {path!r} in {where}; add it or remove the line")
+            if not path.lower().endswith(IMAGE_SUFFIXES) or is_hidden(path):
+                raise fault(self.name, line, f"{path!r} is no image by its name; expected {', '.join(IMAGE_SUFFIXES)}")
+        return self._replace(root=folder)
+
+
+def read(name: str, content: bytes, columns: Mapping[str, str | None], class_names: Sequence[str]) -> Table:
+    """Reads a table.
+
+    Args:
+      name, content: what errors call it, and its bytes.
+      columns: names of columns as in `COLUMNS`; None or without an entry: one that is likely; "": none.
+      class_names: values of the label's column, in label order, upper and lower case alike; the default stands for
+        any whose meaning is clear, such as `healthy` and `infected`.
+
+    Raises:
+      InputError: with the number of the line.
+    """
+    (first_line, header), *rows = read_rows(name, content)
+    indices = _find_columns(header, columns, name)
+    names = dict(enumerate(class_names)) if tuple(class_names) != DEFAULT_CLASS_FOLDERS else {}
+    label_of = {value.casefold(): label for label, value in names.items()}
+    placements: dict[str, Placement] = {}
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        if len(row) != len(header):
+            raise fault(name, line, f"it has {len(row)} columns; expected {len(header)} as in line {first_line}")
+        values = {what: row[index].strip() for what, index in indices.items()}
+        path, value = normal_path(values["file"]), values["label"]
+        if not path:
+            raise fault(name, line, f"the file is {values['file'][:80]!r}; expected a path within the source")
+        if path in lines:
+            raise fault(name, line, f"{path!r} is in line {lines[path]} already; expected each file once")
+        meant = guess_label(value) if len(names) < len(LABELS) else None
+        if meant is not None and meant not in names:
+            names[meant], label_of[value.casefold()] = value, meant
+        label = label_of.get(value.casefold())
+        if label is None:
+            expected = (
+                " or ".join(names[label] for label in sorted(names)) or "one that means uninfected or parasitized"
+            )
+            raise fault(
+                name,
+                line,
+                f"the {header[indices['label']]} is {value[:40]!r}; expected {expected}; name its values by "
+                "--class_names=uninfected=<value>,parasitized=<value>, or another column by --label_column",
+            )
+        split = None
+        if "split" in values and (split := SPLIT_NAMES.get(values["split"].casefold())) is None:
+            split_names = f"{', '.join(SPLIT_NAMES)}; --split_column= ignores the column"
+            raise fault(name, line, f"the split is {values['split'][:40]!r}; expected {split_names}")
+        patient_id = unicodedata.normalize("NFC", values.get("patient", ""))
+        placements[path], lines[path] = Placement(label, patient_id, split), line
+    labels = {placement.label for placement in placements.values()}
+    if missing := [name for label, name in enumerate(LABELS) if label not in labels]:
+        raise InputError(f"{name} has no {missing[0]} cell; expected cells of both labels; see --class_names")
+    class_values = tuple(value for _, value in sorted(names.items()))
+    return Table(name, placements, lines, class_values, {what: header[index] for what, index in indices.items()})
+
+
+def find_table(
+    files: Files, source: Source, source_name: str, columns: Mapping[str, str | None], class_names: Sequence[str]
+) -> Table | None:
+    """Reads a source's own table, the topmost CSV; None without one. Raises InputError if there are several."""
+    is_table = [path.lower().endswith(".csv") and not is_hidden(path) for path in files.paths]
+    tables = sorted(itertools.compress(files, is_table), key=lambda file: (file.path.count("/"), file.path))
+    if not tables or tables[0].fault:
+        return None
+    path, num_bytes, zip_entry, _, modified_ns = tables[0]
+    if len(tables) > 1 and tables[1].path.count("/") == path.count("/"):
+        raise InputError(
+            f"{source_name} has no class folders but the tables {printable_path(path)} and "
+            f"{printable_path(tables[1].path)}; expected one; give it as --labels_csv"
+        )
+    content = source.read("", Cell(path, 0, "", num_bytes, zip_entry, modified_ns))
+    table = read(f"{source_name}: {printable_path(path)}", content, columns, class_names)
+    return table.located(files, path[: path.rfind("/") + 1])
+
+
+def _find_columns(header: Sequence[str], columns: Mapping[str, str | None], name: str) -> dict[str, int]:
+    plain = ["_".join(column.casefold().replace("-", " ").split()) for column in header]
+    indices = {}
+    for number, (what, likely) in enumerate(COLUMNS.items()):
+        given = columns.get(what)
+        wanted, names = (likely, plain) if given is None else ((given,), header)
+        if present := [column for column in wanted if column in names and column]:
+            indices[what] = list(names).index(present[0])
+        elif given or number < _NUM_NEEDED:
+            raise fault(
+                name,
+                1,
+                f"the header is {','.join(header)[:80]!r}, without a column {given or ' or '.join(likely[:2])}; "
+                f"name the {what}'s column by --{what}_column",
+            )
+    return indices

@@ -1,0 +1,140 @@
+"""Statistics of the training images, which a run keeps, and the images that are unlike them. Pure.
+
+A model gives every image a probability: a photograph, too, or a cell whose red and blue are swapped. So each statistic
+of an image is compared with its range in a sample of the training split. A swap of red and blue leaves most of them in
+their range; a linear classifier on the colours of training cells, as they are and swapped, tells it.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+SAMPLE_CELLS = 2000
+"""Training cells that the statistics are computed on."""
+MAX_SIDE_PX = 512
+"""Longer image files are no crops of one cell: the NLM's have at most 394 px."""
+MANY = 0.05
+"""Fraction of unlike images from which a summary says so; of cells like the training cells it is about 0.01."""
+ADVICE = "cut the cells out first, with Cellpose, StarDist or the NLM Malaria Screener's segmentation"
+TOO_LARGE = f"larger than {MAX_SIDE_PX} px: a whole smear or a photograph? {ADVICE}"
+
+_COLOUR = "unusual colour"
+_OUTSIDE = {  # statistic -> reason below, and above the range
+    "border": ("dark border", "light border"),
+    "brightness": ("dark, as 12 bits in a 16-bit file are", "too bright"),
+    "chroma": ("grey", _COLOUR),
+    "detail": ("blurred", f"more detail than a cell has: a whole smear or a photograph? {ADVICE}"),
+    "red_to_green": (_COLOUR, _COLOUR),
+    "blue_to_green": (_COLOUR, _COLOUR),
+}
+STATISTICS = tuple(_OUTSIDE)
+PERCENTILES = tuple(range(30, 101, 5))
+"""Of the pixels' red minus blue, by which swapped channels are recognized."""
+_BLANK = 0.03  # standard deviation over mean of all pixels; the faintest cells have 0.06
+_TAIL = 1.0  # percent of the sample beyond each end; its distance from the median times _REACH is the range
+_REACH, _MARGIN = 2.0, 0.05
+_FALSE_SWAPS = 1.0  # percent of the sample
+
+
+def fit(images: np.ndarray, patient_ids: np.ndarray) -> dict[str, Any]:
+    """Computes the statistics of a sample of training cells.
+
+    Args:
+      images: uint8 RGB [n, size, size, 3].
+      patient_ids: str [n]; the classifier's limit is chosen on patients that it has not seen.
+
+    Returns:
+      for JSON: `ranges`, by name of `STATISTICS`, and `swapped`, the classifier's weights and its limit.
+    """
+    from sklearn.linear_model import LogisticRegression  # seconds of imports
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    ranges = {}
+    for name, values in _measure(images).items():
+        low, median, high = np.percentile(values, [_TAIL, 50, 100 - _TAIL])
+        reach = _REACH * np.array([low - median, high - median]) + [-_MARGIN, _MARGIN]
+        ranges[name] = (median + reach).tolist()
+    colours = _red_minus_blue(images)
+    both, is_swapped = np.concatenate([colours, -colours]), np.repeat([0, 1], len(colours))
+    groups = np.unique(patient_ids, return_inverse=True)[1]
+    if groups.max() < 1:
+        groups = np.arange(len(images))  # patients are unknown
+    classifier = LogisticRegression(C=0.1, fit_intercept=False, max_iter=1000)
+    folds = GroupKFold(min(5, groups.max() + 1))
+    scores = cross_val_predict(
+        classifier, both, is_swapped, groups=np.tile(groups, 2), cv=folds, method="decision_function"
+    )
+    limit = np.percentile(scores[: len(images)], 100 - _FALSE_SWAPS)
+    weights = classifier.fit(both, is_swapped).coef_[0]
+    return {"num_cells": len(images), "ranges": ranges, "swapped": [*weights.tolist(), float(max(limit, 0.0))]}
+
+
+def find_unlike(images: np.ndarray, statistics: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+    """Tells why images are unlike the training cells: reasons of each image, none for most.
+
+    Args:
+      images: uint8 RGB [n, size, size, 3].
+      statistics: see `fit`; None for a run that has none, which gives no reasons.
+    """
+    if statistics is None or not len(images):
+        return [()] * len(images)
+    reasons = _outside(images, statistics)
+    scores, limit = _swap_scores(images, statistics), statistics["swapped"][-1]
+    contrasts = images[:, ::4, ::4].std((1, 2)).mean(1) / (images[:, ::4, ::4].mean((1, 2, 3)) + 1)
+    for row, (score, contrast) in enumerate(zip(scores, contrasts, strict=True)):
+        if contrast < _BLANK:
+            reasons[row] = ("blank",)
+        elif reasons[row] and _fits(255 - images[row : row + 1], statistics):
+            reasons[row] = ("inverted",)
+        elif score > limit and set(reasons[row]) <= {_COLOUR}:  # what else is unlike has other colours, too
+            reasons[row] = ("red and blue swapped (BGR)",)
+    return reasons
+
+
+def summarize(reasons: Iterable[tuple[str, ...]]) -> dict[str, int]:
+    """Number of images by reason, most frequent first."""
+    names, counts = np.unique([name for row in reasons for name in row] or np.empty(0, str), return_counts=True)
+    return {str(names[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")}
+
+
+def _fits(images: np.ndarray, statistics: Mapping[str, Any]) -> bool:
+    return not _outside(images, statistics)[0] and _swap_scores(images, statistics)[0] < 0
+
+
+def _outside(images: np.ndarray, statistics: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    reasons: list[dict[str, None]] = [{} for _ in images]
+    for name, values in _measure(images).items():
+        low, high = statistics["ranges"][name]
+        for row in np.flatnonzero((values < low) | (values > high)):
+            reasons[row][_OUTSIDE[name][int(values[row] > high)]] = None
+    return [tuple(row) for row in reasons]
+
+
+def _measure(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Statistics of images, float [n] each. All but the border's are logarithms, since brightness multiplies."""
+    quarter = images.shape[1] // 4
+    ring = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
+    centre = images[:, quarter:-quarter, quarter:-quarter].astype(np.float32)
+    red, green, blue = np.log(centre.mean((1, 2)) + 1).T
+    greens = images[..., 1].astype(np.int16)
+    detail = np.abs(np.diff(greens, 2, axis=1)).mean((1, 2)) / (greens.max((1, 2)) + 1)
+    return {
+        "border": np.median(ring, axis=1).mean(1) / 255,
+        "brightness": np.log(centre.mean((1, 2, 3)) + 1),
+        "chroma": np.log((centre.max(3) - centre.min(3)).mean((1, 2)) + 1),
+        "detail": np.log(detail + 1e-3),
+        "red_to_green": red - green,
+        "blue_to_green": blue - green,
+    }
+
+
+def _swap_scores(images: np.ndarray, statistics: Mapping[str, Any]) -> np.ndarray:
+    return _red_minus_blue(images) @ np.array(statistics["swapped"][:-1])
+
+
+def _red_minus_blue(images: np.ndarray) -> np.ndarray:
+    """Float [n, percentiles]: how much lighter red is than blue; swapped channels change the sign."""
+    red, blue = (np.sort(images[:, ::2, ::2, channel].reshape(len(images), -1)) for channel in (0, 2))
+    places = np.array(PERCENTILES) * (red.shape[1] - 1) // 100
+    return (red[:, places].astype(np.float32) - blue[:, places]) / 32
