@@ -145,7 +145,7 @@ class DataSet(NamedTuple):
             skips=tuple(part.skip for part in parts),
             takes=takes,
             image_size_px=info.features[IMAGE].shape[0],
-            is_png=isinstance(info.features[IMAGE], tfds.features.Image),
+            is_png=self.manifest["settings"]["image_encoding"] == "png",
             shards=tuple(shards[Path(file).name] for file in files),
             data_set=self,
         )

@@ -22,7 +22,7 @@ _SPLITS = (("train_split", "train"), ("validation_split", "validation"), ("test_
 
 
 class Options(NamedTuple):
-    """The value of every training flag, by the flag's name; those of the VGGs are None for other models."""
+    """The value of every training flag, by the flag's name; that of another model is None."""
 
     data_dir: str
     config: str
@@ -69,6 +69,7 @@ class Options(NamedTuple):
     export: list[str]
     vgg_weights: str | None = None
     vgg_input: str | None = None
+    model: str | None = None
 
     @property
     def ranges(self) -> Ranges:
@@ -260,6 +261,9 @@ def _check(options: Options) -> None:
         raise InputError(
             f"--warmup_epochs={options.warmup_epochs:g} needs --schedule=cosine; got --schedule={options.schedule}"
         )
+    for name in ("margin", "stain_density"):
+        if getattr(options, name) and not options.surroundings:
+            raise InputError(f"--{name} changes cells with --surroundings alone; expected --surroundings above 0")
     if options.warmup_epochs >= options.epochs:
         raise InputError(
             f"--warmup_epochs={options.warmup_epochs:g} leaves nothing of --epochs={options.epochs}; give fewer"

@@ -99,7 +99,7 @@ def test_both_forms_of_the_warp_give_the_same_pixels(fill, ranges):
     cells = np.random.default_rng(0).integers(0, 256, (32, SIZE, SIZE, 3)).astype(np.float32)
     cells[:, :5] = 0
     ranges = ranges._replace(shift=0.3, fill=fill)
-    numbers = params.sample(ranges, SIZE, 0, tf.constant(0, tf.int64), tf.constant([32]))
+    numbers = params.sample(ranges, SIZE, 0, tf.constant(params.RAMP_CELLS, tf.int64), tf.constant([32]))
 
     def changed(by_gathers):
         return apply.change(cells, numbers, fill, by_gathers=by_gathers)
@@ -161,13 +161,15 @@ def test_strangers_lie_on_light_and_the_others_on_black():
     from trainers.augmentation import apply, params
 
     def sample(ranges):
-        return params.sample(ranges, SIZE, 0, tf.constant(0, tf.int64), tf.constant([400])).numpy()
+        return params.sample(ranges, SIZE, 0, tf.constant(params.RAMP_CELLS, tf.int64), tf.constant([400])).numpy()
 
     cells = np.zeros((400, SIZE, SIZE, 3), np.uint8)
     cells[:, 8:-8, 8:-8] = 100
     ranges = Ranges(surroundings=0.6)
     numbers = sample(ranges)
     is_chosen = numbers[:, 26] == 1
+    early = params.sample(ranges, SIZE, 0, tf.constant(params.RAMP_CELLS // 4, tf.int64), tf.constant([400]))
+    assert 0.1 < np.mean(early[:, 26]) < 0.2, "a quarter of them by then"
     assert 0.5 < is_chosen.mean() < 0.7
     changed = np.asarray(apply.change(cells, numbers, "black", by_gathers=False))
     np.testing.assert_array_equal(changed[~is_chosen], cells[~is_chosen])

@@ -250,6 +250,7 @@ def test_other_settings_in_the_same_folder_are_refused(run, data_dir):
         (["--warmup_epochs=2"], ["leaves nothing of --epochs=2"]),
         (["--export=saved_model,pdf"], ["pdf is no known format", "saved_model,onnx,litert"]),
         (["--zoom=nan"], ["--zoom"]),
+        (["--margin=0.3"], ["--margin changes cells with --surroundings alone"]),
         (["--learning_rate=-1"], ["--learning_rate"]),
     ],
 )

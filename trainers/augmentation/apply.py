@@ -45,7 +45,8 @@ def change(images: keras.KerasTensor, numbers: keras.KerasTensor, fill: str, *, 
     if not strangers.shape[-1]:
         return to_uint8(warp(stain(images, stains), transforms, fill, by_gathers=by_gathers))
     exponents, surroundings, part = ops.split(ops.reshape(strangers, (-1, 1, 1, 12)), [3, 11], axis=-1)
-    images = stain(255 * (images / 255) ** exponents, stains)
+    images = 255 * ops.exp(exponents * ops.log(images / 255))  # a quarter of the time of a power; 0 stays 0
+    images = stain(images, stains)
     return to_uint8(blur(surround(images, transforms, surroundings, fill, by_gathers=by_gathers), part))
 
 
@@ -79,9 +80,9 @@ def surround(
     x, y = ops.split(neighbour[:, 0, 0], 2, axis=-1)
     moved = ops.concatenate([one, zero, x, zero, one, y, zero, zero], axis=-1)
     first = warp(cells, moved, "black", by_gathers=by_gathers)
-    neighbours = [first, first[:, ::-1, ::-1] * copies[0], ops.transpose(first, (0, 2, 1, 3)) * copies[1]]
-    for pixels in neighbours:
-        behind = pixels[..., :3] + behind * (1 - pixels[..., 3:])
+    neighbours = ops.maximum(first, first[:, ::-1, ::-1] * copies[0])
+    neighbours = ops.maximum(neighbours, ops.transpose(first, (0, 2, 1, 3)) * copies[1])
+    behind = neighbours[..., :3] + behind * (1 - neighbours[..., 3:])
     return cells[..., :3] + is_chosen * (1 - cells[..., 3:]) * behind
 
 
@@ -177,7 +178,8 @@ def save_preview(images: np.ndarray, labels: np.ndarray, ranges: Ranges, seed: i
     """
     shown = np.concatenate([np.flatnonzero(labels == 1)[:3], np.flatnonzero(labels == 0)[:3]])[:_NUM_CELLS]
     count = tf.constant([len(shown) * _NUM_VERSIONS])
-    numbers = params.sample(ranges, images.shape[1], seed, tf.constant(0, tf.int64), count)
+    position = tf.constant(params.RAMP_CELLS, tf.int64)
+    numbers = params.sample(ranges, images.shape[1], seed, position, count)
     repeated = np.tile(images[shown], (_NUM_VERSIONS, 1, 1, 1))  # in this order neighbours in the batch are others
     changed = np.asarray(change(repeated, np.asarray(numbers), ranges.fill, by_gathers=False))
     with plot_style.style():

@@ -16,6 +16,7 @@ _COUNTS_PER_CELL = 5  # of Philox, which makes four numbers each: 18 are needed
 _STRANGER_STREAM = 0xA11E  # a stream of its own, so that what was sampled before there was `surroundings` stays
 _STRANGER_COUNTS_PER_CELL = 4  # 16 numbers are needed
 _DARKEST, _TINT = 0.3, 0.15  # of light surroundings: how much is taken from 255, from all channels and from each
+RAMP_CELLS = 20_000  # over the first of them they become more frequent, or a model learns nothing for epochs
 _WITH_NEIGHBOURS = 0.7  # fraction of the cells with surroundings
 _NEIGHBOUR_DISTANCE = (0.75, 1.1)  # from centre to centre, as a fraction of the image's side
 
@@ -92,7 +93,9 @@ def _strangers(
       neighbour's centre is [n, 2], which copies of it there are [n, 2], and the part of the blur [n, 1].
     """
     uniform = _uniform(seed ^ _STRANGER_STREAM, _STRANGER_COUNTS_PER_CELL, position, shape)
-    has_surroundings = tf.cast(uniform[:, :1] < ranges.surroundings, tf.float32)
+    positions = tf.cast(position + tf.range(tf.shape(uniform, tf.int64)[0]), tf.float32)[:, None]
+    ramp = tf.minimum(positions / RAMP_CELLS, 1)
+    has_surroundings = tf.cast(uniform[:, :1] < ranges.surroundings * ramp, tf.float32)
     colour = 255 * (1 - _DARKEST * uniform[:, 1:2] - _TINT * uniform[:, 2:5])
     nearest, farthest = _NEIGHBOUR_DISTANCE
     is_out_of_sight = tf.cast(uniform[:, 5:6] > _WITH_NEIGHBOURS, tf.float32)
@@ -103,7 +106,7 @@ def _strangers(
     density = ranges.stain_density * has_surroundings * (2 * uniform[:, 10:14] - 1)
     exponents = tf.exp(density[:, :1] + density[:, 1:] / 2)
     copies = tf.round(uniform[:, 14:])
-    return scale, exponents, has_surroundings, colour, neighbour, copies, ranges.blur * uniform[:, 9:10]
+    return scale, exponents, has_surroundings, colour, neighbour, copies, ranges.blur * ramp * uniform[:, 9:10]
 
 
 def compose(

@@ -1,6 +1,7 @@
 """What a run trains, on what: hardware, models and batches for the flags, built once."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,11 +173,24 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
 
 
 def _build_model(name: str, image_size_px: int, options: Options) -> keras.Model:
+    if options.model:
+        return _build_custom(options.model, image_size_px, options.dropout_rate)
     architecture = getattr(architectures, name)
     if options.vgg_input is None or options.vgg_weights is None:
         return architecture(image_size_px, dropout_rate=options.dropout_rate)
     model = architecture(image_size_px, vgg_input=options.vgg_input, dropout_rate=options.dropout_rate)
     print("\n".join(vgg_weights.load(model, options.vgg_weights)))
+    return model
+
+
+def _build_custom(path: str, image_size_px: int, dropout_rate: float) -> keras.Model:
+    module, _, function = path.partition(":")
+    build = getattr(importlib.import_module(module), function, None)
+    model = build(image_size_px, dropout_rate=dropout_rate) if callable(build) else None
+    shapes = (None, image_size_px, image_size_px, 3), (None, 1)
+    if not isinstance(model, keras.Model) or (model.input_shape, model.output_shape) != shapes:
+        got = f"{model.input_shape} → {model.output_shape}" if isinstance(model, keras.Model) else f"{model!r:.60}"
+        raise InputError(f"--model={path} gives {got}; expected a Keras model of shapes {shapes[0]} → {shapes[1]}")
     return model
 
 
