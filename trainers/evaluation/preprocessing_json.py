@@ -47,7 +47,7 @@ def write(run_folder: str, run: run_dir.Run, model: keras.Model, cells: Split | 
             "size_px": size_px,
             "keeps_aspect_ratio": False,
         },
-        "background": run["data"].get("background", "keep"),
+        "background": run["data"]["settings"].get("background", "keep"),
         "output": {
             "name": export_formats.OUTPUT_NAMES,
             "shape": [None, 1],
