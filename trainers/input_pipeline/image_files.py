@@ -36,12 +36,14 @@ class Decoded(NamedTuple):
       pixels: uint8 RGB [size, size, 3]; None if it is rejected.
       error: why it is rejected; "" otherwise.
       conversions: see `decode.DecodedImage`.
+      side_px: the longer side of the image in the file.
     """
 
     file: str
     pixels: np.ndarray | None
     error: str
     conversions: tuple[str, ...] = ()
+    side_px: int = 0
 
 
 def image_files(paths: Iterable[str]) -> Files:
@@ -107,7 +109,7 @@ def _decode(file: str, error: str, image_size_px: int) -> Decoded:
         return Decoded(file, None, error)
     try:
         pixels, conversions = decode.decode(read_image_file(file), file)
-        return Decoded(file, decode.resize(pixels, image_size_px), "", conversions)
+        return Decoded(file, decode.resize(pixels, image_size_px), "", conversions, max(pixels.shape))
     except FileNotFoundError:
         return Decoded(file, None, "does not exist")
     except OSError as failure:
