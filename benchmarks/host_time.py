@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
+    from trainers.augmentation.ranges import Ranges
+
 _FLAGFILE = Path(__file__).parents[1] / "trainers/flagfiles/basic_cnn.flags"
 _EPOCHS, _BATCH_SIZE, _CALLS = 6, 64, 5
 _HOST, _TRAINED = "almost no arithmetic", "basic_cnn"
@@ -43,13 +45,13 @@ def almost_no_arithmetic(image_size_px: int, dropout_rate: float) -> "keras.Mode
     return keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(x), name="basic_cnn")
 
 
-def with_unused_numbers(model: "keras.Model", fill: str, by_gathers: bool) -> "keras.Model":
+def with_unused_numbers(model: "keras.Model", ranges: "Ranges", by_gathers: bool) -> "keras.Model":
     """In the place of `apply.augmented`."""
     import keras
 
     inputs = {
         "image": keras.Input(model.input_shape[1:], dtype="uint8", name="image"),
-        "augmentation": keras.Input((23,), name="augmentation"),
+        "augmentation": keras.Input((ranges.num_numbers,), name="augmentation"),
     }
     probability = model(inputs["image"]) + 0.0 * inputs["augmentation"][:, :1]
     return keras.Model(inputs, probability, name=f"{model.name}_augmented")

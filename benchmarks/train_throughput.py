@@ -164,7 +164,7 @@ def main() -> None:
     numbers = params.sample(_EVERYTHING, split.image_size_px, 0, tf.constant(0, tf.int64), [values.batch_size])
     changed = synthetic.map(lambda image, label: ({"image": image, "augmentation": numbers}, label)).take(1).cache()
     for form in (GATHERS,) if used.jit_compile else (GATHERS, AFFINE):
-        augmented = apply.augmented(model, _EVERYTHING.fill, by_gathers=form == GATHERS)
+        augmented = apply.augmented(model, _EVERYTHING, by_gathers=form == GATHERS)
         augmented.compile("adam", "binary_crossentropy", metrics=["accuracy"], jit_compile=used.jit_compile)
         functions[form] = functools.partial(
             lambda augmented: fit(augmented, changed.repeat(), values.steps, InputStall())[0], augmented

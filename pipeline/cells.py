@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
 
@@ -20,6 +21,9 @@ SPLIT_NAMES = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 
 DEFAULT_PATIENT_REGEX = r"^(C\d+)"
 """The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's."""
+
+BACKGROUNDS = ("keep", "black")
+"""What may surround a stored cell, see `source.background`."""
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Suffixes by which a file counts as an image."""
@@ -84,6 +88,12 @@ def guess_label(name: str) -> int | None:
     words = re.sub(r"[\W_]+", " ", name)
     words = re.sub(r"\b(un|non?|not) ", r"\1", words, flags=re.IGNORECASE)
     return 0 if _MEANS_UNINFECTED.search(words) else 1 if _MEANS_PARASITIZED.search(words) else None
+
+
+def patient_noun(settings: Mapping[str, Any]) -> str:
+    """What the patients of a data set with these settings are, by the table's column that tells them: `slide`."""
+    column = settings.get("patient_column", "patient").lower()
+    return re.sub(r"[\W_]*(id|name|number)$", "", column) or "patient"
 
 
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from absl import flags
 
 from pipeline import label_list
 from pipeline.cells import (
+    BACKGROUNDS,
     DEFAULT_CLASS_FOLDERS,
     DEFAULT_PATIENT_REGEX,
     LABELS,
@@ -76,6 +77,12 @@ _IMAGE_SIZE_PX = flags.DEFINE_integer(
 _IMAGE_ENCODING = flags.DEFINE_enum(
     "image_encoding", _DEFAULTS.image_encoding, IMAGE_ENCODINGS, "raw needs no decoding when read; png is compact."
 )
+_BACKGROUND = flags.DEFINE_enum(
+    "background",
+    _DEFAULTS.background,
+    BACKGROUNDS,
+    "What surrounds each cell: keep it, or make it black, for cells that were cut out by box.",
+)
 _CELLS_PER_SHARD = flags.DEFINE_integer(
     "cells_per_shard", _DEFAULTS.cells_per_shard, "Largest number of cells in a shard.", lower_bound=1
 )
@@ -119,6 +126,7 @@ def main() -> None:
     settings = plan.Settings(
         image_size_px=_IMAGE_SIZE_PX.value,
         image_encoding=_IMAGE_ENCODING.value,
+        background=_BACKGROUND.value,
         split_seed=_SPLIT_SEED.value,
         cells_per_shard=_CELLS_PER_SHARD.value,
         class_folders=parse_class_folders(_CLASS_FOLDERS.value),
@@ -214,7 +222,15 @@ if __name__ == "__main__":
                 "max_rejected_fraction",
                 "download_dir",
             ),
-            "data set": ("data_dir", "config", "split_seed", "image_size_px", "image_encoding", "cells_per_shard"),
+            "data set": (
+                "data_dir",
+                "config",
+                "split_seed",
+                "image_size_px",
+                "image_encoding",
+                "background",
+                "cells_per_shard",
+            ),
             "job": ("overwrite", "repair", "pipeline_options"),
         },
     )

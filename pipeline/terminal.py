@@ -10,6 +10,11 @@ def printable(text: object) -> str:
     )
 
 
+def quantity(number: int, noun: str) -> str:
+    """A number with its noun: `1 cell`, `27,558 cells`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def csv_text(text: str) -> str:
     """Text for a CSV, with an apostrophe before what a spreadsheet would take for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text

@@ -18,7 +18,7 @@ from test_imports import PACKAGES
 
 from pipeline import command
 
-DOCUMENTS = ["README.md", "BUILD.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/decisions.md"]
+DOCUMENTS = ["README.md", "BUILD.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/decisions.md", "docs/python.md"]
 
 NOT_TYPED_IN = {
     r"-m [\w.]+$": "is the name of a command, without its flags",

@@ -8,6 +8,7 @@
 `download_and_prepare` runs the same job on `manual_dir`, so there is one way to make the records.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.records.example import IMAGE, LABEL, tfds_features
 from pipeline.source.archive import open_source
 from pipeline.source.listing import list_cells
 from pipeline.splits.configs import CONFIGS
+from tfds_malaria.raw_image import RawImage
 
 _ARCHIVE = "cell_images.zip"
 _FOLDER = "cell_images"
@@ -33,9 +35,11 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
 
     VERSION = tfds.core.Version(layout.VERSION)
     RELEASE_NOTES = layout.RELEASE_NOTES
-    BUILDER_CONFIGS = [  # noqa: RUF012 - TFDS's own form
-        tfds.core.BuilderConfig(name=name, description=config.description) for name, config in CONFIGS.items()
-    ]
+    builder_configs = {  # noqa: RUF012 - TFDS's own form
+        name: tfds.core.BuilderConfig(name=name, description=config.description) for name, config in CONFIGS.items()
+    }
+    # `tfds build` makes all of these, but most sources have no splits of their own.
+    BUILDER_CONFIGS = [config for name, config in builder_configs.items() if name != "given"]  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     Put the NLM's {_ARCHIVE}, or a folder with the folders {" and ".join(DEFAULT_CLASS_FOLDERS)}, into manual_dir; or
     let the job download the archive: python -m pipeline.preprocess --source=nih --data_dir=<data_dir>
@@ -50,12 +54,28 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         settings = plan.Settings().as_json()
         if (self.data_path / layout.DATASET_INFO).exists():
             settings = _check(self.data_path)["settings"]
+        features = tfds_features(settings["image_size_px"], settings["image_encoding"])
+        if not isinstance(features[IMAGE], tfds.features.Image):
+            features = tfds.features.FeaturesDict({**features, IMAGE: RawImage(features[IMAGE])})
         return self.dataset_info_from_configs(
-            features=tfds_features(settings["image_size_px"], settings["image_encoding"]),
+            features=features,
             supervised_keys=(IMAGE, LABEL),
             homepage=tfds_metadata.HOMEPAGE,
             disable_shuffling=True,
         )
+
+    def as_dataset(
+        self,
+        split: Any = None,
+        *,
+        shuffle_files: bool = False,
+        read_config: tfds.ReadConfig | None = None,
+        **options: Any,
+    ) -> Any:
+        """See tfds.core.DatasetBuilder; with `shuffle_files` TFDS's guard of the records' order is off."""
+        if shuffle_files:
+            read_config = dataclasses.replace(read_config or tfds.ReadConfig(), enable_ordering_guard=False)
+        return super().as_dataset(split, shuffle_files=shuffle_files, read_config=read_config, **options)
 
     def download_and_prepare(
         self,

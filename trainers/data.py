@@ -7,6 +7,7 @@ of examples from `as_dataset` cannot.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from pipeline.storage import is_remote
 from trainers import run_dir
 from trainers.training_flags import Options
 
+_NLM_NAME = re.compile(r"(?:.*/)?C\d+\w*_IMG_\d{8}_\d{6}\w*_cell_\d+\.png")
 _CONTENTS = ("settings", "splits", "files")  # of the manifest: patients and sha256 of all files included
 
 
@@ -99,6 +101,17 @@ class DataSet(NamedTuple):
             "content_digest": manifest.compute_checksum({key: contents[key] for key in _CONTENTS}),
         }
 
+    @property
+    def is_nlm(self) -> bool:
+        """Whether its cells are the NLM's, by their names: what is known of those cells holds for no others."""
+        patients = {patient for split in self.manifest["splits"].values() for patient in split["patients"]}
+        # Synthetic cells have such names, too, but of patients C1, C2, ... without a gap.
+        if patients == {f"C{number}" for number in range(1, len(patients) + 1)}:
+            return False
+        shard = next(manifest.shards(self.manifest))  # a random sample
+        cells = index.read_without_images(str(self.directory / shard["file"]), 0, shard["num_records"])
+        return all(_NLM_NAME.fullmatch(cell.filename) for cell in cells)
+
     def open_split(self, expression: str, flag: str = "split") -> Split:
         """Resolves a TFDS split expression.
 
@@ -132,7 +145,7 @@ class DataSet(NamedTuple):
             skips=tuple(part.skip for part in parts),
             takes=takes,
             image_size_px=info.features[IMAGE].shape[0],
-            is_png=isinstance(info.features[IMAGE], tfds.features.Image),
+            is_png=self.manifest["settings"]["image_encoding"] == "png",
             shards=tuple(shards[Path(file).name] for file in files),
             data_set=self,
         )
@@ -200,6 +213,7 @@ def describe(model: str, data: TrainingData, options: Options, backend: str) -> 
         "seed": options.seed,
         "data": {
             **data.data_set.identity,
+            "is_nlm": data.data_set.is_nlm,
             "num_train_cells": data.train.num_cells,
             "num_validation_cells": data.validation.num_cells,
             "train_patients": patients_of(data.train),

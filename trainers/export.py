@@ -27,7 +27,7 @@ _QUANTIZE = flags.DEFINE_enum(
     f"Compute in 8-bit integers, a quarter of the size, calibrated on {_CALIBRATION_CELLS} training cells; only with "
     "--format=litert.",
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "With --quantize, root of the run's data sets if it has moved.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the run's data sets if it has moved.")
 
 
 def main() -> None:
@@ -41,8 +41,15 @@ def main() -> None:
     run = run_dir.read(_RUN_DIR.value)
     if run["status"] != "finished":
         raise InputError(f"{_RUN_DIR.value} has not finished training; expected a finished run: run its trainer again")
-    split = _train_split(run) if _QUANTIZE.value else None
+    split, golden = _open_split(run, "train_split") if _QUANTIZE.value else None, None
+    try:
+        golden = _open_split(run, "test_split")
+    except InputError as error:
+        if _DATA_DIR.value:
+            raise
+        say(f"warning: no golden.npz: {error}", to_stderr=True)
     tf_import.import_tensorflow()
+    from trainers.evaluation import preprocessing_json
     from trainers.evaluation.predictions import load_model  # seconds of imports that mistakes need not wait for
     from trainers.input_pipeline import batching
 
@@ -52,16 +59,18 @@ def main() -> None:
             calibration = next(iter(batching.evaluation_batches(split, _CALIBRATION_CELLS)))[0].numpy()
     for path in export_formats.export(_RUN_DIR.value, model, _FORMAT.value, calibration):
         say(path)
+    for path in preprocessing_json.write(_RUN_DIR.value, run, model, golden):
+        say(path)
 
 
-def _train_split(run: run_dir.Run) -> Split:
+def _open_split(run: run_dir.Run, flag: str) -> Split:
     data_set = open_data_set(_DATA_DIR.value or str(run["flags"].get("data_dir", "data")), run["flags"]["config"])
     if differing := run_dir.data_differences(run["data"], data_set.identity):
         raise InputError(
             f"{data_set.directory} is not what the run was trained on: {'; '.join(differing)}; give the --data_dir of "
             "its data set"
         )
-    return data_set.open_split(run["flags"]["train_split"], "train_split")
+    return data_set.open_split(run["flags"][flag], flag)
 
 
 if __name__ == "__main__":

@@ -31,15 +31,18 @@ class _Format(NamedTuple):
     keras_name: str
     file: str
     needs: tuple[str, ...]
+    output: str = "output_0"  # as Keras and tf2onnx name it
 
 
 _FORMATS = {
     "saved_model": _Format("tf_saved_model", "saved_model", ()),
-    "onnx": _Format("onnx", "model.onnx", ("tf2onnx", "onnx")),
+    "onnx": _Format("onnx", "model.onnx", ("tf2onnx", "onnx"), "Identity:0"),
     "litert": _Format("litert", "model.tflite", ()),
 }
 NAMES = tuple(_FORMATS)
 _INT8 = _Format("litert", "model_int8.tflite", ())
+OUTPUT_NAMES = {to.file: to.output for to in (*_FORMATS.values(), _INT8)}
+"""File -> name of the model's output in it; the input has the name that it has in `model.keras`."""
 
 
 def check(names: Sequence[str], flag: str) -> None:
@@ -86,9 +89,9 @@ def export(
         )
     folder = Path(run_folder) / FOLDER
     if calibration is not None:
-        return [_write(_in_float32(model, "float32"), folder, _INT8, **_int8_options(calibration))]
-    in_float32 = _in_float32(model, "uint8")
-    return [_write(in_float32, folder, _FORMATS[name]) for name in names]
+        return [_write(in_float32(model, "float32"), folder, _INT8, **_int8_options(calibration))]
+    copy = in_float32(model, "uint8")
+    return [_write(copy, folder, _FORMATS[name]) for name in names]
 
 
 def _int8_options(calibration: np.ndarray) -> dict[str, Any]:
@@ -101,7 +104,8 @@ def _int8_options(calibration: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _in_float32(model: "keras.Model", input_dtype: str) -> "keras.Model":
+def in_float32(model: "keras.Model", input_dtype: str) -> "keras.Model":
+    """A copy of a model that computes in float32, with its weights, as exports do."""
     import keras
 
     def copy(layer: keras.Operation) -> keras.Operation:

@@ -40,9 +40,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Cells per step.", lower_b
 evaluation_flags.define_test_time_flips()
 flags.adopt_module_key_flags(evaluation_flags)
 _FIELDS = ("file", "probability", "label", "threshold", "warning")
-
-
-_ONE_CLASS, _MIN_IMAGES = 0.95, 20
+_ONE_CLASS, _MIN_IMAGES = 0.95, 20  # when nearly all labels are one
 
 
 def main(paths: Sequence[str]) -> int:
@@ -70,7 +68,8 @@ def main(paths: Sequence[str]) -> int:
     labels: Counter[str] = Counter()
     unlike: Counter[tuple[str, ...]] = Counter()
     with progress_bar(total, "predicting", "images") as bar:
-        decoded = image_files.decode_files(image_files.image_files(paths), model.input_shape[1])
+        background = record["data"]["settings"].get("background", "keep")
+        decoded = image_files.decode_files(image_files.image_files(paths), model.input_shape[1], background=background)
         for batch in predictions.predict_files(predict, decoded, _BATCH_SIZE.value):
             unlike_images = iter(reasons)
             for image, probability in batch:

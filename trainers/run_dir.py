@@ -6,7 +6,7 @@ model.keras     the model of the best epoch by validation loss
 history.csv     one line per epoch
 thresholds.json   thresholds and temperature of model.keras, fitted on the validation split
 curves.png      loss and accuracy over the epochs
-augmentation.png   a training cell and five augmented versions of it
+augmentation.png   five training cells of both classes, and five augmented versions of each
 tensorboard/    event files
 checkpoint/     the newest checkpoint, while the run is unfinished
 features/       features from a frozen backbone, while the run is unfinished

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.cells import BACKGROUNDS
 from pipeline.records.manifest import compute_checksum
 from pipeline.splits.configs import CONFIGS
 from trainers.image_statistics import PERCENTILES, STATISTICS
@@ -58,7 +59,9 @@ _SCHEMA: dict[str, Callable[[Any], bool]] = {  # what is read of `run.json`
     "versions.keras": _is_text,
     "timings.seconds": _is_number,
 }
-_OPTIONAL: dict[str, Callable[[Any], bool]] = {  # not before some step
+_OPTIONAL: dict[str, Callable[[Any], bool]] = {  # not before some step, or not in every data set
+    "data.settings.background": lambda value: value in BACKGROUNDS,
+    "data.is_nlm": lambda value: isinstance(value, bool),
     "best_epoch": lambda value: _is_integer(value, 1),
     "image_statistics.ranges": lambda value: (
         isinstance(value, dict)

@@ -22,7 +22,7 @@ _SPLITS = (("train_split", "train"), ("validation_split", "validation"), ("test_
 
 
 class Options(NamedTuple):
-    """The value of every training flag, by the flag's name; those of the VGGs are None for other models."""
+    """The value of every training flag, by the flag's name; that of another model is None."""
 
     data_dir: str
     config: str
@@ -53,6 +53,10 @@ class Options(NamedTuple):
     stain_offset: float
     stain_contrast: float
     stain_hue_degrees: float
+    surroundings: float
+    margin: float
+    stain_density: float
+    blur: float
     seed: int
     precision: str
     jit_compile: str
@@ -65,6 +69,7 @@ class Options(NamedTuple):
     export: list[str]
     vgg_weights: str | None = None
     vgg_input: str | None = None
+    model: str | None = None
 
     @property
     def ranges(self) -> Ranges:
@@ -178,6 +183,18 @@ def _define_augmentation(ranges: Ranges) -> None:
         ("stain_offset", 1.0, "Add to each colour channel a random part, up to ± this, of 255"),
         ("stain_contrast", 0.9, "Multiply the contrast of each colour channel by a random factor of 1 ± this"),
         ("stain_hue_degrees", 180.0, "Rotate the hue by a random angle of up to ± this"),
+        (
+            "surroundings",
+            1.0,
+            "Put this fraction of the cells before a random light colour, most of them with parts of neighbours",
+        ),
+        ("margin", 4.0, "Make cells with --surroundings smaller by a random factor of up to 1 + this"),
+        (
+            "stain_density",
+            3.0,
+            "Multiply the optical density of cells with --surroundings by a random power of e, up to ± this",
+        ),
+        ("blur", 1.0, "Blur each cell, by a random part of up to this of a Gaussian of 2 pixels at 125 pixels"),
     ):
         _define(name, float(getattr(ranges, name)), (0.0, upper_bound), f"{meaning}; 0 for none.")
     _define("flip", ranges.flip, FLIPS, "Axes along which each cell is flipped at random, with probability ½.")
@@ -244,6 +261,9 @@ def _check(options: Options) -> None:
         raise InputError(
             f"--warmup_epochs={options.warmup_epochs:g} needs --schedule=cosine; got --schedule={options.schedule}"
         )
+    for name in ("margin", "stain_density"):
+        if getattr(options, name) and not options.surroundings:
+            raise InputError(f"--{name} changes cells with --surroundings alone; expected --surroundings above 0")
     if options.warmup_epochs >= options.epochs:
         raise InputError(
             f"--warmup_epochs={options.warmup_epochs:g} leaves nothing of --epochs={options.epochs}; give fewer"

@@ -75,7 +75,7 @@ def build(
     order = ShuffleOrder(split.num_cells, batch_size, seed)
     model = getattr(architectures, step.model)(split.image_size_px)
     if step.is_augmented:
-        model = apply.augmented(model, _EVERYTHING.fill, by_gathers=step.jit_compile)
+        model = apply.augmented(model, _EVERYTHING, by_gathers=step.jit_compile)
     is_stacked = step.on_device and step.steps_per_call > 1
     if step.on_device:
         cells = resident.load(split)

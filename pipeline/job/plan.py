@@ -31,10 +31,12 @@ class Settings:
     cells_per_shard: int = 1024  # at most; 1024 raw cells are 46 MiB
     class_folders: tuple[str, ...] = DEFAULT_CLASS_FOLDERS  # in label order
     patient_regex: str = DEFAULT_PATIENT_REGEX  # finds the patient in a file's base name
+    background: str = "keep"  # what surrounds the cell; or "black", see `source.background`
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as JSON values, in the manifest's form."""
-        return {**dataclasses.asdict(self), "class_folders": list(self.class_folders)}
+        """The settings as JSON values, in the manifest's form: without those that older data sets lack, if default."""
+        settings = {**dataclasses.asdict(self), "class_folders": list(self.class_folders)}
+        return {name: value for name, value in settings.items() if (name, value) != ("background", "keep")}
 
 
 class Shard(NamedTuple):
@@ -66,6 +68,7 @@ class ShardJob:
     shards_dir: epath.Path
     image_size_px: int
     image_encoding: str
+    background: str
 
 
 @dataclasses.dataclass(frozen=True)

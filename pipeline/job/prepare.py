@@ -64,7 +64,13 @@ def plan(
     identity = build_manifest.identity(listing, settings, source_name)
     job_dir, shards_dir = layout.incomplete_dir(directory) / acquire.job_name(identity), layout.shards_dir(directory)
     shard_job = ShardJob(
-        os.fspath(place), listing.root, job_dir, shards_dir, settings.image_size_px, settings.image_encoding
+        os.fspath(place),
+        listing.root,
+        job_dir,
+        shards_dir,
+        settings.image_size_px,
+        settings.image_encoding,
+        settings.background,
     )
     if existing := acquire.find_existing(directory, identity, overwrite):
         acquire.cleanup(directory)

@@ -24,7 +24,8 @@ def mapping(listing: Listing, of_configs: Sequence[Settings]) -> list[str]:
     ]
     lines = ["; ".join(labels)]
     if num_patients := len(set(cells.patient_ids) - {""}):
-        folders = ", else the folders around the class folders" if len(layout.folders) > 1 else ""
+        has_folders = layout.folders[0].count("/") > layout.has_splits
+        folders = ", else the folders around the class folders" if has_folders else ""
         column = layout.patient_column
         told_by = f"column {column}" if column else f"--patient_regex={of_configs[0].patient_regex}{folders}"
         lines.append(f"{num_patients:,} patients ← {told_by}")

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from pipeline.cells import DATASET_NAME, LABELS
+from pipeline.cells import BACKGROUNDS, DATASET_NAME, LABELS
 from pipeline.records import layout
 from pipeline.records.example import IMAGE_ENCODINGS
 from pipeline.records.image import MAX_SIZE_PX
@@ -14,7 +14,7 @@ FORMAT = 1
 _COUNT = range(2**48)
 # Readers do without these: early data sets lack them or have them in another form.
 _OPTIONAL = {"package_versions", "converted", "image_size", "histogram", "duplicates", "same_names"}
-_OPTIONAL |= {"label_overrides", "patient_column"}  # where the data set has them
+_OPTIONAL |= {"label_overrides", "patient_column", "background"}  # where the data set has them
 _DIGEST, _BIN = re.compile("[0-9a-f]{64}"), re.compile("[0-9]{1,9}")
 _SHARD_FILE = DATASET_NAME + r"-\w+\.tfrecord-\d{5,}-of-\d{5,}"
 _SHARD = {
@@ -49,6 +49,7 @@ _MANIFEST = {
         "patient_regex": str,
         "patient_column": str,
         "label_overrides": _DIGEST,
+        "background": BACKGROUNDS,
     },
     "label_overrides": {"num_corrected": _COUNT, "num_excluded": _COUNT, "published": {_ANY: LABELS}},
     "package_versions": {_ANY: str},

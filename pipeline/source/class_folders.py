@@ -46,7 +46,7 @@ class ClassFolders(NamedTuple):
         name = f"{self.names[label]}/"
         if len(self.folders) == 1:
             return self.root + name
-        return f"{self.root}{self.folders[0]}{name} and {name} in {len(self.folders) - 1} more folders"
+        return f"{name} in {self.root}{self.folders[0]} and {len(self.folders) - 1} more folders"
 
 
 def find(folders: set[str], names: Sequence[str], source_name: str) -> ClassFolders | None:

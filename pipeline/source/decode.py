@@ -32,7 +32,7 @@ _MODES_OF_CONVERSION = {
 _CONVERSIONS = {mode: name for name, modes in _MODES_OF_CONVERSION.items() for mode in modes}
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}  # else as the format
 
-_MAX_BLACK = 16  # brightest channel; JPEG leaves some noise in what was black
+_MAX_BLACK = 16  # JPEG leaves some noise in what was black
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -87,10 +87,11 @@ def resize(pixels: np.ndarray, image_size_px: int) -> np.ndarray:
 def has_background(pixels: np.ndarray) -> bool:
     """Whether less than half of the border of a uint8 [height, width, 3] image is black, as masked cells' borders are.
 
-    Of the NLM's cells at least 59 % of the border is; of cells that were cut out by box at most 22 %.
+    Of the NLM's cells at least 59 % of the border is; of cells that were cut out by box at most 23 %.
     """
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return bool(np.median(border.max(axis=1)) > _MAX_BLACK)
+    green = pixels[..., 1]  # one channel suffices and takes 7 instead of 50 µs
+    edges = (green[0], green[-1], green[:, 0], green[:, -1])
+    return 2 * sum(int((edge > _MAX_BLACK).sum()) for edge in edges) > sum(map(len, edges))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

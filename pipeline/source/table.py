@@ -119,9 +119,10 @@ def read(name: str, content: bytes, columns: Mapping[str, str | None], class_nam
             raise fault(name, line, f"the split is {values['split'][:40]!r}; expected {split_names}")
         patient_id = unicodedata.normalize("NFC", values.get("patient", ""))
         placements[path], lines[path] = Placement(label, patient_id, split), line
-    if missing := [label for number, label in enumerate(LABELS) if number not in names]:
+    labels = {placement.label for placement in placements.values()}
+    if missing := [name for label, name in enumerate(LABELS) if label not in labels]:
         raise InputError(f"{name} has no {missing[0]} cell; expected cells of both labels; see --class_names")
-    class_values = tuple(names[label] for label in range(len(LABELS)))
+    class_values = tuple(value for _, value in sorted(names.items()))
     return Table(name, placements, lines, class_values, {what: header[index] for what, index in indices.items()})
 
 

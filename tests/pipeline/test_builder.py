@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from conftest import ROOT, data_set_digests, listing_of, prepare, write_source, zip_folder
@@ -30,7 +31,17 @@ class BuilderTest(tfds.testing.DatasetBuilderTestCase):
         write_source(Path(self.tmp_dir) / "downloads" / "manual")
 
 
-@pytest.mark.parametrize("config", list(CONFIGS))
+def test_load_sees_the_splits_that_the_source_has(tmp_path):
+    for split in ("train", "test"):
+        write_source(tmp_path / "cells" / split, num_patients=2)
+    prepare(tmp_path / "cells", tmp_path / "data", config="given", image_size_px=8)
+    splits, info = tfds.load("tfds_malaria/given", data_dir=tmp_path / "data", with_info=True)
+    assert set(splits) == {"train", "test"}
+    assert all(cell["filename"].numpy().startswith(b"test/") for cell in splits["test"])
+    assert info.splits["train"].num_examples == len(splits["train"]) == 8
+
+
+@pytest.mark.parametrize("config", [config.name for config in tfds_malaria.Builder.BUILDER_CONFIGS])
 def test_load_sees_every_cell_of_the_beam_jobs_folder(config, data_dir, synthetic_zip):
     splits, info = tfds.load(f"tfds_malaria/{config}", data_dir=data_dir, with_info=True)
     assert set(splits) == set(CONFIGS[config].splits)
@@ -63,6 +74,30 @@ def test_as_supervised_sub_splits_and_dataframes(data_dir):
     frame = tfds.as_dataframe(builder.as_dataset(split="validation"), builder.info)
     assert sorted(frame.columns) == ["filename", "image", "label", "patient_id"]
     assert len(frame) == builder.info.splits["validation"].num_examples
+
+
+@pytest.mark.parametrize("image_encoding", ["raw", "png"])
+def test_shuffled_files_and_pictures(image_encoding, data_dir, source, tmp_path, monkeypatch):
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    if image_encoding == "png":
+        prepare(source, tmp_path, image_size_px=12, image_encoding="png", cells_per_shard=5)
+        data_dir = tmp_path
+    options = {"data_dir": data_dir, "split": "train"}
+    ordered, info = tfds.load("tfds_malaria/by_patient", with_info=True, **options)
+    read_config = tfds.ReadConfig(shuffle_seed=1)
+    shuffled = tfds.load("tfds_malaria/by_patient", shuffle_files=True, read_config=read_config, **options)
+    names, other_names = ([cell["filename"] for cell in cells.as_numpy_iterator()] for cells in (ordered, shuffled))
+    assert names != other_names
+    assert sorted(names) == sorted(other_names)
+    assert read_config.enable_ordering_guard, "the caller's own is as it was"
+    figure = tfds.show_examples(ordered, info, rows=1, cols=2)
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown, next(ordered.as_numpy_iterator())["image"])
+    assert "data:image/png;base64" in tfds.as_dataframe(ordered.take(1), info)._repr_html_()
+    assert isinstance(info.features["image"], tfds.features.Image)
+    info.write_to_directory(tmp_path)
+    written = (tmp_path / "features.json").read_bytes()
+    assert written == (data_dir / "tfds_malaria/by_patient/1.0.0/features.json").read_bytes()
 
 
 def test_a_process_without_the_project_reads_it(data_dir):

@@ -121,7 +121,7 @@ def test_given_splits_by_folders(tmp_path):
     flags = ("--class_folders=U,P", *SMALL)
     result = preprocess(source, tmp_path / "data", "--config=given,by_patient", *flags)
     assert result.returncode == 0, result.stderr
-    assert "uninfected ← test/P0/U/ and U/ in 5 more folders, 6 cells" in result.stdout
+    assert "uninfected ← U/ in test/P0/ and 5 more folders, 6 cells" in result.stdout
     assert "given splits: train 6 cells, test 6 cells\n" in result.stdout
     assert "warning: 3 patients are in several of the given splits, such as P0" in result.stdout
     assert "1 are in several splits" in result.stdout

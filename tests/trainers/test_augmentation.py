@@ -16,6 +16,7 @@ CHANGES = {
 }
 LEGACY = {"rotation_degrees": "theta", "zoom_x": "zx", "zoom_y": "zy", "shift_x_px": "tx", "shift_y_px": "ty"}
 EVERYTHING = Ranges(180.0, 0.1, 0.05, 5.0, "both", "black", 0.15, 0.05, 0.2, 10.0)
+STRANGERS = EVERYTHING._replace(surroundings=0.6, margin=0.3, stain_density=0.7, blur=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +90,16 @@ def test_black_comes_in_from_beyond_the_border():
     assert changed[SIZE // 2, SIZE // 2].min() == pytest.approx(255)
 
 
-@pytest.mark.parametrize("fill", FILLS)
-def test_both_forms_of_the_warp_give_the_same_pixels(fill):
+@pytest.mark.parametrize(("fill", "ranges"), [*((fill, EVERYTHING) for fill in FILLS), ("black", STRANGERS)])
+def test_both_forms_of_the_warp_give_the_same_pixels(fill, ranges):
     import tensorflow as tf
 
     from trainers.augmentation import apply, params
 
     cells = np.random.default_rng(0).integers(0, 256, (32, SIZE, SIZE, 3)).astype(np.float32)
     cells[:, :5] = 0
-    ranges = EVERYTHING._replace(shift=0.3, fill=fill)
-    numbers = params.sample(ranges, SIZE, 0, tf.constant(0, tf.int64), tf.constant([32]))
+    ranges = ranges._replace(shift=0.3, fill=fill)
+    numbers = params.sample(ranges, SIZE, 0, tf.constant(params.RAMP_CELLS, tf.int64), tf.constant([32]))
 
     def changed(by_gathers):
         return apply.change(cells, numbers, fill, by_gathers=by_gathers)
@@ -118,9 +119,9 @@ def test_xla_compiles_the_whole_augmented_step():
     from trainers.augmentation import apply, params
     from trainers.models import architectures
 
-    model = apply.augmented(architectures.basic_cnn(32), "black", by_gathers=True)
+    model = apply.augmented(architectures.basic_cnn(32), STRANGERS, by_gathers=True)
     model.compile("adam", "binary_crossentropy", jit_compile=True)
-    numbers = params.sample(EVERYTHING, 32, 0, tf.constant(0, tf.int64), tf.constant([4]))
+    numbers = params.sample(STRANGERS, 32, 0, tf.constant(0, tf.int64), tf.constant([4]))
     batch = (
         {"image": tf.zeros((4, 32, 32, 3), tf.uint8), "augmentation": numbers},
         tf.constant([0, 1] * 2),
@@ -152,6 +153,50 @@ def test_stain_changes_the_cell_and_leaves_the_background_black():
         np.testing.assert_allclose(changed[:, 2:6, 2:6], expected, rtol=1e-4)
         changed[:, 2:6, 2:6] = 0
         assert not changed.any()
+
+
+def test_strangers_lie_on_light_and_the_others_on_black():
+    import tensorflow as tf
+
+    from trainers.augmentation import apply, params
+
+    def sample(ranges):
+        return params.sample(ranges, SIZE, 0, tf.constant(params.RAMP_CELLS, tf.int64), tf.constant([400])).numpy()
+
+    cells = np.zeros((400, SIZE, SIZE, 3), np.uint8)
+    cells[:, 8:-8, 8:-8] = 100
+    ranges = Ranges(surroundings=0.6)
+    numbers = sample(ranges)
+    is_chosen = numbers[:, 26] == 1
+    early = params.sample(ranges, SIZE, 0, tf.constant(params.RAMP_CELLS // 4, tf.int64), tf.constant([400]))
+    assert 0.1 < np.mean(early[:, 26]) < 0.2, "a quarter of them by then"
+    assert 0.5 < is_chosen.mean() < 0.7
+    changed = np.asarray(apply.change(cells, numbers, "black", by_gathers=False))
+    np.testing.assert_array_equal(changed[~is_chosen], cells[~is_chosen])
+    np.testing.assert_array_equal(changed[:, 12:-12, 12:-12], 100, "the cells themselves are as before")
+    corners = changed[is_chosen][:, [0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
+    assert corners.min() == 100, "some have a neighbour there"
+    assert 0.2 < (corners == 100).any(axis=(1, 2)).mean() < 0.8
+    assert (np.abs(corners.max(axis=1) - numbers[is_chosen, 27:30]) <= 1).mean() > 0.9
+    # What was sampled before these ranges existed stays, so that such runs can be continued.
+    np.testing.assert_array_equal(numbers[:, :23], sample(Ranges()))
+    smaller = sample(ranges._replace(margin=0.5, stain_density=1.0))
+    assert set(smaller[~is_chosen, 0]) == {1.0}
+    assert 1 < smaller[is_chosen, 0].min() < 1.05 < 1.45 < smaller[is_chosen, 0].max() < 1.5
+    assert smaller[:, 23:26].max() > 2.5
+
+
+def test_blur_is_about_a_gaussian(smooth):
+    import cv2
+
+    from trainers.augmentation import apply
+
+    image = cv2.resize(smooth, (125, 125))
+    np.testing.assert_allclose(
+        np.asarray(apply.blur(image[None], np.ones((1, 1, 1, 1), np.float32)))[0, 8:-8, 8:-8],
+        cv2.GaussianBlur(image, (0, 0), 2)[8:-8, 8:-8],
+        atol=3,
+    )
 
 
 def test_hue_turns_about_grey():
@@ -229,7 +274,7 @@ def test_the_training_model_shares_its_weights_and_holds_stock_layers_alone():
     from trainers.models import architectures
 
     model = architectures.basic_cnn(32)
-    trained = apply.augmented(model, "black", by_gathers=True)
+    trained = apply.augmented(model, EVERYTHING, by_gathers=True)
     assert [id(weight) for weight in trained.trainable_variables] == [
         id(weight) for weight in model.trainable_variables
     ]

@@ -8,6 +8,7 @@ from evaluating import OPTIONS, evaluate_runs
 from pipeline import label_list
 from pipeline.cells import LABELS
 from pipeline.errors import InputError
+from trainers.data import DataSet, open_data_set
 from trainers.evaluation import disputed_labels, predictions
 from trainers.evaluation.metrics import label_issues, metrics
 from trainers.evaluation.metrics.label_issues import LabelIssue
@@ -37,6 +38,7 @@ def test_metrics_are_reported_twice(small_run, data_dir, cells, tmp_path, monkey
     suspects = [*np.flatnonzero(disputed)[:2], np.flatnonzero(~disputed)[0]]
     issues = [LabelIssue(rows[i][0], "C1", rows[i][1], 0.9, 0.1, 0.9) for i in suspects]
     monkeypatch.setattr(label_issues, "find", lambda *_: issues)
+    monkeypatch.setattr(DataSet, "is_nlm", True)
     folder, text, contents = evaluate_runs(data_dir, [small_run], tmp_path / "report", options=options)
     entry = contents["models"]["basic_cnn"]
     undisputed = entry["undisputed"]
@@ -51,6 +53,8 @@ def test_metrics_are_reported_twice(small_run, data_dir, cells, tmp_path, monkey
     assert "basic_cnn, undisputed" in text
     page = (folder / "report.html").read_text()
     assert "<th>undisputed</th>" in page
+    assert f"3 of its {is_error.sum()} errors are on the 5 cells of this split whose label experts dispute" in page
+    assert "Comparison with published results" in page
     assert page.count(", disputed, p(parasitized) 0.900") == 2
     auc = f"{undisputed['auc']['value']:.4f}"
     assert auc in (folder / "model_card_basic_cnn.md").read_text()
@@ -61,6 +65,13 @@ def test_metrics_are_reported_twice(small_run, data_dir, cells, tmp_path, monkey
     options = OPTIONS._replace(disputed_labels=write_list(tmp_path / "list.csv", only_one_class))
     with pytest.raises(InputError, match=r"list\.csv leaves cells of one class only in test"):
         evaluate_runs(data_dir, [small_run], tmp_path / "none", options=options)
+
+
+def test_cells_of_the_nlm_are_known_by_their_names(data_dir):
+    synthetic = open_data_set(str(data_dir), "by_patient")
+    assert not synthetic.is_nlm, "patients have no gap"
+    splits = {name: split | {"patients": split["patients"][1:]} for name, split in synthetic.manifest["splits"].items()}
+    assert synthetic._replace(manifest=synthetic.manifest | {"splits": splits}).is_nlm
 
 
 def test_found_by_label_issues(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import html
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -29,6 +30,9 @@ def test_the_report_is_complete(small_report):
         assert f"basic_cnn_{kind}.png" in names
     assert not [name for name in names if name.startswith(".")]
     page = (folder / "report.html").read_text()
+    for title in ("What this means", "All metrics", "vgg_ft: calibration"):
+        (number,) = re.findall(f'<h2 id="(section-[0-9]+)">{title}</h2>', page)
+        assert f'<a href="#{number}">{title}</a>' in page
     for warning in ("Few patients", "shows 11 differences"):
         assert warning in text
         assert warning in page
@@ -38,6 +42,9 @@ def test_the_report_is_complete(small_report):
     assert "basic_cnn minus vgg_ft" in page
     card = (folder / "model_card_vgg_ft.md").read_text()
     assert "Not a medical device" in card
+    assert "How many infected patients would be missed?" in page
+    assert "How many infected patients would be missed?" in card
+    assert not re.search("NLM|National Library|Bangladesh|ublished results", page + card), "synthetic cells"
     assert f"| AUC (ROC) | {entry['auc']['value']:.4f} |" in card
 
 
@@ -148,13 +155,26 @@ def test_cells_of_unknown_patients(synthetic_zip, tmp_path):
     assert "cells of unknown patients" in (folder / "model_card_basic_cnn.md").read_text()
 
 
-def test_external_data_with_flips_has_the_thresholds_of_the_run(small_run, data_dir, tmp_path):
+def test_external_data_with_flips_has_the_thresholds_of_the_run(small_run, data_dir, tmp_path, monkeypatch):
     run = shutil.copytree(small_run, tmp_path / "run")
     record = run_dir.read(str(run))
     record["data"] |= {"fingerprint": "of another source", "train_patients": ["X1"], "validation_patients": ["X2"]}
+    record["data"] |= {"is_nlm": True}
     run_dir.write(str(run), record)
     options = OPTIONS._replace(test_time_flips=True)
-    _, text, contents = evaluate_runs(data_dir, [run], tmp_path / "report", options=options)
+
+    def patient_noun(settings):
+        return "slide"
+
+    monkeypatch.setattr(writer, "patient_noun", patient_noun)
+    folder, text, contents = evaluate_runs(data_dir, [run], tmp_path / "report", options=options)
+    page, card = ((folder / name).read_text() for name in ("report.html", "model_card_basic_cnn.md"))
+    for file in (page, card):
+        assert "one hospital in Bangladesh" in file, "where the model was trained"
+        assert "of another source" in file
+        assert "95 % interval over slides" in card
+        assert "cells of 1 slide" in file
+    assert "published results" not in page, "which are about other cells"
     entry = contents["models"]["basic_cnn"]
     assert entry["leak"] == NO_LEAK | {"is_external": True}
     assert "External data" in text

@@ -1,6 +1,7 @@
 """Exported models, used as BUILD.md says."""
 
 import importlib.util
+import json
 import math
 import re
 import shutil
@@ -12,6 +13,7 @@ from conftest import ROOT, assert_one_line_error, open_split, prepare, run_in_pr
 from evaluating import run_record
 
 from pipeline.errors import InputError
+from pipeline.source import decode
 from trainers import export_formats, run_dir
 from trainers.input_pipeline import batching
 from trainers.models import architectures
@@ -49,8 +51,18 @@ def use(name, run, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir(exist_ok=True)
     (tmp_path / "runs/basic_cnn").symlink_to(run)
     monkeypatch.chdir(tmp_path)
-    scope = {"images": IMAGES}
+    scope = {"image": IMAGES}
     exec(examples()[name], scope)
+    match name:
+        case "saved_model":
+            signature = scope["model"].signatures["serve"]
+            names = [*signature.structured_input_signature[1], *signature.structured_outputs]
+        case "onnx":
+            names = [node.name for node in (*scope["session"].get_inputs(), *scope["session"].get_outputs())]
+        case "litert":
+            signature = scope["interpreter"].get_signature_list()["serving_default"]
+            names = [*signature["inputs"], *signature["outputs"]]
+    assert names == ["image", export_formats.OUTPUT_NAMES[FILES[name]]]
     return scope["probability"]
 
 
@@ -109,7 +121,14 @@ def test_int8_loses_no_accuracy(data_dir, synthetic_zip, tmp_path):
     flags = (f"--run_dir={run}", "--format=litert", "--quantize=int8")
     result = run_in_process("trainers.export", *flags, f"--data_dir={data_dir}")
     assert result.returncode == 0, result.stderr
-    assert result.stdout == f"{run / 'export/model_int8.tflite'}\n"
+    files = [run / "export" / name for name in ("model_int8.tflite", "preprocessing.json", "golden.npz")]
+    assert result.stdout.splitlines() == list(map(str, files))
+    described, golden = json.loads(files[1].read_text()), np.load(files[2])
+    assert (described["thresholds"], described["background"]) == ({"default": 0.5}, "keep")
+    np.testing.assert_allclose(golden["probability"], model.predict(golden[described["input"]["name"]], verbose=0))
+    assert len(golden["label"]) == 10
+    shown = decode.resize(golden["before_resize"], described["resize"]["size_px"])
+    np.testing.assert_array_equal(shown, golden["after_resize"], strict=True)
     accuracy, expected = (
         np.mean((probabilities >= 0.5) == labels)
         for probabilities in (
@@ -138,7 +157,9 @@ def test_the_command_replaces_an_older_export(tmp_path):
     (old / "stale").write_text("")
     result = run_in_process("trainers.export", f"--run_dir={run}", "--format=saved_model,litert")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == [str(old), str(run / "export/model.tflite")]
+    expected = [str(old), str(run / "export/model.tflite"), str(run / "export/preprocessing.json")]
+    assert result.stdout.splitlines() == expected
+    assert "warning: no golden.npz: --data_dir=data has no data set" in result.stderr
     assert not (old / "stale").exists()
     assert (old / "saved_model.pb").exists()
 

@@ -127,8 +127,8 @@ def test_training_on_jax(name, policy, trained):
 
 
 def test_both_forms_of_the_warp_on_jax_give_tensorflows_pixels(tmp_path):
-    ranges = Ranges(180.0, 0.1, 0.3, 5.0, "both", "black", 0.15, 0.05, 0.2, 10.0)
-    numbers = params.sample(ranges, 32, 0, tf.constant(0, tf.int64), tf.constant([len(IMAGES)]))
+    ranges = Ranges(180.0, 0.1, 0.3, 5.0, "both", "black", 0.15, 0.05, 0.2, 10.0, 0.6, 0.3, 1.0, 1.0)
+    numbers = params.sample(ranges, 32, 0, tf.constant(params.RAMP_CELLS, tf.int64), tf.constant([len(IMAGES)]))
     np.save(tmp_path / "images.npy", IMAGES)
     np.save(tmp_path / "numbers.npy", numbers)
     for fill in FILLS:

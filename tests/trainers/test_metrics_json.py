@@ -55,7 +55,10 @@ def test_a_comparison_is_the_difference():
 
 def test_the_table_shows_every_model():
     entry = build_entry(model_predictions(make_predictions()))
-    text = metrics_json.as_table({"basic_cnn": entry, "vgg_ft": entry | {"auc": {"value": 0.5, "ci95": None}}})
+    entries = {"basic_cnn": entry, "vgg_ft": entry | {"auc": {"value": 0.5, "ci95": None}}}
+    text = metrics_json.as_table(entries, "patient")
     assert text.startswith("fold_0: 600 cells of 40 patients; 95 % intervals over patients\n")
+    text = metrics_json.as_table(entries | {"basic_cnn": entry | {"num_patients": 1}}, "slide")
+    assert text.startswith("fold_0: 600 cells of 1 slide; 95 % intervals over slides\n")
     assert "basic_cnn" in text
     assert f"{entry['auc']['value']:.4f} ({entry['auc']['ci95'][0]:.3f}" in text

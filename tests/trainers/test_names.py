@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import listing_of, open_split, png, run_in_process, small_model, write_run
-from evaluating import evaluate_runs, make_predictions, model_predictions
+from evaluating import OPTIONS, evaluate_runs, make_predictions, model_predictions
 
 from pipeline.cells import DEFAULT_CLASS_FOLDERS
 from pipeline.job import plan
@@ -121,9 +121,11 @@ def test_legends_show_every_model():
     entries = {name: {**dict.fromkeys(("sensitivity", "specificity", "accuracy", "auc"), entry)} for name in NAMES}
     for item in entries.values():
         item["ci95_by_cell"] = dict.fromkeys(item, None)
-    (legend,) = plots.forest(entries).legends
+    (legend,) = plots.forest(entries, "patient").legends
     assert [text.get_text().strip() for text in legend.get_texts()] == NAMES
     row = {"epoch": 0.0, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}
     figure = plots.learning_curves({name: [row] for name in NAMES})
     assert len(figure.axes[0].get_legend().get_texts()) == 4
-    assert "$" not in "".join(text.get_text() for text in plots.reliability(models[0]).axes[1].get_yticklabels())
+    dots, bars, *_ = plots.reliability(models[0], "patient", OPTIONS).axes
+    assert sum(int(text.get_text()) for text in bars.texts) == len(models[0].predictions.labels)
+    assert len(dots.lines) > len(bars.texts), "intervals"

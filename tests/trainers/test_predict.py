@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, run_in_process, small_model, write_run
+from conftest import ROOT, assert_one_line_error, open_split, prepare, run_in_process, small_model, write_run
 from PIL import Image
 
 from pipeline import synthetic
@@ -206,3 +206,20 @@ def test_decoding_stays_a_bounded_number_of_files_ahead(cells):
         assert next(decoded).pixels.shape == (32, 32, 3)
     assert taken <= 100 + 32 * 9
     decoded.close()
+
+
+def test_a_run_remembers_that_its_data_set_made_surroundings_black(tmp_path):
+    source = tmp_path / "source"
+    for name, pixels in synthetic.cells(9, 4, seed=3):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        framed = cv2.copyMakeBorder(pixels, 9, 9, 9, 9, cv2.BORDER_CONSTANT)
+        on_light = np.where(framed.max(axis=-1, keepdims=True) > 0, framed, 250).astype(np.uint8)
+        cv2.imwrite(str(source / name), on_light[..., ::-1])
+    prepare(source, tmp_path / "data", image_size_px=32, background="black")
+    run = write_run(tmp_path / "run", tmp_path / "data", small_model())
+    rows = rows_of(predict(run, source))
+    names = ["/".join(Path(row["file"]).parts[-2:]) for row in rows]
+    stored = predictions.fetch_images(open_split(tmp_path / "data", "train+validation+test"), names)
+    assert not stored[:, 0, 0].any(), "the corners of all cells are black"
+    expected = predictions.load_model(str(run)).predict(stored, verbose=0)[:, 0]
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], expected, atol=1e-5)

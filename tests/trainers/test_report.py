@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from evaluating import OPTIONS
 
-from trainers.evaluation.report import plots, writer
+from trainers.evaluation.report import plots, style, writer
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DARK, LIGHT = 0, 1  # of Blink's preferredColorScheme
@@ -22,7 +22,7 @@ def page(small_report):
     return small_report.folder / "report.html"
 
 
-def browse(page, screenshot, scheme=LIGHT, width=1200, height=4000):
+def browse(page, screenshot, scheme=LIGHT, width=1200, height=6000):
     """Opens a page without network; returns the screenshot, uint8 RGB, and the lines of the console."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
     command += ["--disable-dev-shm-usage", f"--user-data-dir={screenshot.with_suffix('.profile')}"]
@@ -43,7 +43,7 @@ def fraction_of(image, colour):
 def test_it_renders_without_errors(page, tmp_path, scheme, width):
     image, console = browse(page, tmp_path / "page.png", scheme, width)
     assert console == []
-    assert image.shape == (4000, width, 3)
+    assert image.shape == (6000, width, 3)
     background, red = ((255, 255, 255), (253, 236, 234)) if scheme == LIGHT else ((20, 23, 27), (58, 25, 23))
     assert 0.3 < fraction_of(image, background) < 0.97, "neither blank nor covered"
     assert fraction_of(image[:800], red) > 0.01, "the leak is red at the top"
@@ -78,11 +78,11 @@ def test_names_are_escaped():
     contents = {"models": [], "split": name, "num_cells": 1, "num_patients": 1, "dataset": name, "config": name}
     contents |= {"source": name, "num_folds": 1, "warnings": [{"severity": "note", "text": name}], "comparisons": []}
     contents |= {"forest": "", "roc": "", "num_label_issues": 1, "label_issues": cells, "options": OPTIONS}
-    contents["disputed_labels"] = None
+    contents |= {"disputed_labels": None, "noun": name, "date": name, "is_nlm": True}
     html = writer.render("report.html.j2", **contents)
     assert "<script>" not in html
     assert html.count("&lt;script&gt;") >= 6
-    assert "<script>" not in plots.to_svg(plots.confusion({"tn": 1, "fp": 2, "fn": 3, "tp": 4}, name), name)
+    assert "<script>" not in style.to_svg(plots.confusion({"tn": 1, "fp": 2, "fn": 3, "tp": 4}, name), name)
 
 
 def test_published_figures_are_those_of_the_original_work():

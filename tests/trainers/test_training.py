@@ -6,13 +6,14 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, assert_one_line_error, open_split, run_in_process, small_model
 
 from pipeline import storage
 from pipeline.records.manifest import compute_checksum
 from trainers import export_formats, training_flags
 from trainers.evaluation import predictions
-from trainers.evaluation.metrics import thresholds
+from trainers.evaluation.metrics import metrics, thresholds
 from trainers.evaluation.predictions import load_model
 from trainers.evaluation.report import image_grid, plots
 from trainers.input_pipeline import resident
@@ -63,6 +64,17 @@ def check_numbers(model, run_dir, data_dir):
     assert loss == pytest.approx(min(row["val_loss"] for row in history), rel=tolerance)
     for flips in (False, True):
         assert thresholds.read(str(run_dir), flips).num_cells == len(cells.labels)
+    scalars = {}
+    for file in (run_dir / "tensorboard/validation").iterdir():
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            scalars |= {(value.tag, event.step): tf.make_ndarray(value.tensor) for value in event.summary.value}
+    best = int(np.argmin([row["val_loss"] for row in history]))
+    expected = metrics.compute(cells.labels, probabilities)
+    for name in ("auc", "sensitivity", "specificity"):
+        assert scalars[f"epoch_{name}", best] == pytest.approx(
+            expected[name], abs=0.1 if model == "vgg_frozen" else 0.02
+        )
 
 
 def test_a_run_leaves_what_it_promises(run, data_dir):
@@ -240,6 +252,7 @@ def test_other_settings_in_the_same_folder_are_refused(run, data_dir):
         (["--warmup_epochs=2"], ["leaves nothing of --epochs=2"]),
         (["--export=saved_model,pdf"], ["pdf is no known format", "saved_model,onnx,litert"]),
         (["--zoom=nan"], ["--zoom"]),
+        (["--margin=0.3"], ["--margin changes cells with --surroundings alone"]),
         (["--learning_rate=-1"], ["--learning_rate"]),
     ],
 )

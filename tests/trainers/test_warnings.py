@@ -1,12 +1,12 @@
 import numpy as np
-from evaluating import NO_LEAK, make_predictions, model_predictions
+from evaluating import IDENTITY, NO_LEAK, make_predictions, model_predictions
 
 from trainers.evaluation.metrics import thresholds
 from trainers.evaluation.report import warnings
 
 
 def find(config="by_patient", **settings):
-    return warnings.find([model_predictions(**{"predictions": make_predictions(), **settings})], config)
+    return warnings.find([model_predictions(**{"predictions": make_predictions(), **settings})], config, IDENTITY)
 
 
 def test_many_patients_and_no_leak_need_no_warning():
@@ -26,7 +26,7 @@ def test_few_patients():
 def test_leaks_come_first_and_once():
     leak = NO_LEAK | {"is_external": True, "train_patients": ["C1"], "validation_patients": ["C2", "C3"]}
     model = model_predictions(make_predictions(num_patients=12), leak=leak)
-    warned = warnings.find([model, model], "by_cell")
+    warned = warnings.find([model, model], "by_cell", IDENTITY)
     assert [warning.severity for warning in warned] == ["leak", "leak", "warning", "note", "note"]
     assert "test patients are in the training split" in warned[0].text
     assert "was trained on 1 patient (C1) of this split and had its best epoch chosen on 2 patients" in warned[1].text
@@ -35,7 +35,7 @@ def test_leaks_come_first_and_once():
 
 def test_several_differences_are_counted():
     model = model_predictions(make_predictions())
-    (warning,) = warnings.find([model] * 3, "by_patient")
+    (warning,) = warnings.find([model] * 3, "by_patient", IDENTITY)
     assert warning.text.startswith("The model comparison shows 33 differences: ")
     assert "1 in 20 would differ by chance" in warning.text
 
@@ -55,15 +55,24 @@ def test_missing_and_poor_thresholds():
 
 
 def test_changed_labels_and_the_labels_of_the_nlm():
-    names = [f"Parasitized/C{i}P1thinF_IMG_20150619_114756a_cell_{i}.png" for i in range(600)]
-    model = model_predictions(make_predictions()._replace(filenames=np.array(names)))
-    manifest = {"splits": {"test": {"patients": ["C1", "C2"]}}}
-    assert warnings.find([model], "by_patient", manifest) == [], "synthetic patients have no gap"
-    manifest["splits"]["test"]["patients"] = ["C1", "C3"]
-    (note,) = warnings.find([model], "by_patient", manifest)
+    manifest = {"settings": {"label_overrides": "ab12"}, "label_overrides": {"num_corrected": 1, "num_excluded": 4}}
+    model = model_predictions(make_predictions())
+    (overridden,) = warnings.find([model], "by_patient", manifest)
+    assert "sha256 ab12 corrects those of 1 cell of the data set and leaves out 4" in overridden.text
+    (_, note) = warnings.find([model], "by_patient", manifest, is_nlm=True)
     assert note.severity == "note"
     assert "5 % of the NLM's labels" in note.text
-    assert warnings.find([model_predictions(make_predictions())], "by_patient", manifest) == [], "other names"
-    manifest |= {"settings": {"label_overrides": "ab12"}, "label_overrides": {"num_corrected": 3, "num_excluded": 4}}
-    (overridden, _) = warnings.find([model], "by_patient", manifest)
-    assert "sha256 ab12 corrects those of 3 cells of the data set and leaves out 4" in overridden.text
+
+
+def test_patients_are_called_by_the_column_that_tells_them():
+    def texts(column):
+        cells = make_predictions(num_patients=12)
+        settings = IDENTITY["settings"] | {"patient_column": column}
+        model = model_predictions(cells, leak=NO_LEAK | {"train_patients": ["S1"]})
+        return [warning.text for warning in warnings.find([model], "by_patient", {"settings": settings})]
+
+    leak, few = texts("Slide")
+    assert "was trained on 1 slide (S1) of this split" in leak
+    assert few.startswith("Few slides: 12")
+    assert texts("slide_id") == texts("slide")
+    assert texts("ID")[1].startswith("Few patients: 12")

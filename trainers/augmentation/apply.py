@@ -13,41 +13,99 @@ from keras import ops
 from matplotlib.figure import Figure
 
 from pipeline import plot_style
+from pipeline.cells import LABELS
 from trainers.augmentation import params
 from trainers.augmentation.ranges import FILLS, Ranges
 
 _FILL_MODES = dict(zip(FILLS, ("constant", "nearest"), strict=True))
-_NUM_VERSIONS = 5  # in a preview
+_NUM_CELLS, _NUM_VERSIONS = 5, 5  # in a preview
 
 
-def augmented(model: keras.Model, fill: str, *, by_gathers: bool) -> keras.Model:
+def augmented(model: keras.Model, ranges: Ranges, *, by_gathers: bool) -> keras.Model:
     """A model for training that changes its images first; it shares all weights with `model`.
 
     Args:
       model: uint8 RGB [batch, size, size, 3] -> probability [batch, 1].
-      fill: what lies beyond the border, see `ranges.FILLS`.
+      ranges: those that the numbers are sampled from.
       by_gathers: which form the warp takes, see `warp`.
 
     Returns:
       a model of the inputs `image` as before and `augmentation`, see `params.sample`.
     """
     image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
-    numbers = keras.Input((23,), dtype="float32", name="augmentation")
-    changed = change(image, numbers, fill, by_gathers=by_gathers)
+    numbers = keras.Input((ranges.num_numbers,), dtype="float32", name="augmentation")
+    changed = change(image, numbers, ranges.fill, by_gathers=by_gathers)
     return keras.Model({"image": image, "augmentation": numbers}, model(changed), name=f"{model.name}_augmented")
 
 
 def change(images: keras.KerasTensor, numbers: keras.KerasTensor, fill: str, *, by_gathers: bool) -> keras.KerasTensor:
-    """Images uint8 [batch, size, size, 3], changed by the numbers of `params.sample`; see `stain` and `warp`."""
-    transforms, stains = ops.split(numbers, [8], axis=-1)
-    return to_uint8(warp(stain(ops.cast(images, "float32"), stains), transforms, fill, by_gathers=by_gathers))
+    """Images uint8 [batch, size, size, 3], changed by the numbers of `params.sample`; see the functions below."""
+    transforms, stains, strangers = ops.split(numbers, [8, 23], axis=-1)
+    images = ops.cast(images, "float32")
+    if not strangers.shape[-1]:
+        return to_uint8(warp(stain(images, stains), transforms, fill, by_gathers=by_gathers))
+    exponents, surroundings, part = ops.split(ops.reshape(strangers, (-1, 1, 1, 12)), [3, 11], axis=-1)
+    images = 255 * ops.exp(exponents * ops.log(images / 255))  # a quarter of the time of a power; 0 stays 0
+    images = stain(images, stains)
+    return to_uint8(blur(surround(images, transforms, surroundings, fill, by_gathers=by_gathers), part))
+
+
+def surround(
+    images: keras.KerasTensor,
+    transforms: keras.KerasTensor,
+    surroundings: keras.KerasTensor,
+    fill: str,
+    *,
+    by_gathers: bool,
+) -> keras.KerasTensor:
+    """Warps cells, and puts some of them before plain light, where a neighbour may reach into the image.
+
+    A neighbour is the cell itself once more: it has the same stain, and its parasites do not change the label. Two
+    further ones are the first one's image turned by 180° and mirrored at the diagonal.
+
+    Args:
+      images: float32 RGB [batch, size, size, 3], black around the cell; the result is in 0…255.
+      transforms, fill, by_gathers: see `warp`.
+      surroundings: float32 [batch, 1, 1, 8]: 1 for cells that get surroundings, 0 for others; their colour in 0…255;
+        how far the neighbour lies from the cell, x and y in pixels; 1 or 0 for each of the two further ones.
+    """
+    is_chosen, behind, neighbour, *copies = ops.split(surroundings, [1, 4, 6, 7], axis=-1)
+    outside = ops.cast(ops.max(images, axis=-1, keepdims=True) <= 0, "float32")
+    # The outermost pixels of a cell are mixed with black, which would draw a dark line around it.
+    rim = ops.max_pool(outside, _window(images), 1, "same")
+    opaque = 1 - (outside + (rim - outside) * is_chosen)
+    cells = ops.concatenate([ops.clip(images, 0.0, 255.0) * opaque, opaque], axis=-1)
+    cells = warp(cells, transforms, fill, by_gathers=by_gathers)
+    one, zero = ops.ones_like(is_chosen[:, 0, 0]), ops.zeros_like(is_chosen[:, 0, 0])
+    x, y = ops.split(neighbour[:, 0, 0], 2, axis=-1)
+    moved = ops.concatenate([one, zero, x, zero, one, y, zero, zero], axis=-1)
+    first = warp(cells, moved, "black", by_gathers=by_gathers)
+    neighbours = ops.maximum(first, first[:, ::-1, ::-1] * copies[0])
+    neighbours = ops.maximum(neighbours, ops.transpose(first, (0, 2, 1, 3)) * copies[1])
+    behind = neighbours[..., :3] + behind * (1 - neighbours[..., 3:])
+    return cells[..., :3] + is_chosen * (1 - cells[..., 3:]) * behind
+
+
+def blur(images: keras.KerasTensor, part: keras.KerasTensor) -> keras.KerasTensor:
+    """Moves images [batch, size, size, 3] by a part, [batch, 1, 1, 1] in 0…1, of the way to a blurred image.
+
+    Two box filters of 5 pixels at 125 pixels are close to a Gaussian with a standard deviation of 2 pixels.
+    """
+    blurred, width = images, _window(images)
+    for window in ((width, 1), (1, width)) * 2:
+        blurred = ops.average_pool(blurred, window, 1, "same")
+    return images + part * (blurred - images)
+
+
+def _window(images: keras.KerasTensor) -> int:
+    return images.shape[1] // 50 * 2 + 1
 
 
 def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str, *, by_gathers: bool) -> keras.KerasTensor:
     """Rotation, zoom, shift, shear and flip of each image as one bilinear resampling.
 
     Args:
-      images: float32 [batch, size, size, 3], as the result.
+      images: float32 [batch, size, size, channels], as the result.
       transforms: float32 [batch, 8], from a pixel of the result to the point of the source it is taken from:
         (x, y) ← (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels, x to the right, y down.
       fill: see `ranges.FILLS`.
@@ -71,7 +129,7 @@ def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str, *,
         return ops.cast(pixel, "int32"), ops.expand_dims(source - pixel, -1)
 
     (left, fraction_x), (top, fraction_y) = pixel_and_fraction(0), pixel_and_fraction(3)
-    pixels = ops.reshape(images, (-1, 3))
+    pixels = ops.reshape(images, (-1, images.shape[-1]))
     number = ops.cumsum(ops.ones_like(transforms[:, 0], dtype="int32")) - 1  # of the image, in a batch of any size
     corner = (ops.reshape(number, (-1, 1, 1)) * side + top) * side + left
 
@@ -110,15 +168,28 @@ def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
     return ops.cast(ops.clip(ops.round(images), 0.0, 255.0), "uint8")
 
 
-def save_preview(image: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
-    """Plots a cell, uint8 RGB [size, size, 3], and five augmented versions of it: do they still look like cells?"""
-    numbers = params.sample(ranges, image.shape[0], seed, tf.constant(0, tf.int64), tf.constant([_NUM_VERSIONS]))
-    images = np.repeat(image[None], _NUM_VERSIONS, axis=0)
-    versions = [image, *np.asarray(change(images, np.asarray(numbers), ranges.fill, by_gathers=False))]
-    with plot_style.optional(path.name), plot_style.style():
-        figure = Figure(figsize=(2 * len(versions), 2.3))
-        for number, axis in enumerate(figure.subplots(1, len(versions))):
-            axis.imshow(versions[number])
-            axis.set_title(number or "as stored", fontsize=9)
-            axis.axis("off")
+def save_preview(images: np.ndarray, labels: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
+    """Plots cells, the first few of both classes, with augmented versions of each: do they still look like cells?
+
+    Args:
+      images: uint8 RGB [cells, size, size, 3].
+      labels: int [cells], 1 is parasitized.
+      ranges, seed, path: of the augmentation, and where to write the plot.
+    """
+    shown = np.concatenate([np.flatnonzero(labels == 1)[:3], np.flatnonzero(labels == 0)[:3]])[:_NUM_CELLS]
+    count = tf.constant([len(shown) * _NUM_VERSIONS])
+    position = tf.constant(params.RAMP_CELLS, tf.int64)
+    numbers = params.sample(ranges, images.shape[1], seed, position, count)
+    repeated = np.repeat(images[shown], _NUM_VERSIONS, axis=0)
+    changed = np.asarray(change(repeated, np.asarray(numbers), ranges.fill, by_gathers=False))
+    with plot_style.style():
+        figure = Figure(figsize=(1.5 * (1 + _NUM_VERSIONS), 1.5 * len(shown) + 0.3))
+        axes = figure.subplots(len(shown), 1 + _NUM_VERSIONS, squeeze=False)
+        for row, cell, versions in zip(axes, shown, np.split(changed, len(shown)), strict=True):
+            row[0].set_ylabel(LABELS[labels[cell]], fontsize=9)
+            for axis, image in zip(row, [images[cell], *versions], strict=True):
+                axis.imshow(image)
+                axis.set(xticks=[], yticks=[])
+        for number, axis in enumerate(axes[0]):
+            axis.set_title(f"version {number}" if number else "as stored", fontsize=9)
         plot_style.save(figure, path, dpi=100)

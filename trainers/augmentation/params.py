@@ -13,6 +13,12 @@ from trainers.augmentation.ranges import FLIPS, Ranges
 _STREAM = 0x5EED  # keeps these numbers apart from those that decide the order
 _PHILOX = 1
 _COUNTS_PER_CELL = 5  # of Philox, which makes four numbers each: 18 are needed
+_STRANGER_STREAM = 0xA11E  # a stream of its own, so that what was sampled before there was `surroundings` stays
+_STRANGER_COUNTS_PER_CELL = 4  # 16 numbers are needed
+_DARKEST, _TINT = 0.3, 0.15  # of light surroundings: how much is taken from 255, from all channels and from each
+RAMP_CELLS = 20_000  # over the first of them they become more frequent, or a model learns nothing for epochs
+_WITH_NEIGHBOURS = 0.7  # fraction of the cells with surroundings
+_NEIGHBOUR_DISTANCE = (0.75, 1.1)  # from centre to centre, as a fraction of the image's side
 
 
 def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
@@ -25,15 +31,10 @@ def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, s
       shape: int vector, [num_cells] or [num_steps, num_cells]; the positions of the cells follow one another.
 
     Returns:
-      float32 [*shape, 23]: 8 of `trainers.augmentation.apply.warp`, then 15 of its `stain`.
+      float32 [*shape, ranges.num_numbers]: 8 of `trainers.augmentation.apply.warp`, 15 of its `stain` and, if they are
+      used, 12 of its `surround` and `blur`.
     """
-    # In one operation for all cells; `tf.random.stateless_uniform` would begin at one position for each seed.
-    uniform = tf.raw_ops.StatelessRandomUniformV2(
-        shape=[tf.reduce_prod(shape), 4 * _COUNTS_PER_CELL],
-        key=tf.constant([seed ^ _STREAM], tf.uint64),
-        counter=tf.stack([tf.cast(position * _COUNTS_PER_CELL, tf.uint64), tf.constant(0, tf.uint64)]),
-        alg=_PHILOX,
-    )
+    uniform = _uniform(seed ^ _STREAM, _COUNTS_PER_CELL, position, shape)
     flips = FLIPS.index(ranges.flip)
     shift_px, is_flipped_x, is_flipped_y = ranges.shift * image_size_px, float(flips >= 1), float(flips >= 2)
     centres_and_spans = [
@@ -51,6 +52,10 @@ def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, s
     centres, spans = np.transpose(centres_and_spans).astype(np.float32)
     values = centres - spans + uniform[:, : len(spans)] * (2 * spans)
     rotation, zoom_x, zoom_y, shift_x, shift_y, shear, flip_x, flip_y, hue, *gains = tf.unstack(values[:, :12], axis=1)
+    strangers = []
+    if ranges.num_numbers > 23:
+        scale, *strangers = _strangers(ranges, image_size_px, seed, position, shape)
+        zoom_x, zoom_y = zoom_x * scale, zoom_y * scale
     transforms = compose(
         image_size_px,
         rotation_degrees=rotation,
@@ -62,8 +67,46 @@ def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, s
         flip_x=flip_x < 0,
         flip_y=flip_y < 0,
     )
-    numbers = tf.concat([transforms, _hue_and_gain(hue, gains), values[:, 12:]], axis=1)
+    numbers = tf.concat([transforms, _hue_and_gain(hue, gains), values[:, 12:], *strangers], axis=1)
     return tf.reshape(numbers, tf.concat([shape, numbers.shape[1:]], 0))
+
+
+def _uniform(key: int, counts_per_cell: int, position: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """Samples float32 [num_cells, 4 * counts_per_cell] in 0…1."""
+    # In one operation for all cells; `tf.random.stateless_uniform` would begin at one position for each seed.
+    return tf.raw_ops.StatelessRandomUniformV2(
+        shape=[tf.reduce_prod(shape), 4 * counts_per_cell],
+        key=tf.constant([key], tf.uint64),
+        counter=tf.stack([tf.cast(position * counts_per_cell, tf.uint64), tf.constant(0, tf.uint64)]),
+        alg=_PHILOX,
+    )
+
+
+def _strangers(
+    ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, shape: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
+    """What makes cells look like another laboratory's.
+
+    Returns:
+      float32: scale [n], by which they are smaller; then, as `trainers.augmentation.apply` takes them, exponents of
+      the density [n, 3], whether they have surroundings [n, 1] and of which colour [n, 3], how far from the cell's the
+      neighbour's centre is [n, 2], which copies of it there are [n, 2], and the part of the blur [n, 1].
+    """
+    uniform = _uniform(seed ^ _STRANGER_STREAM, _STRANGER_COUNTS_PER_CELL, position, shape)
+    positions = tf.cast(position + tf.range(tf.shape(uniform, tf.int64)[0]), tf.float32)[:, None]
+    ramp = tf.minimum(positions / RAMP_CELLS, 1)
+    has_surroundings = tf.cast(uniform[:, :1] < ranges.surroundings * ramp, tf.float32)
+    colour = 255 * (1 - _DARKEST * uniform[:, 1:2] - _TINT * uniform[:, 2:5])
+    nearest, farthest = _NEIGHBOUR_DISTANCE
+    is_out_of_sight = tf.cast(uniform[:, 5:6] > _WITH_NEIGHBOURS, tf.float32)
+    distance = nearest + (farthest - nearest) * uniform[:, 7:8] + is_out_of_sight
+    angle = 2 * math.pi * uniform[:, 6:7]
+    neighbour = image_size_px * distance * tf.concat([tf.cos(angle), tf.sin(angle)], axis=1)
+    scale = 1 + (ranges.margin * has_surroundings * uniform[:, 8:9])[:, 0]
+    density = ranges.stain_density * has_surroundings * (2 * uniform[:, 10:14] - 1)
+    exponents = tf.exp(density[:, :1] + density[:, 1:] / 2)
+    copies = tf.round(uniform[:, 14:])
+    return scale, exponents, has_surroundings, colour, neighbour, copies, ranges.blur * ramp * uniform[:, 9:10]
 
 
 def compose(

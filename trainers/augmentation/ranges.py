@@ -19,8 +19,17 @@ class Ranges(NamedTuple):
     stain_offset: float = 0.0  # added to each channel, as a fraction of 255
     stain_contrast: float = 0.0  # each channel about the cell's mean, by a factor of 1 ± this
     stain_hue_degrees: float = 0.0  # rotation about the grey axis
+    surroundings: float = 0.0  # fraction of cells that get light surroundings, most of them with neighbours
+    margin: float = 0.0  # cells with light surroundings are smaller by a factor of up to 1 + this
+    stain_density: float = 0.0  # their optical density by a factor of e to ± this, of each channel to ± half of this
+    blur: float = 0.0  # every cell, by a part of up to this of a Gaussian of about 1.6 % of the image's side
 
     @property
     def is_nothing(self) -> bool:
         """Whether no cell is changed."""
         return self._replace(fill="black") == Ranges()
+
+    @property
+    def num_numbers(self) -> int:
+        """How many numbers `params.sample` makes per cell: those of `surroundings` and `blur` only if they are used."""
+        return 35 if self.surroundings or self.blur else 23

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from pipeline import storage
+from pipeline.cells import patient_noun
 from pipeline.errors import InputError
 from pipeline.records import layout
 from pipeline.terminal import printable
@@ -64,7 +65,7 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
     models = [predict_runs(item, data_set, options.batch_size, options.test_time_flips) for item in grouped]
     sums = {model.name: metrics_json.sum_by_patient(model) for model in models}
     entries = {model.name: metrics_json.build_entry(model, sums[model.name], options) for model in models}
-    report_warnings = warnings.find(models, data_set.config, data_set.manifest)
+    report_warnings = warnings.find(models, data_set.config, data_set.manifest, is_nlm=data_set.is_nlm)
     issues = _label_issues(models)
     contents = {
         "models": entries,
@@ -92,7 +93,8 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
     lines += [f"{warning.severity}: {warning.text}" for warning in report_warnings]
     lines += [f"warning: {text}" for text in failures.values()]
     paths = [destination / name for name in (METRICS, writer.REPORT) if name not in failures]
-    return "\n".join([metrics_json.as_table(entries), *map(printable, [*lines, *paths])])
+    table = metrics_json.as_table(entries, patient_noun(data_set.manifest["settings"]))
+    return "\n".join([table, *map(printable, [*lines, *paths])])
 
 
 def _earlier_models(destination: Path) -> list[str]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.cells import IMAGE_SUFFIXES
 from pipeline.source import decode
+from pipeline.source.background import apply_background
 from pipeline.source.files import UnreadableImage, read_image_file
 
 Files = Iterator[tuple[str, str]]
@@ -79,20 +80,27 @@ def _is_folder(path: str) -> bool:
         return False  # reading it as a file says what is wrong
 
 
-def decode_files(files: Files, image_size_px: int, num_threads: int | None = None) -> Iterator[Decoded]:
+def decode_files(
+    files: Files, image_size_px: int, num_threads: int | None = None, *, background: str = "keep"
+) -> Iterator[Decoded]:
     """Decodes files in their order, at most a few hundred ahead of the consumer.
 
     Args:
       files: see `image_files`.
       image_size_px: side of the result in pixels.
       num_threads: by default one per CPU.
+      background: what surrounds the cells, see `apply_background`.
     """
     num_threads = num_threads or os.cpu_count() or 1
+
+    def decode_chunk(chunk: list[tuple[str, str]]) -> list[Decoded]:
+        return [_decode(*file, image_size_px, background) for file in chunk]
+
     with ThreadPoolExecutor(num_threads, initializer=_lower_priority) as threads:
         running: deque[Future[list[Decoded]]] = deque()
         while True:
             while len(running) < num_threads * _TASKS_PER_THREAD and (chunk := list(islice(files, _FILES_PER_TASK))):
-                running.append(threads.submit(lambda chunk: [_decode(*file, image_size_px) for file in chunk], chunk))
+                running.append(threads.submit(decode_chunk, chunk))
             if not running:
                 return
             yield from running.popleft().result()
@@ -104,12 +112,14 @@ def _lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)
 
 
-def _decode(file: str, error: str, image_size_px: int) -> Decoded:
+def _decode(file: str, error: str, image_size_px: int, background: str) -> Decoded:
     if error:
         return Decoded(file, None, error)
     try:
         pixels, conversions = decode.decode(read_image_file(file), file)
-        return Decoded(file, decode.resize(pixels, image_size_px), "", conversions, max(pixels.shape))
+        side_px = max(pixels.shape)
+        pixels = decode.resize(apply_background(pixels, background), image_size_px)
+        return Decoded(file, pixels, "", conversions, side_px)
     except FileNotFoundError:
         return Decoded(file, None, "does not exist")
     except OSError as failure:

@@ -31,6 +31,8 @@ class ValidateAndSaveBest(keras.callbacks.Callback):
             keras.distribution.set_distribution(None)  # of several hosts, each validates all cells
             metrics = setup.validation_model.evaluate(setup.validation_batches, verbose=0, return_dict=True)
             keras.distribution.set_distribution(setup.hardware.distribution)
+            tn, fp = metrics.pop("tn"), metrics.pop("fp")
+            metrics["specificity"] = tn / max(1, tn + fp)  # Keras has no metric of that name
             setup.check_data()
             logs |= {f"val_{name}": value for name, value in metrics.items()}
             if not math.isfinite(logs["val_loss"]):

@@ -54,7 +54,13 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
     # Outside of the devices' scope: on one of them, which takes batches of any size.
     setup.validation_model.compile(
         loss="binary_crossentropy",
-        metrics=["accuracy"],
+        metrics=[
+            "accuracy",
+            keras.metrics.AUC(name="auc"),
+            keras.metrics.Recall(name="sensitivity"),
+            keras.metrics.TrueNegatives(name="tn"),
+            keras.metrics.FalsePositives(name="fp"),
+        ],
         jit_compile=setup.hardware.jit_compile,
         steps_per_execution=setup.steps_per_call,
     )

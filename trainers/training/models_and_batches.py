@@ -36,7 +36,7 @@ def on_cells(
     """Gives the model that trains, the one that validates, and their batches; `steps_per_call` if those are stacked."""
     with used.scope():
         training_model = (
-            model if options.ranges.is_nothing else augmented(model, options.ranges.fill, by_gathers=used.jit_compile)
+            model if options.ranges.is_nothing else augmented(model, options.ranges, by_gathers=used.jit_compile)
         )
     finish = _finish(data, options, order)
     if mode != "device":

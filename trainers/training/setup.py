@@ -1,6 +1,7 @@
 """What a run trains, on what: hardware, models and batches for the flags, built once."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from trainers.models.padded import Padded
 from trainers.training import hardware, hosts, models_and_batches
 from trainers.training_flags import Options
 
+_NUM_LOOKED_AT = 64  # cells of the training split, for some of both classes
 _FEATURES = "features"  # input mode of a head that is trained on what its frozen backbone gives
 
 
@@ -106,9 +108,10 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         batch_size=options.batch_size,
     )
     if not options.ranges.is_nothing:
-        (image, *_), *_ = batching.evaluation_batches(data.train, 1).take(1)
+        (images, labels, *_), *_ = batching.evaluation_batches(data.train, _NUM_LOOKED_AT).take(1)
         with optional(run_dir.AUGMENTATION):
-            save_preview(image.numpy()[0], options.ranges, options.seed, Path(options.run_dir) / run_dir.AUGMENTATION)
+            path = Path(options.run_dir) / run_dir.AUGMENTATION
+            save_preview(images.numpy(), labels.numpy(), options.ranges, options.seed, path)
     keras.utils.set_random_seed(options.seed)
     # A frozen backbone needs to see each cell only once; augmented cells are new ones in each epoch.
     is_on_features = name == "vgg_frozen" and options.ranges.is_nothing and not used.distribution
@@ -170,11 +173,24 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
 
 
 def _build_model(name: str, image_size_px: int, options: Options) -> keras.Model:
+    if options.model:
+        return _build_custom(options.model, image_size_px, options.dropout_rate)
     architecture = getattr(architectures, name)
     if options.vgg_input is None or options.vgg_weights is None:
         return architecture(image_size_px, dropout_rate=options.dropout_rate)
     model = architecture(image_size_px, vgg_input=options.vgg_input, dropout_rate=options.dropout_rate)
     print("\n".join(vgg_weights.load(model, options.vgg_weights)))
+    return model
+
+
+def _build_custom(path: str, image_size_px: int, dropout_rate: float) -> keras.Model:
+    module, _, function = path.partition(":")
+    build = getattr(importlib.import_module(module), function, None)
+    model = build(image_size_px, dropout_rate=dropout_rate) if callable(build) else None
+    shapes = (None, image_size_px, image_size_px, 3), (None, 1)
+    if not isinstance(model, keras.Model) or (model.input_shape, model.output_shape) != shapes:
+        got = f"{model.input_shape} → {model.output_shape}" if isinstance(model, keras.Model) else f"{model!r:.60}"
+        raise InputError(f"--model={path} gives {got}; expected a Keras model of shapes {shapes[0]} → {shapes[1]}")
     return model
 
 

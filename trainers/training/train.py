@@ -15,9 +15,9 @@ from pipeline.plot_style import optional
 from pipeline.terminal import say
 from trainers import export_formats, run_dir, tf_import
 from trainers.data import TrainingData
-from trainers.evaluation import predictions
+from trainers.evaluation import predictions, preprocessing_json
 from trainers.evaluation.metrics import metrics
-from trainers.evaluation.report import image_grid, plots, warnings
+from trainers.evaluation.report import image_grid, plots, style, warnings
 from trainers.input_pipeline import batching
 from trainers.run_dir import HistoryRow
 from trainers.training import checkpoint, hosts, setup
@@ -139,11 +139,11 @@ def _complete(
         shutil.rmtree(directory / unfinished, ignore_errors=True)
     with optional(run_dir.CURVES):
         title = f"{record['model']}, {options.config}"
-        plots.save(plots.learning_curves({"": history}, title), directory / run_dir.CURVES)
+        style.save(plots.learning_curves({"": history}, title), directory / run_dir.CURVES)
     with optional(image_grid.TAG):
         folder = directory / run_dir.TENSORBOARD / "validation"
         image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])
-    _export(model, options)
+    _export(model, data, options, record)
 
 
 def _check_is_best(validated: predictions.Predictions, val_loss: float, directory: Path) -> None:
@@ -159,11 +159,13 @@ def _check_is_best(validated: predictions.Predictions, val_loss: float, director
         )
 
 
-def _export(model: keras.Model, options: Options) -> None:
+def _export(model: keras.Model, data: TrainingData, options: Options, record: run_dir.Run) -> None:
     names = export_formats.missing(options.run_dir, options.export)
     try:
-        for path in export_formats.export(options.run_dir, model, names) if names else ():
-            say(f"exported {path}")
+        if names:
+            exported = export_formats.export(options.run_dir, model, names)
+            for path in [*exported, *preprocessing_json.write(options.run_dir, record, model, data.test)]:
+                say(f"exported {path}")
     except Exception as error:  # each format's library raises its own
         command = shlex.join([f"--run_dir={options.run_dir}", f"--format={','.join(names)}"])
         raise InputError(

@@ -24,7 +24,7 @@ from trainers.evaluation.metrics.metrics import THRESHOLD
 FILE = "thresholds.json"
 DEFAULT = "default"
 TITLES = {
-    DEFAULT: "0.5",
+    DEFAULT: "threshold 0.5",
     "youden": "best Youden index",
     "specificity_95": "95 % specificity",
     "sensitivity_95": "95 % sensitivity",

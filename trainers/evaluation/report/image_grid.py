@@ -17,7 +17,7 @@ from trainers.evaluation import predictions
 from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.metrics.metrics import THRESHOLD
 from trainers.evaluation.predictions import ModelPredictions, Predictions
-from trainers.evaluation.report import gradcam, plots
+from trainers.evaluation.report import gradcam, style
 
 MAX_CELLS = 16
 TAG = "misclassified validation cells"
@@ -93,7 +93,7 @@ def collect_issues(
     ]
 
 
-@plots.style
+@style.styled
 def plot(cells: Sequence[GridCell], title: str) -> Figure:
     """At least one cell in a figure, each beside its heatmap."""
     rows = -(-len(cells) // _COLUMNS)
@@ -127,7 +127,7 @@ def log_misclassified(cells: Predictions, split: Split, folder: Path, step: int)
     images = predictions.fetch_images(split, filenames)
     png = io.BytesIO()
     grid = list(map(GridCell, filenames, labels, cells.probabilities[worst].tolist(), images))
-    plots.save(plot(grid, TAG), png)
+    style.save(plot(grid, TAG), png)
     with tf.summary.create_file_writer(str(folder)).as_default(step):
         tf.summary.image(TAG, tf.io.decode_png(png.getvalue(), channels=3)[tf.newaxis])
         tf.summary.flush()

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.label_list import LabelList
-from pipeline.terminal import printable
+from pipeline.terminal import printable, quantity
 from trainers import image_statistics
 from trainers.evaluation.metrics import bootstrap, metrics, patients
 from trainers.evaluation.metrics.bootstrap import Sums
@@ -122,8 +122,11 @@ def compare(one: tuple[str, Sums], other: tuple[str, Sums], options: Options) ->
     return {"models": [one[0], other[0]], "difference": _estimate([one[1], other[1]], options)}
 
 
-def as_table(entries: dict[str, dict[str, Any]]) -> str:
-    """The entries as a table for a terminal: one line per metric, one column per model, then the means over folds."""
+def as_table(entries: dict[str, dict[str, Any]], noun: str) -> str:
+    """The entries as a table for a terminal: one line per metric, one column per model, then the means over folds.
+
+    For the noun see `patient_noun`.
+    """
     first = next(iter(entries.values()))
 
     def line(title: str, texts: Iterable[str]) -> str:
@@ -133,7 +136,10 @@ def as_table(entries: dict[str, dict[str, Any]]) -> str:
     for model, entry in entries.items():
         columns |= {model: entry} | ({f"{model}, undisputed": entry["undisputed"]} if "undisputed" in entry else {})
     width = max(24, *(len(name) + 2 for name in columns))
-    lines = [f"{first['split']}: {first['num_cells']:,} cells of {_patients(first['num_patients'])}", line("", columns)]
+    patients = f"unknown {noun}s; no intervals over {noun}s"
+    if first["num_patients"]:
+        patients = f"{quantity(first['num_patients'], noun)}; 95 % intervals over {noun}s"
+    lines = [f"{first['split']}: {quantity(first['num_cells'], 'cell')} of {patients}", line("", columns)]
     lines += [line(name, (_with_interval(**item[name]) for item in columns.values())) for name in metrics.NAMES]
     lines += [line(name, (f"{item['confusion'][name]:,}" for item in columns.values())) for name in first["confusion"]]
     for model, entry in entries.items():
@@ -147,12 +153,6 @@ def as_table(entries: dict[str, dict[str, Any]]) -> str:
             lines += ["", f"{model}: mean ± standard deviation over {len(folds['accuracy']['values'])} folds"]
             lines += [f"{name:<18}{folds[name]['mean']:.4f} ± {folds[name]['sd']:.4f}" for name in metrics.NAMES]
     return "\n".join(map(printable, lines))
-
-
-def _patients(num_patients: int) -> str:
-    if not num_patients:
-        return "unknown patients; no intervals over patients"
-    return f"{num_patients} patient{'' if num_patients == 1 else 's'}; 95 % intervals over patients"
 
 
 def _with_interval(value: float, ci95: list[float] | None) -> str:

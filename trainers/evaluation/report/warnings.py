@@ -1,19 +1,18 @@
 """What readers of the report must know before they read its numbers. Pure."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.cells import LABELS
+from pipeline.cells import LABELS, patient_noun
+from pipeline.terminal import quantity
 from trainers import image_statistics
 from trainers.evaluation.metrics import metrics
 from trainers.evaluation.predictions import ModelPredictions
 
 SEVERITIES = ("leak", "warning", "note")
-_NLM_NAME = re.compile(r"(Parasitized|Uninfected)/C\d+\w*_IMG_\d{8}_\d{6}\w*_cell_\d+\.png")
 _MIN_PATIENTS = 30  # simulated down to 20, but real patients are less regular
 _MIN_VALIDATION_PATIENTS = 10
 _MIN_RECALL = 0.1  # of each class
@@ -32,31 +31,32 @@ class ReportWarning(NamedTuple):
 
 
 def find(
-    models: Sequence[ModelPredictions], config: str, manifest: Mapping[str, Any] | None = None
+    models: Sequence[ModelPredictions], config: str, manifest: Mapping[str, Any], *, is_nlm: bool = False
 ) -> list[ReportWarning]:
     """The warnings of some models, each sentence once, the most severe first.
 
     Args:
       models: the predictions.
-      config, manifest: of the data set.
+      config, manifest, is_nlm: of the data set, see `DataSet`.
     """
-    warnings = dict.fromkeys(warning for model in models for warning in _of_model(model, config))
-    warnings |= dict.fromkeys(_of_labels(manifest or {}, models[0].predictions.filenames.tolist()))
+    noun = patient_noun(manifest["settings"])
+    warnings = dict.fromkeys(warning for model in models for warning in _of_model(model, config, noun))
+    warnings |= dict.fromkeys(_of_labels(manifest, is_nlm=is_nlm))
     if num_differences := math.comb(len(models), 2) * len(metrics.NAMES):
         chance = "even if the models were equally good, about 1 in 20 would differ by chance"
         warnings[ReportWarning("note", f"The model comparison shows {num_differences} differences: {chance}.")] = None
     return sorted(warnings, key=lambda warning: SEVERITIES.index(warning.severity))
 
 
-def _of_model(model: ModelPredictions, config: str) -> Iterator[ReportWarning]:
+def _of_model(model: ModelPredictions, config: str, noun: str) -> Iterator[ReportWarning]:
     labels, _, _, patient_ids = model.predictions
     patients, infected = (set(ids.tolist()) - {""} for ids in (patient_ids, patient_ids[labels == 1]))
     if config == "by_cell" and not model.leak["is_external"]:
         are = "are" if patients else "may be"
         yield ReportWarning(
-            "leak", f"The data set is split by cell (by_cell): test patients {are} in the training split."
+            "leak", f"The data set is split by cell (by_cell): test {noun}s {are} in the training split."
         )
-    yield from _of_leak(model.name, model.leak)
+    yield from _of_leak(model.name, model.leak, noun)
     for text in of_one_class(model.name, labels, model.predictions.probabilities):
         yield ReportWarning("warning", text)
     if model.unlike and (text := image_statistics.summarize(model.unlike)):
@@ -68,15 +68,16 @@ def _of_model(model: ModelPredictions, config: str) -> Iterator[ReportWarning]:
     elif len(patients) < _MIN_PATIENTS:
         yield ReportWarning(
             "warning",
-            f"Few patients: {len(patients)} ({len(infected)} infected, {len(patients - infected)} uninfected). Other "
-            f"patients could give quite different numbers; below {_MIN_PATIENTS} even the intervals are rough.",
+            f"Few {noun}s: {len(patients)} ({len(infected)} infected, {len(patients - infected)} uninfected). Other "
+            f"{noun}s could give quite different numbers; below {_MIN_PATIENTS} even the intervals are rough.",
         )
     sizes = [fitted.num_patients for fitted in model.thresholds if fitted.num_patients and not fitted.not_fitted]
+    fitted_on = patient_noun(model.model_runs.runs[0].record["data"]["settings"])
     if sizes and min(sizes) < _MIN_VALIDATION_PATIENTS:
         yield ReportWarning(
             "warning",
-            f"Thresholds and temperature of {model.name} were fitted on few validation patients ({min(sizes)}): they "
-            "may not transfer to this split.",
+            f"Thresholds and temperature of {model.name} were fitted on few validation {fitted_on}s ({min(sizes)}): "
+            "they may not transfer to this split.",
         )
     for reason in dict.fromkeys(fitted.not_fitted for fitted in model.thresholds if fitted.not_fitted):
         yield ReportWarning(
@@ -97,23 +98,20 @@ def of_one_class(name: str, labels: np.ndarray, probabilities: np.ndarray) -> It
     for label, other in ((0, 1), (1, 0)):
         if (recall := (called == label)[labels == label].mean()) < _MIN_RECALL:
             yield (
-                f"{name} calls {(called == other).mean():.1%} of the cells {LABELS[other]}, nearly everything, and "
-                f"recognizes only {recall:.1%} of those that are {LABELS[label]}."
+                f"{name} calls {(called == other).mean():.1%} of the cells {LABELS[other]} and recognizes "
+                f"only {recall:.1%} of those that are {LABELS[label]}."
             )
 
 
-def _of_labels(manifest: Mapping[str, Any], filenames: Sequence[str]) -> Iterator[ReportWarning]:
+def _of_labels(manifest: Mapping[str, Any], *, is_nlm: bool) -> Iterator[ReportWarning]:
     if overrides := manifest.get("label_overrides"):
         yield ReportWarning(
             "warning",
             f"Labels are not as published: the list with the sha256 {manifest['settings']['label_overrides']} corrects "
-            f"those of {overrides['num_corrected']} cells of the data set and leaves out {overrides['num_excluded']}.",
+            f"those of {quantity(overrides['num_corrected'], 'cell')} of the data set and leaves out "
+            f"{overrides['num_excluded']}.",
         )
-    patients = {patient for split in manifest.get("splits", {}).values() for patient in split["patients"]}
-    # Synthetic cells have such names, too, but of patients C1, C2, ... without a gap.
-    if patients != {f"C{number}" for number in range(1, len(patients) + 1)} and all(
-        map(_NLM_NAME.fullmatch, filenames)
-    ):
+    if is_nlm:
         yield ReportWarning(
             "note",
             "Experts dispute about 5 % of the NLM's labels: if those are wrong, a model that is right about every "
@@ -122,7 +120,7 @@ def _of_labels(manifest: Mapping[str, Any], filenames: Sequence[str]) -> Iterato
         )
 
 
-def _of_leak(name: str, leak: dict[str, Any]) -> Iterator[ReportWarning]:
+def _of_leak(name: str, leak: dict[str, Any], noun: str) -> Iterator[ReportWarning]:
     trained, validated = leak["train_patients"], leak["validation_patients"]
     if trained is None or validated is None:
         yield ReportWarning(
@@ -133,9 +131,9 @@ def _of_leak(name: str, leak: dict[str, Any]) -> Iterator[ReportWarning]:
     elif trained or validated:
         parts = []
         if trained:
-            parts.append(f"was trained on {_patients(trained)} of this split")
+            parts.append(f"was trained on {_named(trained, noun)} of this split")
         if validated:
-            parts.append(f"had its best epoch chosen on {_patients(validated)} of this split")
+            parts.append(f"had its best epoch chosen on {_named(validated, noun)} of this split")
         text = f"{name} {' and '.join(parts)}: its metrics are too good, and say little about new patients"
         if leak["is_external"]:
             text += " (the source is another one; this holds if equal names mean the same patients)"
@@ -147,6 +145,6 @@ def _of_leak(name: str, leak: dict[str, Any]) -> Iterator[ReportWarning]:
         yield ReportWarning("note", f"External data: {name} was trained on cells of another source.")
 
 
-def _patients(names: list[str]) -> str:
+def _named(names: list[str], noun: str) -> str:
     shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    return f"{len(names)} patient{'s' if len(names) > 1 else ''} ({shown})"
+    return f"{quantity(len(names), noun)} ({shown})"

@@ -1,6 +1,7 @@
 """Writes the files that people look at: one HTML page that needs no network, its plots as PNG, and model cards."""
 
 import base64
+import datetime
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -12,15 +13,16 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from pipeline.cells import patient_noun
 from pipeline.plot_style import optional
 from pipeline.source.decode import encode_png
-from pipeline.terminal import printable
+from pipeline.terminal import printable, quantity
 from trainers import run_dir
 from trainers.data import DataSet
 from trainers.evaluation.metrics import metrics, thresholds
 from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.predictions import ModelPredictions
-from trainers.evaluation.report import image_grid, plots, warnings
+from trainers.evaluation.report import image_grid, plots, style, warnings
 from trainers.evaluation_flags import Options
 
 REPORT = "report.html"
@@ -72,16 +74,23 @@ def write(
     """
     failures: dict[str, str] = {}
     entries, first, manifest = contents["models"], models[0], data_set.manifest
-    shared = {"dataset": f"{manifest['dataset']}/{manifest['config']}/{manifest['version']}"}
-    sections = [_section(folder, model, entries[model.name], data_set, failures) for model in models]
-    forest = _save_plot(folder, failures, "metrics", lambda: plots.forest(entries), "The main metrics and intervals")
+    noun = patient_noun(manifest["settings"])
+    shared = {
+        "dataset": f"{manifest['dataset']}/{manifest['config']}/{manifest['version']}",
+        "source": manifest["source"]["name"],
+        "date": datetime.date.today().isoformat(),
+        "noun": noun,
+        "is_nlm": data_set.is_nlm,
+    }
+    sections = [_section(folder, model, entries[model.name], data_set, options, failures) for model in models]
+    forest = _save_plot(folder, failures, "metrics", lambda: plots.forest(entries, noun), "Main metrics and intervals")
     roc = _save_plot(folder, failures, "roc", lambda: plots.roc_and_precision_recall(models, entries), "ROC curves")
     worst_issues: list[image_grid.GridCell] = []
     with optional(_LABEL_ISSUES, failures):
         worst_issues = image_grid.collect_issues(first, issues, options.disputed_labels, data_set)
         if worst_issues:
             title = "Suspected label errors, most likely first"
-            plots.save(image_grid.plot(worst_issues, title), folder / _LABEL_ISSUES)
+            style.save(image_grid.plot(worst_issues, title), folder / _LABEL_ISSUES)
     with optional(REPORT, failures):
         page = render(
             "report.html.j2",
@@ -90,7 +99,6 @@ def write(
             num_cells=len(first.predictions.labels),
             num_patients=entries[first.name]["num_patients"],
             config=data_set.config,
-            source=manifest["source"]["name"],
             num_folds=len(first.model_runs.runs),
             warnings=[*contents["warnings"], *({"severity": "warning", "text": text} for text in failures.values())],
             comparisons=contents["comparisons"],
@@ -108,9 +116,10 @@ def write(
         with optional(name, failures):
             card = render(
                 "model_card.md.j2",
+                model=section,
                 **section,
                 image_size_px=manifest["settings"]["image_size_px"],
-                warnings=warnings.find([model], data_set.config, manifest),
+                warnings=warnings.find([model], data_set.config, manifest, is_nlm=data_set.is_nlm),
                 **shared,
             )
             (folder / name).write_text(card, encoding="utf-8")
@@ -118,17 +127,22 @@ def write(
 
 
 def _section(
-    folder: Path, model: ModelPredictions, entry: dict[str, Any], data_set: DataSet, failures: dict[str, str]
+    folder: Path,
+    model: ModelPredictions,
+    entry: dict[str, Any],
+    data_set: DataSet,
+    options: Options,
+    failures: dict[str, str],
 ) -> dict[str, Any]:
     """What the report shows of one model."""
-    slug = slug_of(model.name)
+    slug, noun = slug_of(model.name), patient_noun(data_set.manifest["settings"])
     worst = image_grid.worst_misclassified(model.predictions)
     misclassified: list[image_grid.GridCell] = []
     with optional(f"{slug}_mistakes.png", failures):
         misclassified = image_grid.collect(model, worst, data_set, failures)
         if misclassified:
             title = f"{model.name}: worst misclassified cells, with Grad-CAM"
-            plots.save(image_grid.plot(misclassified, title), folder / f"{slug}_mistakes.png")
+            style.save(image_grid.plot(misclassified, title), folder / f"{slug}_mistakes.png")
     histories: dict[str, list[run_dir.HistoryRow]] = {}
     with optional(f"{slug}_learning_curves.png", failures):
         histories = {
@@ -138,8 +152,11 @@ def _section(
         }
     figures: dict[str, tuple[Callable[[], Figure], str]] = {
         "confusion": (lambda: plots.confusion(entry["confusion"], model.name), "Confusion matrix"),
-        "patient_strip": (lambda: plots.patients(entry["patients"]), "Sensitivity and false positives by patient"),
-        "reliability": (lambda: plots.reliability(model), "Reliability diagram"),
+        "patient_strip": (
+            lambda: plots.patients(entry["patients"], noun),
+            f"Sensitivity, false positives by {noun}",
+        ),
+        "reliability": (lambda: plots.reliability(model, noun, options), "Reliability diagram"),
     }
     if histories:
         figures["learning_curves"] = lambda: plots.learning_curves(histories), "Loss and accuracy over the epochs"
@@ -147,6 +164,11 @@ def _section(
         "name": model.name,
         "entry": entry,
         "runs": model.model_runs.runs,
+        "training_source": ", ".join(dict.fromkeys(run.record["data"]["source"] for run in model.model_runs.runs)),
+        "is_trained_on_nlm": all(
+            run.record["data"].get("is_nlm", data_set.is_nlm and not model.leak["is_external"])
+            for run in model.model_runs.runs
+        ),
         "num_misclassified": len(worst),
         "misclassified": misclassified,
         "plots": {
@@ -161,8 +183,8 @@ def _save_plot(folder: Path, failures: dict[str, str], name: str, draw: Callable
     svg = ""
     with optional(f"{name}.png", failures):
         figure = draw()
-        plots.save(figure, folder / f"{name}.png")
-        svg = plots.to_svg(figure, label)
+        style.save(figure, folder / f"{name}.png")
+        svg = style.to_svg(figure, label)
     return svg  # noqa: RET504 - still empty where the block failed
 
 
@@ -177,13 +199,14 @@ def render(template: str, **contents: Any) -> str:
     environment = jinja2.Environment(
         finalize=_as_markdown if template.endswith(".md.j2") else _as_text,
         loader=jinja2.PackageLoader("trainers.evaluation.report"),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
+        autoescape=template.endswith(".html.j2"),  # in what it imports, too
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {item.__name__: item for item in (number, amount, interval, complement, data_uri)}
+    filters = (number, amount, quantity, patient_noun, interval, complement, data_uri)
+    environment.filters |= {item.__name__: item for item in filters}
     environment.filters["safe_svg"] = Markup
     return environment.get_template(template).render(
         metric_titles=[(name, _TITLES[name]) for name in metrics.NAMES],
@@ -196,13 +219,13 @@ def render(template: str, **contents: Any) -> str:
 
 
 def _as_text(value: Any) -> Any:
-    """Text of the page without control characters and lone surrogates; Markup, the SVG, stays as it is."""
+    """Text of the page without control characters and lone surrogates; Markup, such as the SVG, stays as it is."""
     return printable(value) if type(value) is str else value
 
 
 def _as_markdown(value: Any) -> Any:
     """Text that Markdown shows as it is; `_` means nothing within a word."""
-    if not isinstance(value, str):
+    if type(value) is not str:
         return value
     return re.sub(r"[\\`*\[\]<>&|~$#]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(value))
 
