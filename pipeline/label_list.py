@@ -35,12 +35,8 @@ class LabelList(NamedTuple):
         """Raises InputError with the line of the first cell of the list that is not among `filenames`."""
         for filename, line in self.lines.items():
             if filename not in filenames:
-                raise fault(
-                    self.name,
-                    line,
-                    f"there is no cell {filename!r}; expected file names as in the data set, such as "
-                    f"{min(filenames, default='')!r}",
-                )
+                such_as = f"expected file names as in the data set, such as {min(filenames, default='')!r}"
+                raise fault(self.name, line, f"there is no cell {filename!r}; {such_as}")
 
 
 def load(name: str, path: epath.Path) -> bytes:

@@ -3,10 +3,11 @@
     python -m trainers.predict --run_dir=runs/basic_cnn cells/ other_cell.png > predictions.csv
 
 Takes PNG, JPEG, TIFF, BMP and WebP files of any size, and folders of them. Each image is one cell, cropped, with a
-black background as in training, and is resized as in training. Writes `file,probability,label` to standard output in
-the order of the files. A file name that a spreadsheet would take for a formula (it begins with = + - or @) has an
-apostrophe before it. An image that cannot be used gets a line on standard error, and the exit status is 1 then. A
-line there counts what was converted, such as images of which only the first of several frames was used.
+black background as in training, and is resized as in training. Writes `file,probability,label,threshold,warning` to
+standard output in the order of the files; the warning says how an image is unlike the training cells. A file name that
+a spreadsheet would take for a formula (it begins with = + - or @) has an apostrophe before it. An image that cannot be
+used gets a line on standard error, and the exit status is 1 then. Lines there count what was converted, such as images
+of which only the first of several frames was used, and say if many images are unlike the training cells.
 Memory does not grow with the number of files. Not a medical device.
 """
 
@@ -24,7 +25,7 @@ from pipeline.cells import LABELS
 from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.terminal import csv_text, printable, say
-from trainers import evaluation_flags, run_dir, tf_import
+from trainers import evaluation_flags, image_statistics, run_dir, tf_import
 from trainers.evaluation.metrics import thresholds
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of the run whose model predicts.", required=True)
@@ -38,7 +39,8 @@ _FORMAT = flags.DEFINE_enum("format", "csv", ["csv", "jsonl"], "csv has a header
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Cells per step.", lower_bound=1)
 evaluation_flags.define_test_time_flips()
 flags.adopt_module_key_flags(evaluation_flags)
-_FIELDS = ("file", "probability", "label")
+_FIELDS = ("file", "probability", "label", "threshold", "warning")
+_ONE_CLASS, _MIN_IMAGES = 0.95, 20  # when nearly all labels are one
 
 
 def main(paths: Sequence[str]) -> int:
@@ -57,33 +59,54 @@ def main(paths: Sequence[str]) -> int:
     from trainers.input_pipeline import image_files
 
     model = predictions.load_model(_RUN_DIR.value)
-    predict = predictions.predictor(model, _BATCH_SIZE.value, flips)
+    reasons: list[tuple[str, ...]] = []
+    predict = predictions.watched(predictions.predictor(model, _BATCH_SIZE.value, flips), record, reasons)
     write = _writer(_FORMAT.value)
     total = sum(1 for _ in image_files.image_files(paths))
     num_rejected = 0
     converted: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    unlike: Counter[tuple[str, ...]] = Counter()
     with progress_bar(total, "predicting", "images") as bar:
         background = record["data"]["settings"].get("background", "keep")
         decoded = image_files.decode_files(image_files.image_files(paths), model.input_shape[1], background=background)
         for batch in predictions.predict_files(predict, decoded, _BATCH_SIZE.value):
+            unlike_images = iter(reasons)
             for image, probability in batch:
                 if probability is None:
                     num_rejected += 1
                     say(f"error: {image.file}: {image.error}", to_stderr=True)
                 else:
                     converted.update(image.conversions)
-                    write(image.file, round(probability, 6), LABELS[probability >= threshold])
+                    label, why = LABELS[probability >= threshold], next(unlike_images)
+                    if image.side_px > image_statistics.MAX_SIDE_PX:
+                        why = (image_statistics.WHOLE_IMAGE,)
+                    labels[label] += 1
+                    unlike[why] += 1
+                    write(image.file, round(probability, 6), label, round(threshold, 6), "; ".join(why))
+            reasons.clear()
             sys.stdout.flush()
             bar.update(len(batch))
     if converted:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(converted.items()))
         say(f"warning: converted to 8-bit RGB, as for training: {kinds}", to_stderr=True)
+    if text := image_statistics.summarize(unlike):
+        say(f"warning: {text}", to_stderr=True)
+    for label, count in labels.items():
+        if count >= max(_MIN_IMAGES, _ONE_CLASS * labels.total()):
+            say(f"warning: the model calls {count:,} of {labels.total():,} images {label}, nearly all", to_stderr=True)
+    if "image_statistics" not in record:
+        say(
+            f"warning: {_RUN_DIR.value} has no statistics of its training images, so nothing says which images are "
+            "unlike them; run its training command again, which adds them",
+            to_stderr=True,
+        )
     if num_rejected:
         print(f"error: {num_rejected:,} of {total:,} could not be predicted, see above", file=sys.stderr)
     return 1 if num_rejected else 0
 
 
-def _writer(file_format: str) -> Callable[[str, float, str], object]:
+def _writer(file_format: str) -> Callable[[str, float, str, float, str], object]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be text
     if file_format == "jsonl":

@@ -1,7 +1,7 @@
 """A run's folder: what lies in it, and `run.json`, which records its settings and data and vouches for the result.
 
-run.json        model, flags, data (source, settings, digest, patients), versions, timings, status; its own checksum,
-                and of a finished run the sha256 of model.keras and history.csv
+run.json        model, flags, data (source, settings, digest, patients), statistics of the training images, versions,
+                timings, status; its own checksum, and of a finished run the sha256 of model.keras and history.csv
 model.keras     the model of the best epoch by validation loss
 history.csv     one line per epoch
 thresholds.json   thresholds and temperature of model.keras, fitted on the validation split

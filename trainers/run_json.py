@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.cells import BACKGROUNDS
 from pipeline.records.manifest import compute_checksum
 from pipeline.splits.configs import CONFIGS
+from trainers.image_statistics import PERCENTILES, STATISTICS
 
 
 def _is_text(value: object) -> bool:
@@ -19,6 +20,14 @@ def _is_number(value: object, at_least: float = 0) -> bool:
 
 def _is_integer(value: object, at_least: int = 0) -> bool:
     return isinstance(value, int) and _is_number(value, at_least)
+
+
+def _is_numbers(value: object, length: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == length
+        and all(_is_number(item, at_least=-math.inf) and item > -math.inf for item in value)
+    )
 
 
 def _is_texts(value: object) -> bool:
@@ -54,6 +63,12 @@ _OPTIONAL: dict[str, Callable[[Any], bool]] = {  # not before some step, or not 
     "data.settings.background": lambda value: value in BACKGROUNDS,
     "data.is_nlm": lambda value: isinstance(value, bool),
     "best_epoch": lambda value: _is_integer(value, 1),
+    "image_statistics.ranges": lambda value: (
+        isinstance(value, dict)
+        and value.keys() == set(STATISTICS)
+        and all(_is_numbers(bounds, 2) for bounds in value.values())
+    ),
+    "image_statistics.swapped": lambda value: _is_numbers(value, len(PERCENTILES) + 1),
     "input.mode": lambda value: value in ("device", "resident", "mapped", "streaming", "features"),
     "hardware.policy": lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16"),
     "files": lambda value: isinstance(value, dict),

@@ -13,7 +13,7 @@ from absl import flags
 from pipeline.errors import InputError
 from pipeline.splits.configs import CONFIGS
 from trainers import export_formats
-from trainers.augmentation.ranges import FILLS, FLIPS, Ranges
+from trainers.augmentation.ranges import FILLS, FLIPS, LIMITS, Ranges
 
 MODELS = ("basic_cnn", "vgg_frozen", "vgg_ft")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -174,28 +174,7 @@ def _define_recipe(optimizer: str, learning_rate: float, schedule: str, is_vgg: 
 
 
 def _define_augmentation(ranges: Ranges) -> None:
-    for name, upper_bound, meaning in (
-        ("rotation_degrees", 180.0, "Rotate each cell by a random angle of up to ± this"),
-        ("zoom", 0.9, "Stretch each axis by a random factor of 1 ± this"),
-        ("shift", 1.0, "Shift each axis by a random part, up to ± this, of the image's side"),
-        ("shear_degrees", 80.0, "Shear each cell by a random angle of up to ± this"),
-        ("stain_gain", 0.9, "Multiply each colour channel by a random factor of 1 ± this"),
-        ("stain_offset", 1.0, "Add to each colour channel a random part, up to ± this, of 255"),
-        ("stain_contrast", 0.9, "Multiply the contrast of each colour channel by a random factor of 1 ± this"),
-        ("stain_hue_degrees", 180.0, "Rotate the hue by a random angle of up to ± this"),
-        (
-            "surroundings",
-            1.0,
-            "Put this fraction of the cells before a random light colour, most of them with parts of neighbours",
-        ),
-        ("margin", 4.0, "Make cells with --surroundings smaller by a random factor of up to 1 + this"),
-        (
-            "stain_density",
-            3.0,
-            "Multiply the optical density of cells with --surroundings by a random power of e, up to ± this",
-        ),
-        ("blur", 1.0, "Blur each cell, by a random part of up to this of a Gaussian of 2 pixels at 125 pixels"),
-    ):
+    for name, (upper_bound, meaning) in LIMITS.items():
         _define(name, float(getattr(ranges, name)), (0.0, upper_bound), f"{meaning}; 0 for none.")
     _define("flip", ranges.flip, FLIPS, "Axes along which each cell is flipped at random, with probability ½.")
     _define("fill", ranges.fill, FILLS, "Pixels from beyond the border: black, or like the nearest pixel.")

@@ -18,10 +18,8 @@ _UNLIKE_OTHERS = ("grey", "16-bit", "alpha", "transparency")  # in the names of 
 def mapping(listing: Listing, of_configs: Sequence[Settings]) -> list[str]:
     """Which names of the source are taken for which labels, patients and splits."""
     cells, layout = listing.cells, listing.layout
-    labels = [
-        f"{name} ← {layout.describe(label)}, {int((cells.labels == label).sum()):,} cells"
-        for label, name in enumerate(LABELS)
-    ]
+    num_cells = np.bincount(cells.labels)
+    labels = [f"{name} ← {layout.describe(i)}, {num_cells[i]:,} cells" for i, name in enumerate(LABELS)]
     lines = ["; ".join(labels)]
     if num_patients := len(set(cells.patient_ids) - {""}):
         has_folders = layout.folders[0].count("/") > layout.has_splits
@@ -30,10 +28,9 @@ def mapping(listing: Listing, of_configs: Sequence[Settings]) -> list[str]:
         told_by = f"column {column}" if column else f"--patient_regex={of_configs[0].patient_regex}{folders}"
         lines.append(f"{num_patients:,} patients ← {told_by}")
     if cells.splits is not None:
-        counts = np.bincount(cells.splits, minlength=len(SPLITS))
-        splits = ", ".join(f"{name} {num:,} cells" for name, num in zip(SPLITS, counts, strict=True) if num)
-        is_used = any(settings.config == "given" for settings in of_configs)
-        lines.append(f"given splits: {splits}{'' if is_used else '; --config=given keeps them'}")
+        counts = zip(SPLITS, np.bincount(cells.splits), strict=False)
+        hint = "" if "given" in (settings.config for settings in of_configs) else "; --config=given keeps them"
+        lines.append(f"given splits: {', '.join(f'{name} {num:,} cells' for name, num in counts if num)}{hint}")
     lines += [
         f"warning: {LABELS[label]} ← {layout.describe(label)}, whose name says the opposite; check --class_folders"
         for label in range(len(LABELS))

@@ -20,8 +20,6 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """What a table tells -> names that its column may have, unless a flag names it; without file and label it is none."""
 
-_NUM_NEEDED = 2
-
 
 class Table(NamedTuple):
     """A table that has been read."""
@@ -56,19 +54,18 @@ class Table(NamedTuple):
     def located(self, files: Files, folder: str) -> "Table":
         """The table with its root: the folder that it lies in, else the topmost from which its first path leads on.
 
-        Raises InputError, with the number of the line, if a file is not there or is no image by name.
+        Raises InputError, with the number of the line, if a file is not there or is no image by its name.
         """
         first = next(iter(self.rows))
         roots = {path[: -len(first)] for path in files.paths if path == first or path.endswith(f"/{first}")}
         if folder not in roots:
             folder = min(roots, key=lambda root: (root.count("/"), root), default=folder)
-        present = set(files.paths)
+        images = {path for path in files.paths if path.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(path)}
         for path, line in self.lines.items():
-            if folder + path not in present:
+            if folder + path not in images:
                 where = f"the source's folder {folder}" if folder else "the source"
-                raise fault(self.name, line, f"there is no file {path!r} in {where}; add it or remove the line")
-            if not path.lower().endswith(IMAGE_SUFFIXES) or is_hidden(path):
-                raise fault(self.name, line, f"{path!r} is no image by its name; expected {', '.join(IMAGE_SUFFIXES)}")
+                suffixes = ", ".join(IMAGE_SUFFIXES)
+                raise fault(self.name, line, f"there is no image {path!r} in {where}; expected a file of {suffixes}")
         return self._replace(root=folder)
 
 
@@ -104,15 +101,12 @@ def read(name: str, content: bytes, columns: Mapping[str, str | None], class_nam
             names[meant], label_of[value.casefold()] = value, meant
         label = label_of.get(value.casefold())
         if label is None:
-            expected = (
-                " or ".join(names[label] for label in sorted(names)) or "one that means uninfected or parasitized"
+            expected = " or ".join(names.values()) or "one that means uninfected or parasitized"
+            found = f"the {header[indices['label']]} is {value[:40]!r}; expected {expected}"
+            help_text = (
+                "name its values by --class_names=uninfected=<value>,parasitized=<value>, or another --label_column"
             )
-            raise fault(
-                name,
-                line,
-                f"the {header[indices['label']]} is {value[:40]!r}; expected {expected}; name its values by "
-                "--class_names=uninfected=<value>,parasitized=<value>, or another column by --label_column",
-            )
+            raise fault(name, line, f"{found}; {help_text}")
         split = None
         if "split" in values and (split := SPLIT_NAMES.get(values["split"].casefold())) is None:
             split_names = f"{', '.join(SPLIT_NAMES)}; --split_column= ignores the column"
@@ -148,16 +142,12 @@ def find_table(
 def _find_columns(header: Sequence[str], columns: Mapping[str, str | None], name: str) -> dict[str, int]:
     plain = ["_".join(column.casefold().replace("-", " ").split()) for column in header]
     indices = {}
-    for number, (what, likely) in enumerate(COLUMNS.items()):
+    for what, likely in COLUMNS.items():
         given = columns.get(what)
         wanted, names = (likely, plain) if given is None else ((given,), header)
         if present := [column for column in wanted if column in names and column]:
             indices[what] = list(names).index(present[0])
-        elif given or number < _NUM_NEEDED:
-            raise fault(
-                name,
-                1,
-                f"the header is {','.join(header)[:80]!r}, without a column {given or ' or '.join(likely[:2])}; "
-                f"name the {what}'s column by --{what}_column",
-            )
+        elif given or what in ("file", "label"):
+            lacks = f"the header is {','.join(header)[:80]!r}, without a column {given or ' or '.join(likely[:2])}"
+            raise fault(name, 1, f"{lacks}; name the {what}'s column by --{what}_column")
     return indices

@@ -70,10 +70,13 @@ def test_a_table_in_a_folder_or_zip_or_by_itself_gives_the_same_data_set(lab, tm
     [
         (lambda text: text.replace("label,", "kind,"), ["line 1: the header is 'File,kind,slide'", "--label_column"]),
         (lambda text: text.replace("infected,S2", "odd,S2"), ["line 10: the label is 'odd'", "--class_names"]),
-        (lambda text: text.replace("s/9.p", "s/x.p"), ["line 11: there is no file 'crops/x.png'"]),
+        (lambda text: text.replace("s/9.p", "s/x.p"), ["line 11: there is no image 'crops/x.png'"]),
         (lambda text: text.replace("s/9.p", "s/8.p"), ["line 11: 'crops/8.png' is in line 10 already"]),
         (lambda text: text.replace("crops/9", "../9"), ["line 11: the file is '../9.png'"]),
-        (lambda text: text.replace("crops/9.png", "labels.csv"), ["line 11: 'labels.csv' is no image by its name"]),
+        (
+            lambda text: text.replace("crops/9.png", "labels.csv"),
+            ["line 11: there is no image 'labels.csv' in the source; expected a file of"],
+        ),
         (lambda text: text.replace("9.png,", "9.png,,"), ["line 11: it has 4 columns; expected 3"]),
         (lambda text: text.replace("S0", "Sä").encode("latin-1"), ["line 2: byte 0xe4 is not UTF-8"]),
         (lambda text: text.encode("utf-16"), ["line 1: byte 0xff is not UTF-8"]),

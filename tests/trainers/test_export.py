@@ -152,6 +152,7 @@ def test_int8_takes_a_quarter_of_the_size(tmp_path):
 
 def test_the_command_replaces_an_older_export(tmp_path):
     run = make_run(tmp_path / "run", architectures.basic_cnn(32))
+    run_dir.write(str(run), run_record(settings={"background": "black"}))
     old = run / "export/saved_model"
     old.mkdir(parents=True)
     (old / "stale").write_text("")
@@ -160,6 +161,7 @@ def test_the_command_replaces_an_older_export(tmp_path):
     expected = [str(old), str(run / "export/model.tflite"), str(run / "export/preprocessing.json")]
     assert result.stdout.splitlines() == expected
     assert "warning: no golden.npz: --data_dir=data has no data set" in result.stderr
+    assert json.loads((run / "export/preprocessing.json").read_text())["background"] == "black"
     assert not (old / "stale").exists()
     assert (old / "saved_model.pb").exists()
 

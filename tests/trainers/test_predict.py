@@ -98,7 +98,30 @@ def test_conversions_are_counted_in_one_line(small_run, cells, tmp_path):
     result = predict(small_run, tmp_path, cells)
     assert result.returncode == 0, result.stderr
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
-    assert warnings == ["warning: converted to 8-bit RGB, as for training: 2 first of several frames, 1 grey"]
+    assert warnings == [
+        "warning: converted to 8-bit RGB, as for training: 2 first of several frames, 1 grey",
+        "warning: 3 of 19 images are unlike the cells of the training split, so their probabilities may mean nothing "
+        "(3 blank)",
+    ]
+
+
+def test_columns_say_the_threshold_and_what_is_unlike_the_training_cells(small_run, cells, tmp_path):
+    _, cell = next(iter(synthetic.cells(1, 1, seed=5)))
+    white = np.where(cell.max(2, keepdims=True) == 0, 255, cell)
+    dark = cv2.cvtColor(cell, cv2.COLOR_RGB2GRAY).astype(np.uint16) * 16
+    images = {"cell": cell, "inverted": 255 - cell, "smear": np.tile(white, (9, 9, 1)), "white": white, "dark": dark}
+    for name, pixels in images.items():
+        (tmp_path / f"{name}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    result = predict(small_run, "--threshold=0", *[tmp_path] * 5)
+    assert result.returncode == 0, result.stderr
+    rows = {Path(row["file"]).stem: row for row in rows_of(result)}
+    assert list(rows["cell"])[:5] == ["file", "probability", "label", "threshold", "warning"]
+    assert {row["threshold"] for row in rows.values()} == {"0.0"}
+    assert rows["smear"]["warning"] == "a whole smear or photograph, not one cell"
+    assert rows["cell"]["warning"] == ""
+    assert all(reason in rows["dark"]["warning"] for reason in ("dark, as 12 bits in a 16-bit file are", "grey"))
+    for line in ("of 25 images are unlike the cells", "out of scope: cut single cells out", "calls 25 of 25 images"):
+        assert line in result.stderr
 
 
 def test_what_is_no_regular_file_is_neither_waited_for_nor_read(small_run, cells, tmp_path, monkeypatch):
@@ -163,7 +186,7 @@ def test_an_unfinished_run_predicts_with_a_word(cells, data_dir, tmp_path):
 def test_a_reader_that_closes_the_pipe_ends_it_quietly(small_run, cells):
     command = f"{sys.executable} -m trainers.predict --run_dir={small_run} {cells} | head -1"
     result = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.stdout == "file,probability,label\n"
+    assert result.stdout == "file,probability,label,threshold,warning\n"
     assert "Traceback" not in result.stderr
     assert "BrokenPipe" not in result.stderr
 

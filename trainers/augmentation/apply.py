@@ -180,14 +180,14 @@ def save_preview(images: np.ndarray, labels: np.ndarray, ranges: Ranges, seed: i
     count = tf.constant([len(shown) * _NUM_VERSIONS])
     position = tf.constant(params.RAMP_CELLS, tf.int64)
     numbers = params.sample(ranges, images.shape[1], seed, position, count)
-    repeated = np.repeat(images[shown], _NUM_VERSIONS, axis=0)
+    repeated = np.tile(images[shown], (_NUM_VERSIONS, 1, 1, 1))  # in this order neighbours in the batch are others
     changed = np.asarray(change(repeated, np.asarray(numbers), ranges.fill, by_gathers=False))
     with plot_style.style():
         figure = Figure(figsize=(1.5 * (1 + _NUM_VERSIONS), 1.5 * len(shown) + 0.3))
         axes = figure.subplots(len(shown), 1 + _NUM_VERSIONS, squeeze=False)
-        for row, cell, versions in zip(axes, shown, np.split(changed, len(shown)), strict=True):
+        for number, (row, cell) in enumerate(zip(axes, shown, strict=True)):
             row[0].set_ylabel(LABELS[labels[cell]], fontsize=9)
-            for axis, image in zip(row, [images[cell], *versions], strict=True):
+            for axis, image in zip(row, [images[cell], *changed[number :: len(shown)]], strict=True):
                 axis.imshow(image)
                 axis.set(xticks=[], yticks=[])
         for number, axis in enumerate(axes[0]):

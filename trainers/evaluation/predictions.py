@@ -1,5 +1,7 @@
 """Predictions: a run folder and a split in, the probability of every cell out."""
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.progress import progress_bar
-from trainers import run_dir
+from trainers import image_statistics, run_dir
 from trainers.data import DataSet, Split
 from trainers.evaluation import runs
 from trainers.evaluation.metrics import thresholds
@@ -48,6 +50,7 @@ class ModelPredictions(NamedTuple):
       thresholds: one per run.
       leak: see `runs.find_leak`.
       test_time_flips: whether probabilities are means over flips and quarter turns.
+      unlike: number of cells by their reasons, see `image_statistics.find_unlike`; None if a run has no statistics.
     """
 
     model_runs: ModelRuns
@@ -56,6 +59,7 @@ class ModelPredictions(NamedTuple):
     thresholds: tuple[Thresholds, ...]
     leak: dict[str, Any]
     test_time_flips: bool
+    unlike: Counter[tuple[str, ...]] | None = None
 
     @property
     def name(self) -> str:
@@ -127,6 +131,27 @@ def predictor(model: keras.Model, batch_size: int, test_time_flips: bool = False
     return predict
 
 
+def watched(predict: Predictor, record: run_dir.Run, reasons: list[tuple[str, ...]]) -> Predictor:
+    """The same, but it also appends to `reasons` why each image is unlike the training cells of a run."""
+
+    def watch(images: np.ndarray) -> np.ndarray:
+        reasons.extend(image_statistics.find_unlike(images, record.get("image_statistics")))
+        return predict(images)
+
+    return watch
+
+
+def fit_image_statistics(train: Split) -> dict[str, Any]:
+    """Computes the statistics of a sample of the training cells that a run keeps, see `image_statistics.fit`."""
+    fraction = min(1.0, image_statistics.SAMPLE_CELLS / train.num_cells)
+    # The cells of a shard are in a random order.
+    sample = train._replace(takes=tuple(math.ceil(fraction * take) for take in train.takes))
+    with batching.reading(sample):
+        batches = list(batching.evaluation_batches(sample, 256).as_numpy_iterator())
+    images, _, _, patient_ids = (np.concatenate(column) for column in zip(*batches, strict=True))
+    return image_statistics.fit(images, _text(patient_ids))
+
+
 def _flipped(images: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
     """One of the symmetries of the square: a cell has no up and no left."""
     return np.ascontiguousarray(np.rot90(images[:, :, ::-1] if mirror else images, turns, axes=(1, 2)))
@@ -177,6 +202,7 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
       InputError: if a model does not fit the data, or the cells are of one class only.
     """
     parts, fitted, leaks = [], [], []
+    unlike: list[tuple[str, ...]] = []
     for run, split in zip(model_runs.runs, runs.open_splits(data_set, model_runs), strict=True):
         # First: where there are thresholds the model is final, and not replaced by its trainer while it is loaded.
         fitted.append(thresholds.read(run.path, test_time_flips) or thresholds.defaults(thresholds.missing(run.path)))
@@ -187,7 +213,7 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
                 f"the model in {run.path} takes images of shape {model.input_shape[1:]}, the data set has {shape}; "
                 "give the --data_dir of a data set with images of that size"
             )
-        predict = predictor(model, batch_size, test_time_flips)
+        predict = watched(predictor(model, batch_size, test_time_flips), run.record, unlike)
         predictions = predict_split(predict, split, batch_size, f"{model_runs.name}: {split.expression}")
         if len(np.unique(predictions.labels)) < 2:
             raise InputError(
@@ -198,7 +224,13 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
         leaks.append(runs.find_leak(run.record, predictions.patient_ids.tolist(), data_set.identity))
     run_index = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts])
     return ModelPredictions(
-        model_runs, _concatenate(parts), run_index, tuple(fitted), runs.merge_leaks(leaks), test_time_flips
+        model_runs,
+        _concatenate(parts),
+        run_index,
+        tuple(fitted),
+        runs.merge_leaks(leaks),
+        test_time_flips,
+        Counter(unlike) if all("image_statistics" in run.record for run in model_runs.runs) else None,
     )
 
 

@@ -149,7 +149,8 @@ def find_leak(record: run_dir.Run, patient_ids: Iterable[str], identity: Mapping
 
     Returns:
       is_external: whether the data set was made from another source than the run's;
-      data_differences: how it differs from the run's otherwise, see `run_dir.data_differences`;
+      data_differences: how it differs from the run's otherwise, see `run_dir.data_differences`; of an external one only
+        what surrounds the cells;
       train_patients, validation_patients: test patients that the weights were fitted on, and that the best epoch was
       chosen on, sorted; None if patients are unknown, or were told from other parts of the same file names.
     """
@@ -162,9 +163,13 @@ def find_leak(record: run_dir.Run, patient_ids: Iterable[str], identity: Mapping
         patients = set(data[kind])
         return None if has_other_ids or "" in patients | test_patients else sorted(patients & test_patients)
 
+    differences = [] if is_external else run_dir.data_differences(data, identity)
+    backgrounds = [settings.get("background", "keep") for settings in (data["settings"], identity["settings"])]
+    if is_external and backgrounds[0] != backgrounds[1]:
+        differences = ["its data set's background was {}, is {}".format(*backgrounds)]
     return {
         "is_external": is_external,
-        "data_differences": [] if is_external else run_dir.data_differences(data, identity),
+        "data_differences": differences,
         **{kind: seen(kind) for kind in LEAKS},
     }
 

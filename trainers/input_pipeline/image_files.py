@@ -37,12 +37,14 @@ class Decoded(NamedTuple):
       pixels: uint8 RGB [size, size, 3]; None if it is rejected.
       error: why it is rejected; "" otherwise.
       conversions: see `decode.DecodedImage`.
+      side_px: the longer side of the image in the file.
     """
 
     file: str
     pixels: np.ndarray | None
     error: str
     conversions: tuple[str, ...] = ()
+    side_px: int = 0
 
 
 def image_files(paths: Iterable[str]) -> Files:
@@ -115,8 +117,9 @@ def _decode(file: str, error: str, image_size_px: int, background: str) -> Decod
         return Decoded(file, None, error)
     try:
         pixels, conversions = decode.decode(read_image_file(file), file)
+        side_px = max(pixels.shape)
         pixels = decode.resize(apply_background(pixels, background), image_size_px)
-        return Decoded(file, pixels, "", conversions)
+        return Decoded(file, pixels, "", conversions, side_px)
     except FileNotFoundError:
         return Decoded(file, None, "does not exist")
     except OSError as failure:

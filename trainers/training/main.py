@@ -25,10 +25,18 @@ def main(model: str) -> int | None:
         return _follow(data, options, wanted, host)
     if (Path(options.run_dir) / run_dir.RUN).exists():  # a finished run needs no lock: its folder may be read-only
         record = run_dir.acquire(options.run_dir, wanted)
-        if record["status"] == "finished" and _is_complete(options):
+        if record["status"] == "finished" and "image_statistics" in record and _is_complete(options):
             print(f"{model} is trained already", flush=True)
             say(run_dir.next_steps(options.run_dir, options.data_dir))
             return None
+    classes = data.data_set.manifest["splits"].get(options.validation_split, {}).get("classes", {"": 1})
+    if not all(classes.values()):
+        counts = ", ".join(f"{count:,} {name}" for name, count in classes.items())
+        say(
+            f"warning: --validation_split={options.validation_split} has cells of one class only ({counts}): the best "
+            "epoch is chosen on those, and no threshold can be fitted; expected cells of both classes",
+            to_stderr=True,
+        )
     with run_dir.lock(options.run_dir):
         return _lead(model, data, options, run_dir.acquire(options.run_dir, wanted), host)
 

@@ -17,7 +17,7 @@ from trainers import export_formats, run_dir, tf_import
 from trainers.data import TrainingData
 from trainers.evaluation import predictions, preprocessing_json
 from trainers.evaluation.metrics import metrics
-from trainers.evaluation.report import image_grid, plots, style
+from trainers.evaluation.report import image_grid, plots, style, warnings
 from trainers.input_pipeline import batching
 from trainers.run_dir import HistoryRow
 from trainers.training import checkpoint, hosts, setup
@@ -60,6 +60,8 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
                     return None
             _finish(history, data, options, record)
         else:
+            _add_image_statistics(data, record)
+            run_dir.write(options.run_dir, record)
             model = predictions.load_model(options.run_dir)
             validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
             history = run_dir.read_history(Path(options.run_dir) / run_dir.HISTORY)
@@ -82,12 +84,18 @@ def _fit(data: TrainingData, options: Options, record: run_dir.Run, request: Sto
     started = time.perf_counter()
     resume_from = checkpoint.read_newest(Path(options.run_dir) / run_dir.CHECKPOINT, run_dir.identity(record))
     with batching.reading(data.train, data.validation):
+        _add_image_statistics(data, record)  # `build` writes them
         train_setup = setup.build(data, options, record)
         try:
             return fit(train_setup, resume_from, request)
         finally:
             record["timings"]["seconds"] = round(record["timings"]["seconds"] + time.perf_counter() - started, 3)
             run_dir.write(options.run_dir, record)
+
+
+def _add_image_statistics(data: TrainingData, record: run_dir.Run) -> None:
+    if "image_statistics" not in record:
+        record["image_statistics"] = predictions.fit_image_statistics(data.train)
 
 
 def _finish(history: list[HistoryRow], data: TrainingData, options: Options, record: run_dir.Run) -> None:
@@ -125,6 +133,8 @@ def _complete(
 ) -> None:
     """Does what follows a finished run: removes its checkpoint, draws its plots, exports its model."""
     directory = Path(options.run_dir)
+    for text in warnings.of_one_class(record["model"], validated.labels, validated.probabilities):
+        say(f"warning: validation split {options.validation_split}: {text}", to_stderr=True)
     for unfinished in (run_dir.CHECKPOINT, run_dir.FEATURES):
         shutil.rmtree(directory / unfinished, ignore_errors=True)
     with optional(run_dir.CURVES):

@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.label_list import LabelList
 from pipeline.terminal import printable, quantity
+from trainers import image_statistics
 from trainers.evaluation.metrics import bootstrap, metrics, patients
 from trainers.evaluation.metrics.bootstrap import Sums
 from trainers.evaluation.metrics.thresholds import DEFAULT
@@ -43,6 +44,8 @@ def build_entry(model: ModelPredictions, by_patient: Sums, options: Options) -> 
         "smear": patients.smear(counts, options.prevalence),
         "folds": _folds(model),
         "leak": model.leak,
+        "external": model.leak["is_external"],
+        "unlike_training": None if model.unlike is None else image_statistics.count(model.unlike),
         "test_time_flips": model.test_time_flips,
         **({"undisputed": _undisputed(model, options, disputed)} if (disputed := options.disputed_labels) else {}),
     }

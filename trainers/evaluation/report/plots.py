@@ -154,17 +154,19 @@ def patients(counts: Sequence[dict[str, Any]], noun: str) -> Figure:
 
 def _scatter(axis: Axes, noun: str, column: str, size: str, rows: dict[str, list[dict[str, Any]]]) -> None:
     """One row of dots per group of patients, worst first, with neighbours at other heights; names the three worst."""
+    best = 1 if column == "sensitivity" else 0
     for row, (group, items) in enumerate(rows.items()):
-        items = sorted(items, key=lambda item: item[column] * (1 if column == "sensitivity" else -1))
+        items = sorted(items, key=lambda item: -abs(item[column] - best))
         values = np.array([item[column] for item in items], float)
         sizes = 8 + 0.8 * np.array([item[size] for item in items], float)
         heights = row + 0.6 * (np.arange(len(items)) * _GOLDEN_RATIO % 1 - 0.5)
         colour = COLOURS[int(group == "infected")]
         axis.scatter(values, heights, s=sizes, color=colour, alpha=0.55, edgecolor=INK, linewidth=0.5)
         for item, x, y in zip(items[:3], values, heights, strict=False):
-            axis.annotate(item["patient_id"], (x, y), (0, 7), textcoords="offset points", fontsize=8, ha="center")
+            if x != best:
+                axis.annotate(item["patient_id"], (x, y), (0, 7), textcoords="offset points", fontsize=8, ha="center")
     axis.set_yticks(range(len(rows)), [f"{group}\n{noun}s" for group in rows])
-    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.set(ylim=(-0.6, len(rows) - 0.4), xlim=(None, max(1, axis.get_xlim()[1])))
     axis.grid(axis="x")
 
 

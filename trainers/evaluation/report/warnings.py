@@ -4,14 +4,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.cells import patient_noun
+import numpy as np
+
+from pipeline.cells import LABELS, patient_noun
 from pipeline.terminal import quantity
+from trainers import image_statistics
 from trainers.evaluation.metrics import metrics
 from trainers.evaluation.predictions import ModelPredictions
 
 SEVERITIES = ("leak", "warning", "note")
 _MIN_PATIENTS = 30  # simulated down to 20, but real patients are less regular
 _MIN_VALIDATION_PATIENTS = 10
+_MIN_RECALL = 0.1  # of each class
 
 
 class ReportWarning(NamedTuple):
@@ -47,12 +51,16 @@ def find(
 def _of_model(model: ModelPredictions, config: str, noun: str) -> Iterator[ReportWarning]:
     labels, _, _, patient_ids = model.predictions
     patients, infected = (set(ids.tolist()) - {""} for ids in (patient_ids, patient_ids[labels == 1]))
-    if config == "by_cell":
+    if config == "by_cell" and not model.leak["is_external"]:
         are = "are" if patients else "may be"
         yield ReportWarning(
             "leak", f"The data set is split by cell (by_cell): test {noun}s {are} in the training split."
         )
     yield from _of_leak(model.name, model.leak, noun)
+    for text in of_one_class(model.name, labels, model.predictions.probabilities):
+        yield ReportWarning("warning", text)
+    if model.unlike and (text := image_statistics.summarize(model.unlike)):
+        yield ReportWarning("warning", f"{model.name}: {text}.")
     if not patients:
         yield ReportWarning(
             "warning", "Patients are unknown: there are only intervals over cells, which are too narrow."
@@ -78,6 +86,21 @@ def _of_model(model: ModelPredictions, config: str, noun: str) -> Iterator[Repor
         )
     if any(run.record["status"] != "finished" for run in model.model_runs.runs):
         yield ReportWarning("warning", f"Training of {model.name} has not finished: this is its best epoch so far.")
+
+
+def of_one_class(name: str, labels: np.ndarray, probabilities: np.ndarray) -> Iterator[str]:
+    """Says that labels, or nearly all that a model called name predicts of both classes, are of one class."""
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        yield f"All {len(labels):,} labels are {LABELS[classes[0]]}: neither AUC nor a threshold can be computed."
+        return
+    called = probabilities >= metrics.THRESHOLD
+    for label, other in ((0, 1), (1, 0)):
+        if (recall := (called == label)[labels == label].mean()) < _MIN_RECALL:
+            yield (
+                f"{name} calls {(called == other).mean():.1%} of the cells {LABELS[other]} and recognizes "
+                f"only {recall:.1%} of those that are {LABELS[label]}."
+            )
 
 
 def _of_labels(manifest: Mapping[str, Any], *, is_nlm: bool) -> Iterator[ReportWarning]:
@@ -119,7 +142,7 @@ def _of_leak(name: str, leak: dict[str, Any], noun: str) -> Iterator[ReportWarni
         text = f"The data set is not the one that {name} was trained on: {'; '.join(leak['data_differences'])}."
         yield ReportWarning("warning", text)
     if leak["is_external"]:
-        yield ReportWarning("note", f"External data for {name}: it was trained on cells of another source.")
+        yield ReportWarning("note", f"External data: {name} was trained on cells of another source.")
 
 
 def _named(names: list[str], noun: str) -> str:

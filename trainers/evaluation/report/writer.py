@@ -244,7 +244,7 @@ def number(value: float | None, scale: float = 1, digits: int = 0) -> str:
 
 def amount(value: float) -> str:
     """A number of cells, with one decimal below ten."""
-    return number(value, digits=0 if value >= 10 else 1)
+    return number(value, digits=1 if 0 < value < 10 else 0)
 
 
 def interval(ends: list[float] | None, digits: int = 3, scale: float = 1) -> str:

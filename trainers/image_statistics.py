@@ -5,7 +5,8 @@ of an image is compared with its range in a sample of the training split. A swap
 their range; a linear classifier on the colours of training cells, as they are and swapped, tells it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,28 +14,31 @@ import numpy as np
 SAMPLE_CELLS = 2000
 """Training cells that the statistics are computed on."""
 MAX_SIDE_PX = 512
-"""Longer image files are no crops of one cell: the NLM's have at most 394 px."""
-MANY = 0.05
-"""Fraction of unlike images from which a summary says so; of cells like the training cells it is about 0.01."""
-ADVICE = "cut the cells out first, with Cellpose, StarDist or the NLM Malaria Screener's segmentation"
-TOO_LARGE = f"larger than {MAX_SIDE_PX} px: a whole smear or a photograph? {ADVICE}"
+"""Larger image files are no crops of one cell: the NLM's have at most 394 px."""
+CUT_OUT = "cut single cells out first, with a tool such as Cellpose or StarDist, or scikit-image's watershed"
+"""What to do with a whole smear."""
+WHOLE_IMAGE = "a whole smear or photograph, not one cell"
+"""The reason for those, and for images with more detail than a cell has."""
 
 _COLOUR = "unusual colour"
 _OUTSIDE = {  # statistic -> reason below, and above the range
     "border": ("dark border", "light border"),
     "brightness": ("dark, as 12 bits in a 16-bit file are", "too bright"),
     "chroma": ("grey", _COLOUR),
-    "detail": ("blurred", f"more detail than a cell has: a whole smear or a photograph? {ADVICE}"),
+    "detail": ("blurred", WHOLE_IMAGE),
     "red_to_green": (_COLOUR, _COLOUR),
     "blue_to_green": (_COLOUR, _COLOUR),
 }
 STATISTICS = tuple(_OUTSIDE)
 PERCENTILES = tuple(range(30, 101, 5))
 """Of the pixels' red minus blue, by which swapped channels are recognized."""
+_MANY = 0.05  # of cells like the training cells about 0.01 are unlike them
 _BLANK = 0.03  # standard deviation over mean of all pixels; the faintest cells have 0.06
 _TAIL = 1.0  # percent of the sample beyond each end; its distance from the median times _REACH is the range
 _REACH, _MARGIN = 2.0, 0.05
-_FALSE_SWAPS = 1.0  # percent of the sample
+_FALSE_SWAPS = 1.0  # percent of the sample, by patients that the classifier has not seen
+_FOLDS = 5
+_MIN_PATIENTS = 20  # the colours of fewer say too little about others'; nothing is called swapped then
 
 
 def fit(images: np.ndarray, patient_ids: np.ndarray) -> dict[str, Any]:
@@ -42,7 +46,7 @@ def fit(images: np.ndarray, patient_ids: np.ndarray) -> dict[str, Any]:
 
     Args:
       images: uint8 RGB [n, size, size, 3].
-      patient_ids: str [n]; the classifier's limit is chosen on patients that it has not seen.
+      patient_ids: str [n]; the classifier's limit is chosen on patients that it has not seen, and needs 20 of them.
 
     Returns:
       for JSON: `ranges`, by name of `STATISTICS`, and `swapped`, the classifier's weights and its limit.
@@ -57,17 +61,14 @@ def fit(images: np.ndarray, patient_ids: np.ndarray) -> dict[str, Any]:
         ranges[name] = (median + reach).tolist()
     colours = _red_minus_blue(images)
     both, is_swapped = np.concatenate([colours, -colours]), np.repeat([0, 1], len(colours))
-    groups = np.unique(patient_ids, return_inverse=True)[1]
-    if groups.max() < 1:
-        groups = np.arange(len(images))  # patients are unknown
-    classifier = LogisticRegression(C=0.1, fit_intercept=False, max_iter=1000)
-    folds = GroupKFold(min(5, groups.max() + 1))
-    scores = cross_val_predict(
-        classifier, both, is_swapped, groups=np.tile(groups, 2), cv=folds, method="decision_function"
-    )
-    limit = np.percentile(scores[: len(images)], 100 - _FALSE_SWAPS)
-    weights = classifier.fit(both, is_swapped).coef_[0]
-    return {"num_cells": len(images), "ranges": ranges, "swapped": [*weights.tolist(), float(max(limit, 0.0))]}
+    weights, limit = np.zeros(len(PERCENTILES)), 0.0
+    if len(np.unique(patient_ids)) >= _MIN_PATIENTS:
+        classifier = LogisticRegression(C=0.1, fit_intercept=False, max_iter=1000)
+        folds = GroupKFold(_FOLDS).split(both, is_swapped, np.tile(patient_ids, 2))
+        scores = cross_val_predict(classifier, both, is_swapped, cv=list(folds), method="decision_function")
+        limit = max(limit, np.percentile(scores[: len(images)], 100 - _FALSE_SWAPS))
+        weights = classifier.fit(both, is_swapped).coef_[0]
+    return {"num_cells": len(images), "ranges": ranges, "swapped": [*weights.tolist(), float(limit)]}
 
 
 def find_unlike(images: np.ndarray, statistics: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
@@ -92,14 +93,34 @@ def find_unlike(images: np.ndarray, statistics: Mapping[str, Any] | None) -> lis
     return reasons
 
 
-def summarize(reasons: Iterable[tuple[str, ...]]) -> dict[str, int]:
-    """Number of images by reason, most frequent first."""
-    names, counts = np.unique([name for row in reasons for name in row] or np.empty(0, str), return_counts=True)
-    return {str(names[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")}
+def count(unlike: Counter[tuple[str, ...]]) -> dict[str, Any]:
+    """Number of images that are unlike the training cells, and by reason, from the reasons of `find_unlike`, counted.
+
+    Returns:
+      `num_cells` and `reasons`, the most frequent one first.
+    """
+    by_reason: Counter[str] = Counter()
+    for reasons, num_images in unlike.items():
+        by_reason.update(dict.fromkeys(reasons, num_images))
+    return {"num_cells": unlike.total() - unlike[()], "reasons": dict(by_reason.most_common())}
+
+
+def summarize(unlike: Counter[tuple[str, ...]]) -> str:
+    """A sentence where many images are unlike the training cells, "" where few are; see `count`."""
+    num_unlike, by_reason = count(unlike).values()
+    if num_unlike <= _MANY * unlike.total():
+        return ""
+    counts = ", ".join(f"{num_images:,} {reason}" for reason, num_images in by_reason.items())
+    advice = f"; whole smears are out of scope: {CUT_OUT}" if WHOLE_IMAGE in by_reason else ""
+    return (
+        f"{num_unlike:,} of {unlike.total():,} images are unlike the cells of the training split, so their "
+        f"probabilities may mean nothing ({counts}){advice}"
+    )
 
 
 def _fits(images: np.ndarray, statistics: Mapping[str, Any]) -> bool:
-    return not _outside(images, statistics)[0] and _swap_scores(images, statistics)[0] < 0
+    is_swapped = _swap_scores(images, statistics)[0] > statistics["swapped"][-1]
+    return not (is_swapped or _outside(images, statistics)[0])
 
 
 def _outside(images: np.ndarray, statistics: Mapping[str, Any]) -> list[tuple[str, ...]]:
