@@ -258,14 +258,13 @@ def small_run(data_dir, tmp_path_factory):
     """A run of a small model, with thresholds; for reading only."""
     from trainers import run_dir
     from trainers.evaluation import predictions
+    from trainers.training import train
 
     model = small_model()
     folder = write_run(tmp_path_factory.mktemp("runs") / "basic_cnn", data_dir, model)
     predictions.fit_thresholds(str(folder), model, open_split(data_dir, "validation"), 32)
     run = run_dir.read(str(folder))
-    run_dir.write(
-        str(folder), run | {"image_statistics": predictions.fit_image_statistics(open_split(data_dir, "train"))}
-    )
+    run_dir.write(str(folder), run | {"image_statistics": train.fit_image_statistics(open_split(data_dir, "train"))})
     return folder
 
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.cells import LABELS, SPLITS, guess_label
+from pipeline.cells import LABELS, SPLITS, guess_label, patient_noun
 from pipeline.job.plan import Settings
 from pipeline.job.results import JobResult
 from pipeline.source.listing import Listing
+from pipeline.terminal import quantity
 
 _FEW_PATIENTS = 20
 _IMBALANCE = 3.0  # cells of the more frequent label to those of the other
@@ -26,7 +27,8 @@ def mapping(listing: Listing, of_configs: Sequence[Settings]) -> list[str]:
         folders = ", else the folders around the class folders" if has_folders else ""
         column = layout.patient_column
         told_by = f"column {column}" if column else f"--patient_regex={of_configs[0].patient_regex}{folders}"
-        lines.append(f"{num_patients:,} patients ← {told_by}")
+        noun = patient_noun({"patient_column": column} if column else {})
+        lines.append(f"{quantity(num_patients, noun)} ← {told_by}")
     if cells.splits is not None:
         counts = zip(SPLITS, np.bincount(cells.splits), strict=False)
         hint = "" if "given" in (settings.config for settings in of_configs) else "; --config=given keeps them"
@@ -42,12 +44,13 @@ def mapping(listing: Listing, of_configs: Sequence[Settings]) -> list[str]:
 def result(result: JobResult) -> list[str]:
     """What a data set holds, its warnings, then advice on how to use it; a line each."""
     manifest = result.manifest
+    noun = patient_noun(manifest["settings"])
     duplicates = manifest.get("duplicates", {"num_cells": 0})
     lines = [f"{manifest['dataset']}/{manifest['config']}/{manifest['version']} from {manifest['source']['name']}"]
     for name, split in manifest["splits"].items():
         classes = ", ".join(f"{count:,} {label}" for label, count in split["classes"].items())
         known = len(set(split["patients"]) - {""})
-        patients = f"{known:>4} patients" if known else "unknown patients"
+        patients = f"{known:>4} {noun}{'' if known == 1 else 's'}" if known else f"unknown {noun}s"
         lines.append(f"  {name:<10} {split['num_cells']:>9,} cells of {patients} ({classes})")
     num_bytes = sum(shard["num_bytes"] for split in manifest["splits"].values() for shard in split["shards"])
     num_shards = sum(len(split["shards"]) for split in manifest["splits"].values())
@@ -69,15 +72,15 @@ def result(result: JobResult) -> list[str]:
     spelling = Counter(patient.casefold() for patient in set(known_patients))
     if alike := sorted(patient for patient in set(known_patients) if spelling[patient.casefold()] > 1):
         lines.append(
-            f"  warning: patients that differ in upper and lower case count as different: {', '.join(alike[:4])}"
+            f"  warning: {noun}s that differ in upper and lower case count as different: {', '.join(alike[:4])}"
         )
     if len(known_patients) == sum(split["num_cells"] for split in manifest["splits"].values()):
-        lines.append("  warning: each cell has a patient of its own; check --patient_regex")
+        lines.append(f"  warning: each cell has a {noun} of its own; check --patient_regex or --patient_column")
     shared = sorted(patient for patient, num in Counter(known_patients).items() if num > 1)
     if shared and manifest["config"] == "given":
         lines.append(
-            f"  warning: {len(shared)} patients are in several of the given splits, such as {shared[0]}: metrics are "
-            "optimistic; --config=by_patient makes splits without shared patients"
+            f"  warning: given splits share {quantity(len(shared), noun)}, such as {shared[0]}: metrics are "
+            "optimistic; --config=by_patient makes splits that share none"
         )
     lines += [f"  advice: {advice}" for advice in _advice(result, len(set(known_patients)))]
     shards = f"{num_shards} shards, {num_bytes / 1e6:,.1f} MB"
@@ -104,7 +107,8 @@ def _advice(result: JobResult, num_patients: int) -> Iterator[str]:
         kinds = ", ".join(f"{num:,} {kind}" for kind, num in unlike.items())
         yield f"not 8-bit RGB: {kinds}; a model that learns colours needs cells like those that it will predict"
     if 0 < num_patients < _FEW_PATIENTS and result.manifest["config"] != "folds":
-        yield f"{num_patients} patients: use trainers.cross_validate (--config=folds), which tests on each of them"
+        noun = patient_noun(result.manifest["settings"])
+        yield f"{quantity(num_patients, noun)}: use trainers.cross_validate (--config=folds), which tests on each one"
     (fewer, fewest), (more, most) = sorted(counts.items(), key=lambda count: count[1])
     if most >= _IMBALANCE * fewest > 0:
         yield f"{fewer} to {more} cells are 1:{most / fewest:.1f}: train with --class_weight=balanced"

@@ -41,7 +41,7 @@ def test_cells_of_unknown_patients(source, tmp_path):
     ("regex", "warning"),
     [
         (r"^(C\d+|c\d+)", "patients that differ in upper and lower case count as different: C1, c1\n"),
-        (r"^(\w+)", "each cell has a patient of its own; check --patient_regex\n"),
+        (r"^(\w+)", "each cell has a patient of its own; check --patient_regex or --patient_column\n"),
     ],
 )
 def test_patients_that_look_wrong(regex, warning, source, tmp_path):

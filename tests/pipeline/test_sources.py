@@ -126,7 +126,7 @@ def test_given_splits_by_folders(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "uninfected ← U/ in test/P0/ and 5 more folders, 6 cells" in result.stdout
     assert "given splits: train 6 cells, test 6 cells\n" in result.stdout
-    assert "warning: 3 patients are in several of the given splits, such as P0" in result.stdout
+    assert "warning: given splits share 3 patients, such as P0" in result.stdout
     assert "1 are in several splits" in result.stdout
     assert "advice: 3 patients: use trainers.cross_validate" in result.stdout
     assert run_in_process("pipeline.verify", f"--data_dir={tmp_path / 'data'}").returncode == 0

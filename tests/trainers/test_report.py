@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from evaluating import OPTIONS
 
-from trainers.evaluation.report import plots, style, writer
+from trainers.evaluation.report import plots, render, style
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DARK, LIGHT = 0, 1  # of Blink's preferredColorScheme
@@ -79,14 +79,14 @@ def test_names_are_escaped():
     contents |= {"source": name, "num_folds": 1, "warnings": [{"severity": "note", "text": name}], "comparisons": []}
     contents |= {"forest": "", "roc": "", "num_label_issues": 1, "label_issues": cells, "options": OPTIONS}
     contents |= {"disputed_labels": None, "noun": name, "date": name, "is_nlm": True}
-    html = writer.render("report.html.j2", **contents)
+    html = render.render("report.html.j2", **contents)
     assert "<script>" not in html
     assert html.count("&lt;script&gt;") >= 6
     assert "<script>" not in style.to_svg(plots.confusion({"tn": 1, "fp": 2, "fn": 3, "tp": 4}, name), name)
 
 
 def test_published_figures_are_those_of_the_original_work():
-    tables = {model: writer.published_metrics(counts) for model, counts in writer.PUBLISHED.items()}
+    tables = {model: render.published_metrics(counts) for model, counts in render.PUBLISHED.items()}
     accuracy = {model: round(table["accuracy"], 4) for model, table in tables.items()}
     assert accuracy == {"basic_cnn": 0.9497, "vgg_frozen": 0.9376, "vgg_ft": 0.9600}
     assert tables["basic_cnn"]["sensitivity"] == 3968 / 4193

@@ -1,6 +1,5 @@
 """Predictions: a run folder and a split in, the probability of every cell out."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -139,17 +138,6 @@ def watched(predict: Predictor, record: run_dir.Run, reasons: list[tuple[str, ..
         return predict(images)
 
     return watch
-
-
-def fit_image_statistics(train: Split) -> dict[str, Any]:
-    """Computes the statistics of a sample of the training cells that a run keeps, see `image_statistics.fit`."""
-    fraction = min(1.0, image_statistics.SAMPLE_CELLS / train.num_cells)
-    # The cells of a shard are in a random order.
-    sample = train._replace(takes=tuple(math.ceil(fraction * take) for take in train.takes))
-    with batching.reading(sample):
-        batches = list(batching.evaluation_batches(sample, 256).as_numpy_iterator())
-    images, _, _, patient_ids = (np.concatenate(column) for column in zip(*batches, strict=True))
-    return image_statistics.fit(images, _text(patient_ids))
 
 
 def _flipped(images: np.ndarray, turns: int, mirror: bool) -> np.ndarray:

@@ -1,11 +1,13 @@
 """From checked flags and data to a finished run folder."""
 
+import math
 import shlex
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,8 +15,8 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.plot_style import optional
 from pipeline.terminal import say
-from trainers import export_formats, run_dir, tf_import
-from trainers.data import TrainingData
+from trainers import export_formats, image_statistics, run_dir, tf_import
+from trainers.data import Split, TrainingData
 from trainers.evaluation import predictions, preprocessing_json
 from trainers.evaluation.metrics import metrics
 from trainers.evaluation.report import image_grid, plots, style, warnings
@@ -60,8 +62,6 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
                     return None
             _finish(history, data, options, record)
         else:
-            _add_image_statistics(data, record)
-            run_dir.write(options.run_dir, record)
             model = predictions.load_model(options.run_dir)
             validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
             history = run_dir.read_history(Path(options.run_dir) / run_dir.HISTORY)
@@ -84,7 +84,8 @@ def _fit(data: TrainingData, options: Options, record: run_dir.Run, request: Sto
     started = time.perf_counter()
     resume_from = checkpoint.read_newest(Path(options.run_dir) / run_dir.CHECKPOINT, run_dir.identity(record))
     with batching.reading(data.train, data.validation):
-        _add_image_statistics(data, record)  # `build` writes them
+        if "image_statistics" not in record:
+            record["image_statistics"] = fit_image_statistics(data.train)  # `build` writes them
         train_setup = setup.build(data, options, record)
         try:
             return fit(train_setup, resume_from, request)
@@ -93,9 +94,15 @@ def _fit(data: TrainingData, options: Options, record: run_dir.Run, request: Sto
             run_dir.write(options.run_dir, record)
 
 
-def _add_image_statistics(data: TrainingData, record: run_dir.Run) -> None:
-    if "image_statistics" not in record:
-        record["image_statistics"] = predictions.fit_image_statistics(data.train)
+def fit_image_statistics(train: Split) -> dict[str, Any]:
+    """Computes the statistics of a sample of the training cells that a run keeps, see `image_statistics.fit`."""
+    fraction = min(1.0, image_statistics.SAMPLE_CELLS / train.num_cells)
+    # The cells of a shard are in a random order.
+    sample = train._replace(takes=tuple(math.ceil(fraction * take) for take in train.takes))
+    with batching.reading(sample):
+        batches = list(batching.evaluation_batches(sample, 256).as_numpy_iterator())
+    images, _, _, patient_ids = (np.concatenate(column) for column in zip(*batches, strict=True))
+    return image_statistics.fit(images, np.array([name.decode() for name in patient_ids]))
 
 
 def _finish(history: list[HistoryRow], data: TrainingData, options: Options, record: run_dir.Run) -> None:
