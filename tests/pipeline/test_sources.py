@@ -165,7 +165,7 @@ def test_names_that_say_the_opposite_and_advice(tmp_path):
     assert [line for line in lines if "advice" in line] == [
         "  advice: borders are not black in 48 of 56 cells: --background=black masks what surrounds a cell",
         "  advice: not 8-bit RGB: 8 grey; a model that learns colours needs cells like those that it will predict",
-        "  advice: 8 patients: use trainers.cross_validate (--config=folds), which tests on each of them",
+        "  advice: 8 patients: use trainers.cross_validate (--config=folds), which tests on each one",
         "  advice: uninfected to parasitized cells are 1:6.0: train with --class_weight=balanced",
     ]
     result = preprocess(source, tmp_path / "by_names", "--config=by_cell", *SMALL)
