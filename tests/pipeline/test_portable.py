@@ -80,7 +80,11 @@ def test_a_path_that_workers_do_not_see_is_named(source, tmp_path, job_service, 
 
 
 def test_workers_without_the_projects_code_are_told_so(source, tmp_path, job_service):
-    with service(tmp_path / "workers", "worker.worker_pool_main", "--service_port") as worker_pool:
+    # Where the project is installed in editable form, a finder of imports stands for it.
+    keep = "[finder for finder in sys.meta_path if '__editable__' not in getattr(finder, '__module__', '')]"
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.meta_path[:] = {keep}\n")
+    environment = {"PYTHONPATH": str(tmp_path)}
+    with service(tmp_path / "workers", "worker.worker_pool_main", "--service_port", **environment) as worker_pool:
         result = preprocess(source, tmp_path / "data", job_service, worker_pool)
     assert_one_line_error(result, "the workers have no package pipeline", "--extra_packages", "continues")
 
