@@ -51,7 +51,7 @@ def read_rows(name: str, content: bytes) -> list[tuple[int, list[str]]]:
     """Number, from 1, and fields of each line, the header first and empty lines left out.
 
     Fields are separated by what is most frequent in the first line: commas, semicolons or tabs. Raises InputError with
-    the number of the line, if the content is no CSV in UTF-8.
+    the number of the line, if the content is no CSV in UTF-8 or a line has not as many fields as the header.
     """
     try:
         lines = content.decode("utf-8-sig").splitlines()
@@ -61,9 +61,14 @@ def read_rows(name: str, content: bytes) -> list[tuple[int, list[str]]]:
         raise fault(name, line, reason) from error
     reader = csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ",")
     try:
-        return [(reader.line_num, row) for row in reader if any(row)] or [(1, [])]
+        rows = [(reader.line_num, row) for row in reader if any(row)] or [(1, [])]
     except csv.Error as error:  # a field of more than 131,072 characters, such as all that follows an open quote
         raise fault(name, reader.line_num, f"{error}; expected a CSV file with matching quotes") from error
+    first_line, header = rows[0]
+    for line, row in rows:
+        if len(row) != len(header):
+            raise fault(name, line, f"it has {len(row)} columns; expected {len(header)} as in line {first_line}")
+    return rows
 
 
 def read(flag: str, path: str, column: str, values: Sequence[str]) -> LabelList:
@@ -84,10 +89,7 @@ def read(flag: str, path: str, column: str, values: Sequence[str]) -> LabelList:
         raise fault(name, 1, f"the header is {','.join(header)[:80]!r}; expected 'filename,{column}'")
     labels: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for line, row in rows:
-        if len(row) != len(header):
-            raise fault(name, line, f"it has {len(row)} columns; expected a file name and a label")
-        filename, label = row
+    for line, (filename, label) in rows:
         if label not in values:
             raise fault(name, line, f"the label is {label[:40]!r}; expected {', '.join(values)}")
         if filename in lines:

@@ -19,7 +19,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from absl import flags
@@ -159,11 +159,6 @@ def _leave(*_: object) -> None:
     os._exit(130)
 
 
-def _read_table(flag: str, path: str, columns: Mapping[str, str | None], class_names: Sequence[str]) -> table.Table:
-    name = f"--{flag}={path}"
-    return table.read(name, label_list.load(name, open_place(path, f"--{flag}")), columns, class_names)
-
-
 def _preprocess(
     source: str,
     of_configs: Sequence[plan.Settings],
@@ -175,14 +170,14 @@ def _preprocess(
     name, only, class_names = f"--source={source}", None, of_configs[0].class_folders
     columns = {what: flag.value for what, flag in _COLUMNS.items()}
     labels_table = None
-    if _LABELS_CSV.value is not None:
-        labels_table = _read_table("labels_csv", _LABELS_CSV.value, columns, class_names)
-    elif source.lower().endswith(".csv"):
-        labels_table = _read_table("source", source, columns, class_names)
+    flag, path = ("source", source) if _LABELS_CSV.value is None else ("labels_csv", _LABELS_CSV.value)
+    if flag == "labels_csv" or path.lower().endswith(".csv"):
+        table_name = f"--{flag}={path}"
+        content = label_list.load(table_name, open_place(path, f"--{flag}"))
+        labels_table = table.read(table_name, content, columns, class_names)
+    if labels_table and flag == "source":
         only = {
-            folder
-            for path in labels_table.rows
-            for folder in itertools.accumulate(path.split("/")[:-1], "{}/{}".format)
+            folder for row in labels_table.rows for folder in itertools.accumulate(row.split("/")[:-1], "{}/{}".format)
         }
         source = os.fspath(open_place(source, "--source").parent)
     with open_source(source, only) as opened:

@@ -35,9 +35,9 @@ def test_block(title, folder):
 
 def test_your_own_architecture(folder, monkeypatch):
     (title,) = (title for title in BLOCKS if title.startswith("Your own"))
-    (folder / "my_module.py").write_text(
-        f"{BLOCKS[title]}\n\ndef no_model(image_size_px, *, dropout_rate):\n    pass\n"
-    )
+    half = BLOCKS[title].replace("my_cnn", "half").replace('dtype="float32", ', "")
+    no_model = "def no_model(image_size_px, *, dropout_rate):\n    pass\n"
+    (folder / "my_module.py").write_text(f"{BLOCKS[title]}\n\n{half}\n\n{no_model}")
     monkeypatch.syspath_prepend(folder)
     flags = "--flagfile=basic_cnn.flags", "--data_dir=data", "--epochs=1"
     result = run_in_process("trainers.custom", "--model=my_module:my_cnn", *flags, "--run_dir=run")
@@ -49,6 +49,9 @@ def test_your_own_architecture(folder, monkeypatch):
     assert result.returncode == 0, result.stderr
     result = run_in_process("trainers.custom", "--model=my_module:no_model", *flags, "--run_dir=none")
     assert_one_line_error(result, "--model=my_module:no_model gives None; expected a Keras model of shapes")
+    in_half = "--model=my_module:half", "--precision=bfloat16", "--run_dir=none"
+    result = run_in_process("trainers.custom", *flags, *in_half)
+    assert_one_line_error(result, "--model=my_module:half gives bfloat16; expected float32")
     for wrong in ("nowhere:my_cnn", "my_module", "nowhere.at_all:my_cnn", "my_module:basic_cnn"):
         result = run_in_process("trainers.custom", f"--model={wrong}", *flags, "--run_dir=none")
         assert_one_line_error(result, f"--model={wrong} is no module:function")

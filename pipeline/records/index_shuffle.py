@@ -58,7 +58,7 @@ def _round_keys(seed: tuple[int, int], half: int) -> list[np.uint64]:
 
 def _encrypt(values: np.ndarray, keys: list[np.uint64], half: int) -> np.ndarray:
     mask = np.uint64((1 << half) - 1)
-    left, right = values >> np.uint64(half), values & mask
+    left, right = values >> np.uint64(half) & mask, values & mask  # masked for 4ⁿ itself, which TensorFlow takes for 0
 
     def rotate(x: np.ndarray, by: int) -> np.ndarray:
         return (x << np.uint64(by) | x >> np.uint64(half - by)) & mask

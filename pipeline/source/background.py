@@ -3,7 +3,8 @@
 import cv2
 import numpy as np
 
-_BLACK = 8  # largest value of a pixel that counts as black
+from pipeline.source.decode import has_background
+
 _NEIGHBOUR_BRIDGE = 0.3  # of the shorter side: narrower bridges to neighbouring cells are cut
 
 
@@ -14,10 +15,7 @@ def apply_background(pixels: np.ndarray, background: str) -> np.ndarray:
     absorb. The image comes back as it is with "keep", if most of its border is black already, or if that region lies
     beside the image's centre, so that it is no cell cut out by box.
     """
-    if background == "keep":
-        return pixels
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    if np.mean(border.max(axis=-1) <= _BLACK) > 0.5:
+    if background == "keep" or not has_background(pixels):
         return pixels
     green = cv2.GaussianBlur(pixels[..., 1], (0, 0), 1)
     green = np.maximum(green, np.percentile(green, 25).astype(np.uint8))  # else a dark parasite may set the threshold

@@ -81,15 +81,13 @@ def read(name: str, content: bytes, columns: Mapping[str, str | None], class_nam
     Raises:
       InputError: with the number of the line.
     """
-    (first_line, header), *rows = read_rows(name, content)
+    (_, header), *rows = read_rows(name, content)
     indices = _find_columns(header, columns, name)
     names = dict(enumerate(class_names)) if tuple(class_names) != DEFAULT_CLASS_FOLDERS else {}
     label_of = {value.casefold(): label for label, value in names.items()}
     placements: dict[str, Placement] = {}
     lines: dict[str, int] = {}
     for line, row in rows:
-        if len(row) != len(header):
-            raise fault(name, line, f"it has {len(row)} columns; expected {len(header)} as in line {first_line}")
         values = {what: row[index].strip() for what, index in indices.items()}
         path, value = normal_path(values["file"]), values["label"]
         if not path:
@@ -103,10 +101,7 @@ def read(name: str, content: bytes, columns: Mapping[str, str | None], class_nam
         if label is None:
             expected = " or ".join(names.values()) or "one that means uninfected or parasitized"
             found = f"the {header[indices['label']]} is {value[:40]!r}; expected {expected}"
-            help_text = (
-                "name its values by --class_names=uninfected=<value>,parasitized=<value>, or another --label_column"
-            )
-            raise fault(name, line, f"{found}; {help_text}")
+            raise fault(name, line, f"{found}; name its values by --class_names, or another --label_column")
         split = None
         if "split" in values and (split := SPLIT_NAMES.get(values["split"].casefold())) is None:
             split_names = f"{', '.join(SPLIT_NAMES)}; --split_column= ignores the column"

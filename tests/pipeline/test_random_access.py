@@ -42,6 +42,7 @@ def test_index_shuffle_is_tensorflows(max_index):
     random = np.random.default_rng(max_index)
     for seed in [(0, 0), (42, 3), (2**31 - 1, 7), (123456789, 2**31), (-1, 5)]:
         indices = np.arange(max_index + 1) if max_index < 300 else random.integers(0, max_index, 300, endpoint=True)
+        indices[-1] = max_index
         expected = tf.random.experimental.index_shuffle(indices, np.array(seed), np.array(max_index)).numpy()
         np.testing.assert_array_equal(index_shuffle(indices, seed, max_index), expected, strict=True)
     with pytest.raises(ValueError, match="expected 0…"):

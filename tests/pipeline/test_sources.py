@@ -47,7 +47,7 @@ def test_a_table_in_a_folder_or_zip_or_by_itself_gives_the_same_data_set(lab, tm
     result = preprocess(zipped, tmp_path / "data", *SMALL)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(
-        "uninfected ← label=healthy, 12 cells; parasitized ← label=infected, 12 cells\n6 patients ← column slide\n"
+        "uninfected ← label=healthy, 12 cells; parasitized ← label=infected, 12 cells\n6 slides ← column slide\n"
     )
     manifest = manifest_of(tmp_path / "data")
     assert manifest["settings"]["patient_column"] == "slide"

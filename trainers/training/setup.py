@@ -191,6 +191,8 @@ def _build_custom(path: str, image_size_px: int, dropout_rate: float) -> keras.M
     if not isinstance(model, keras.Model) or (model.input_shape, model.output_shape) != shapes:
         got = f"{model.input_shape} → {model.output_shape}" if isinstance(model, keras.Model) else f"{model!r:.60}"
         raise InputError(f"--model={path} gives {got}; expected a Keras model of shapes {shapes[0]} → {shapes[1]}")
+    if (dtype := model.outputs[0].dtype) != "float32":  # else a confidently wrong probability has no gradient
+        raise InputError(f"--model={path} gives {dtype}; expected float32: give dtype='float32' to its last layer")
     return model
 
 

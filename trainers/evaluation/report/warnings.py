@@ -49,43 +49,41 @@ def find(
 
 
 def _of_model(model: ModelPredictions, config: str, noun: str) -> Iterator[ReportWarning]:
-    labels, _, _, patient_ids = model.predictions
-    patients, infected = (set(ids.tolist()) - {""} for ids in (patient_ids, patient_ids[labels == 1]))
+    patients = set(model.predictions.patient_ids.tolist()) - {""}
     if config == "by_cell" and not model.leak["is_external"]:
         are = "are" if patients else "may be"
         yield ReportWarning(
             "leak", f"The data set is split by cell (by_cell): test {noun}s {are} in the training split."
         )
     yield from _of_leak(model.name, model.leak, noun)
-    for text in of_one_class(model.name, labels, model.predictions.probabilities):
+    for text in _of_numbers(model, patients, noun):
         yield ReportWarning("warning", text)
+
+
+def _of_numbers(model: ModelPredictions, patients: set[str], noun: str) -> Iterator[str]:
+    labels, probabilities, _, patient_ids = model.predictions
+    yield from of_one_class(model.name, labels, probabilities)
     if model.unlike and (text := image_statistics.summarize(model.unlike)):
-        yield ReportWarning("warning", f"{model.name}: {text}.")
+        yield f"{model.name}: {text}."
     if not patients:
-        yield ReportWarning(
-            "warning", "Patients are unknown: there are only intervals over cells, which are too narrow."
-        )
+        yield "Patients are unknown: there are only intervals over cells, which are too narrow."
     elif len(patients) < _MIN_PATIENTS:
-        yield ReportWarning(
-            "warning",
-            f"Few {noun}s: {len(patients)} ({len(infected)} infected, {len(patients - infected)} uninfected). Other "
-            f"{noun}s could give quite different numbers; below {_MIN_PATIENTS} even the intervals are rough.",
+        num_infected = len(patients & set(patient_ids[labels == 1].tolist()))
+        yield (
+            f"Few {noun}s: {len(patients)} ({num_infected} infected, {len(patients) - num_infected} uninfected). Other "
+            f"{noun}s could give quite different numbers; below {_MIN_PATIENTS} even the intervals are rough."
         )
     sizes = [fitted.num_patients for fitted in model.thresholds if fitted.num_patients and not fitted.not_fitted]
     fitted_on = patient_noun(model.model_runs.runs[0].record["data"]["settings"])
     if sizes and min(sizes) < _MIN_VALIDATION_PATIENTS:
-        yield ReportWarning(
-            "warning",
+        yield (
             f"Thresholds and temperature of {model.name} were fitted on few validation {fitted_on}s ({min(sizes)}): "
-            "they may not transfer to this split.",
+            "they may not transfer to this split."
         )
     for reason in dict.fromkeys(fitted.not_fitted for fitted in model.thresholds if fitted.not_fitted):
-        yield ReportWarning(
-            "warning",
-            f"Only the threshold 0.5 is reported for {model.name}, and no temperature: {reason}.",
-        )
+        yield f"Only the threshold 0.5 is reported for {model.name}, and no temperature: {reason}."
     if any(run.record["status"] != "finished" for run in model.model_runs.runs):
-        yield ReportWarning("warning", f"Training of {model.name} has not finished: this is its best epoch so far.")
+        yield f"Training of {model.name} has not finished: this is its best epoch so far."
 
 
 def of_one_class(name: str, labels: np.ndarray, probabilities: np.ndarray) -> Iterator[str]:
