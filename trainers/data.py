@@ -128,7 +128,7 @@ class DataSet(NamedTuple):
         except (KeyError, ValueError, AssertionError) as error:
             raise InputError(
                 f"--{flag}={expression} is no split of {self.directory}; expected an expression of "
-                f"{', '.join(info.splits)}, such as {next(iter(info.splits))}[:10%]"
+                f"{', '.join(info.splits)}, such as {next(iter(info.splits))}[:10%], or all"
             ) from error
         parts = [part for part in parts if part.examples_in_shard]
         takes = tuple(part.take if part.take != -1 else part.examples_in_shard - part.skip for part in parts)

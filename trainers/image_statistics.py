@@ -110,7 +110,7 @@ def summarize(unlike: Counter[tuple[str, ...]]) -> str:
     num_unlike, by_reason = count(unlike).values()
     if num_unlike <= _MANY * unlike.total():
         return ""
-    counts = ", ".join(f"{num_images:,} {reason}" for reason, num_images in by_reason.items())
+    counts = "; ".join(f"{num_images:,} {reason}" for reason, num_images in by_reason.items())
     advice = f"; whole smears are out of scope: {CUT_OUT}" if WHOLE_IMAGE in by_reason else ""
     return (
         f"{num_unlike:,} of {unlike.total():,} images are unlike the cells of the training split, so their "

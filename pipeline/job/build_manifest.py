@@ -77,7 +77,8 @@ def differences(existing: Manifest, wanted: Manifest) -> list[str]:
     )
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
-            texts.append(f"its {name} is {old.get(name)}, wanted {new.get(name)}")
+            was, is_wanted = (settings.get(name, "the default") for settings in (old, new))
+            texts.append(f"its {name} is {was}, wanted {is_wanted}")
     return texts
 
 

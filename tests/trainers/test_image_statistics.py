@@ -57,6 +57,6 @@ def test_a_summary_says_so_where_many_are_unlike():
     assert image_statistics.count(unlike) == {"num_cells": 6, "reasons": {"grey": 6, image_statistics.WHOLE_IMAGE: 3}}
     text = image_statistics.summarize(unlike)
     assert text.startswith("6 of 100 images are unlike the cells of the training split")
-    assert "(6 grey, 3 a whole smear" in text
+    assert "(6 grey; 3 a whole smear" in text
     assert "Cellpose" in text
     assert image_statistics.summarize(Counter({(): 95, ("grey",): 5})) == ""

@@ -97,7 +97,8 @@ def of_one_class(name: str, labels: np.ndarray, probabilities: np.ndarray) -> It
         if (recall := (called == label)[labels == label].mean()) < _MIN_RECALL:
             yield (
                 f"{name} calls {(called == other).mean():.1%} of the cells {LABELS[other]} and recognizes "
-                f"only {recall:.1%} of those that are {LABELS[label]}."
+                f"only {recall:.1%} of those that are {LABELS[label]}. If the training cells are like these, it has "
+                "learned little: train for more epochs, or with another recipe."
             )
 
 
