@@ -54,6 +54,7 @@ def test_killed_before_some_change_of_the_file_system_it_continues(source, tmp_p
     assert_every_kill_was_survived(lines)
 
 
+@pytest.mark.slow
 def test_killed_during_the_last_writes_it_continues(source, tmp_path):
     lines = kills(source, tmp_path, 43, 2)
     changes = " ".join(change for _, _, change, *_ in lines)

@@ -136,6 +136,7 @@ def test_both_forms_of_the_warp_on_jax_give_tensorflows_pixels(tmp_path):
     run(WARP, tmp_path)
 
 
+@pytest.mark.slow
 def test_features_and_misclassified_on_jax(data_dir, tmp_path):
     keras.utils.set_random_seed(0)
     model = architectures.vgg_frozen(32)
@@ -206,6 +207,7 @@ def assert_same_history(run, history, rel):
         assert row["accuracy"] == pytest.approx(expected["accuracy"])
 
 
+@pytest.mark.slow
 def test_several_steps_per_call_give_the_same_numbers(flags, history, tmp_path):
     more = ("--input=device", "--steps_per_execution=3", f"--run_dir={tmp_path / 'run'}")
     result = run_command("trainers.basic_cnn", *flags, *more, **ENVIRONMENT)
