@@ -235,7 +235,7 @@ def _check(options: Options) -> None:
     export_formats.check(options.export, "export")
     steps = options.steps_per_execution
     if steps != "auto" and not (steps.isdecimal() and int(steps)):
-        raise InputError(f"--steps_per_execution={steps} is no number of steps; expected auto or a number from 1 on")
+        raise InputError(f"--steps_per_execution={steps} is not a count of steps; expected auto or a number from 1 on")
     if options.warmup_epochs and options.schedule != "cosine":
         raise InputError(
             f"--warmup_epochs={options.warmup_epochs:g} needs --schedule=cosine; got --schedule={options.schedule}"

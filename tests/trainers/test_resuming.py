@@ -178,7 +178,7 @@ def test_other_settings_do_not_continue_a_checkpoint(run_dir, data_dir):
     arguments = command("basic_cnn", data_dir, run_dir, "--dropout_rate=0.5", "--checkpoint_minutes=3")
     result = run_in_process(*arguments)
     assert_one_line_error(result, "its --dropout_rate is 0.3, wanted 0.5")
-    assert "checkpoint_minutes" not in result.stderr, "it changes no number"
+    assert "checkpoint_minutes" not in result.stderr, "it does not change the numbers"
 
 
 def test_a_loss_that_is_nan_stops_with_its_step(run_dir, data_dir, tmp_path):
