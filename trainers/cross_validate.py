@@ -29,12 +29,8 @@ _BATCH_SIZE = 256  # of predictions; --batch_size is the trainer's
 _SET_HERE = ("train_split", "validation_split", "test_split", "run_dir")
 
 _MODEL = flags.DEFINE_enum("model", None, MODELS, "Model to train.", required=True)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Root of the data sets, as given to pipeline.preprocess.", required=True
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Folder for the five runs and the report; created if missing.", required=True
-)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder for the five runs and the report.", required=True)
 evaluation_flags.define()
 flags.adopt_module_key_flags(evaluation_flags)
 
@@ -57,13 +53,10 @@ def main(arguments: Sequence[str]) -> int | None:
             raise InputError(
                 f"the trainer of fold {fold} ended with status {status}, see above; the same command continues with it"
             )
-    _, grouped = runs.group([str(folder) for folder in folders], FOLDS, None)
-    for model_runs in grouped:
-        runs.open_splits(data_set, model_runs)
-
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
 
+    _, grouped = runs.group([str(folder) for folder in folders], FOLDS, None)
     print(evaluate.evaluate(grouped, data_set, options, str(Path(_OUTPUT_DIR.value) / "report")))
     return None
 
@@ -82,13 +75,9 @@ def _trainer_flags(arguments: Sequence[str]) -> list[str]:
 def _split_flags(fold: int) -> list[str]:
     """The trainer's flags for the run that is tested on a fold: the next fold validates, the others train."""
     names = CONFIGS[FOLDS].splits
-    test, validation, *train = (names[(fold + i) % NUM_FOLDS] for i in range(NUM_FOLDS))
-    return [
-        f"--config={FOLDS}",
-        f"--train_split={'+'.join(sorted(train))}",
-        f"--validation_split={validation}",
-        f"--test_split={test}",
-    ]
+    test, validation, *train = (*names[fold:], *names[:fold])
+    splits = [f"--train_split={'+'.join(sorted(train))}", f"--validation_split={validation}", f"--test_split={test}"]
+    return [f"--config={FOLDS}", *splits]
 
 
 if __name__ == "__main__":

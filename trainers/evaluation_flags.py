@@ -32,17 +32,10 @@ def define_test_time_flips() -> None:
 def define() -> None:
     """Defines the flags for a main module."""
     define_test_time_flips()
-    flags.DEFINE_integer(
-        "num_resamples", 2000, "Bootstrap resamples per interval.", lower_bound=100, upper_bound=100_000
-    )
+    flags.DEFINE_integer("num_resamples", 2000, "Bootstrap resamples per interval.", 100, 100_000)
     flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the bootstrap.", lower_bound=0)
-    flags.DEFINE_float(
-        "prevalence",
-        0.01,
-        "Fraction of parasitized cells in the smear of 5,000 cells that the report describes.",
-        lower_bound=1e-6,
-        upper_bound=1.0,
-    )
+    cells = "Fraction of parasitized cells in the smear of 5,000 cells that the report describes."
+    flags.DEFINE_float("prevalence", 0.01, cells, 1e-6, 1.0)
     flags.DEFINE_string(
         "disputed_labels",
         None,

@@ -27,17 +27,17 @@ _QUANTIZE = flags.DEFINE_enum(
     f"Compute in 8-bit integers, a quarter of the size, calibrated on {_CALIBRATION_CELLS} training cells; only with "
     "--format=litert.",
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the run's data sets if it has moved.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Root of the run's data sets if it has moved: golden.npz and --quantize take cells from there."
+)
 
 
 def main() -> None:
     """Exports the run's best model; prints where to."""
-    if not _FORMAT.value:
-        raise InputError(f"--format is empty; expected one or more of {','.join(export_formats.NAMES)}")
-    if _QUANTIZE.value and _FORMAT.value != ["litert"]:
-        formats = ",".join(_FORMAT.value)
+    formats = ",".join(_FORMAT.value)
+    if _QUANTIZE.value and formats != "litert":
         raise InputError(f"--quantize={_QUANTIZE.value} is for --format=litert alone; got --format={formats}")
-    export_formats.check(_FORMAT.value, "format")
+    export_formats.check(_FORMAT.value or [""], "format")
     run = run_dir.read(_RUN_DIR.value)
     if run["status"] != "finished":
         raise InputError(f"{_RUN_DIR.value} has not finished training; expected a finished run: run its trainer again")
@@ -57,10 +57,8 @@ def main() -> None:
     if split:
         with batching.reading(split):
             calibration = next(iter(batching.evaluation_batches(split, _CALIBRATION_CELLS)))[0].numpy()
-    for path in export_formats.export(_RUN_DIR.value, model, _FORMAT.value, calibration):
-        say(path)
-    for path in preprocessing_json.write(_RUN_DIR.value, run, model, golden):
-        say(path)
+    say(*export_formats.export(_RUN_DIR.value, model, _FORMAT.value, calibration))
+    say(*preprocessing_json.write(_RUN_DIR.value, run, model, golden))
 
 
 def _open_split(run: run_dir.Run, flag: str) -> Split:

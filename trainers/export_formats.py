@@ -30,17 +30,17 @@ FOLDER = "export"
 class _Format(NamedTuple):
     keras_name: str
     file: str
-    needs: tuple[str, ...]
+    needs: tuple[str, ...] = ()
     output: str = "output_0"  # as Keras and tf2onnx name it
 
 
 _FORMATS = {
-    "saved_model": _Format("tf_saved_model", "saved_model", ()),
+    "saved_model": _Format("tf_saved_model", "saved_model"),
     "onnx": _Format("onnx", "model.onnx", ("tf2onnx", "onnx"), "Identity:0"),
-    "litert": _Format("litert", "model.tflite", ()),
+    "litert": _Format("litert", "model.tflite"),
 }
 NAMES = tuple(_FORMATS)
-_INT8 = _Format("litert", "model_int8.tflite", ())
+_INT8 = _Format("litert", "model_int8.tflite")
 OUTPUT_NAMES = {to.file: to.output for to in (*_FORMATS.values(), _INT8)}
 """File -> name of the model's output in it; the input has the name that it has in `model.keras`."""
 
@@ -53,9 +53,7 @@ def check(names: Sequence[str], flag: str) -> None:
     for name in names:
         missing = [package for package in _FORMATS[name].needs if importlib.util.find_spec(package) is None]
         if missing:
-            raise InputError(
-                f"--{flag}={name} needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}"
-            )
+            raise InputError(f"--{flag}={name} needs {' and '.join(missing)}; pip install {' '.join(missing)}")
 
 
 def missing(run_folder: str | Path, names: Sequence[str]) -> list[str]:
@@ -79,29 +77,24 @@ def export(
     does not run on TensorFlow.
     """
     import keras
+    import tensorflow as tf
 
     if keras.backend.backend() != "tensorflow":
-        quantize = "" if calibration is None else " --quantize=int8"
         raise InputError(
             f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}; give the command "
             f"KERAS_BACKEND=tensorflow python -m trainers.export --run_dir={run_folder} --format={','.join(names)}"
-            f"{quantize}"
+            f"{'' if calibration is None else ' --quantize=int8'}"
         )
     folder = Path(run_folder) / FOLDER
-    if calibration is not None:
-        return [_write(in_float32(model, "float32"), folder, _INT8, **_int8_options(calibration))]
-    copy = in_float32(model, "uint8")
-    return [_write(copy, folder, _FORMATS[name]) for name in names]
-
-
-def _int8_options(calibration: np.ndarray) -> dict[str, Any]:
-    import tensorflow as tf
-
-    return {
+    if calibration is None:
+        copy = in_float32(model, "uint8")
+        return [_write(copy, folder, _FORMATS[name]) for name in names]
+    options = {
         "optimizations": [tf.lite.Optimize.DEFAULT],
         "representative_dataset": lambda: ([image[np.newaxis].astype(np.float32)] for image in calibration),
         "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
     }
+    return [_write(in_float32(model, "float32"), folder, _INT8, **options)]
 
 
 def in_float32(model: "keras.Model", input_dtype: str) -> "keras.Model":
@@ -115,9 +108,7 @@ def in_float32(model: "keras.Model", input_dtype: str) -> "keras.Model":
     image = keras.Input(model.input_shape[1:], dtype=input_dtype, name=model.inputs[0].name)
     result = keras.models.clone_model(model, input_tensors=image, clone_function=copy)
     result.set_weights(model.get_weights())
-    result(
-        keras.ops.zeros((1, *result.input_shape[1:]), input_dtype)
-    )  # Keras exports only models that have been called
+    result(keras.ops.zeros((1, *result.input_shape[1:]), input_dtype))  # Keras exports only what has been called
     return result
 
 

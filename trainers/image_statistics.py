@@ -15,8 +15,6 @@ SAMPLE_CELLS = 2000
 """Training cells that the statistics are computed on."""
 MAX_SIDE_PX = 512
 """Larger image files are no crops of one cell: the NLM's have at most 394 px."""
-CUT_OUT = "cut single cells out first, with a tool such as Cellpose or StarDist, or scikit-image's watershed"
-"""What to do with a whole smear."""
 WHOLE_IMAGE = "a whole smear or photograph, not one cell"
 """The reason for those, and for images with more detail than a cell has."""
 
@@ -71,24 +69,29 @@ def fit(images: np.ndarray, patient_ids: np.ndarray) -> dict[str, Any]:
     return {"num_cells": len(images), "ranges": ranges, "swapped": [*weights.tolist(), float(limit)]}
 
 
-def find_unlike(images: np.ndarray, statistics: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
-    """Tells why images are unlike the training cells: reasons of each image, none for most.
+def of_run(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The statistics in a `run.json`, if it has any; no border is unlike those of a run with `--surroundings`."""
+    statistics = record.get("image_statistics")
+    if statistics and record["flags"].get("surroundings"):
+        return statistics | {"ranges": statistics["ranges"] | {"border": [0.0, 1.0]}}
+    return statistics
 
-    Args:
-      images: uint8 RGB [n, size, size, 3].
-      statistics: see `fit`; None for a run that has none, which gives no reasons.
+
+def find_unlike(images: np.ndarray, statistics: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+    """Tells why images, uint8 RGB [n, size, size, 3], are unlike the training cells: reasons of each, none for most.
+
+    Statistics are those of `fit`; without any there are no reasons.
     """
     if statistics is None or not len(images):
         return [()] * len(images)
-    reasons = _outside(images, statistics)
-    scores, limit = _swap_scores(images, statistics), statistics["swapped"][-1]
+    reasons, is_swapped = _outside(images, statistics)
     contrasts = images[:, ::4, ::4].std((1, 2)).mean(1) / (images[:, ::4, ::4].mean((1, 2, 3)) + 1)
-    for row, (score, contrast) in enumerate(zip(scores, contrasts, strict=True)):
+    for row, contrast in enumerate(contrasts):
         if contrast < _BLANK:
             reasons[row] = ("blank",)
-        elif reasons[row] and _fits(255 - images[row : row + 1], statistics):
+        elif reasons[row] and _outside(255 - images[row : row + 1], statistics) == ([()], [False]):
             reasons[row] = ("inverted",)
-        elif score > limit and set(reasons[row]) <= {_COLOUR}:  # what else is unlike has other colours, too
+        elif is_swapped[row] and set(reasons[row]) <= {_COLOUR}:  # what else is unlike has other colours, too
             reasons[row] = ("red and blue swapped (BGR)",)
     return reasons
 
@@ -96,8 +99,7 @@ def find_unlike(images: np.ndarray, statistics: Mapping[str, Any] | None) -> lis
 def count(unlike: Counter[tuple[str, ...]]) -> dict[str, Any]:
     """Number of images that are unlike the training cells, and by reason, from the reasons of `find_unlike`, counted.
 
-    Returns:
-      `num_cells` and `reasons`, the most frequent one first.
+    Returns `num_cells` and `reasons`, the most frequent one first.
     """
     by_reason: Counter[str] = Counter()
     for reasons, num_images in unlike.items():
@@ -111,35 +113,32 @@ def summarize(unlike: Counter[tuple[str, ...]]) -> str:
     if num_unlike <= _MANY * unlike.total():
         return ""
     counts = "; ".join(f"{num_images:,} {reason}" for reason, num_images in by_reason.items())
-    advice = f"; whole smears are out of scope: {CUT_OUT}" if WHOLE_IMAGE in by_reason else ""
+    advice = "; whole smears are out of scope: cut single cells out first, with Cellpose, StarDist or a watershed"
     return (
         f"{num_unlike:,} of {unlike.total():,} images are unlike the cells of the training split, so their "
-        f"probabilities may mean nothing ({counts}){advice}"
+        f"probabilities may mean nothing ({counts}){advice if WHOLE_IMAGE in by_reason else ''}"
     )
 
 
-def _fits(images: np.ndarray, statistics: Mapping[str, Any]) -> bool:
-    is_swapped = _swap_scores(images, statistics)[0] > statistics["swapped"][-1]
-    return not (is_swapped or _outside(images, statistics)[0])
-
-
-def _outside(images: np.ndarray, statistics: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _outside(images: np.ndarray, statistics: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[bool]]:
+    """Reasons of each image whose statistics are out of their ranges, and whether red and blue seem to be swapped."""
     reasons: list[dict[str, None]] = [{} for _ in images]
     for name, values in _measure(images).items():
         low, high = statistics["ranges"][name]
         for row in np.flatnonzero((values < low) | (values > high)):
             reasons[row][_OUTSIDE[name][int(values[row] > high)]] = None
-    return [tuple(row) for row in reasons]
+    *weights, limit = statistics["swapped"]
+    return [tuple(row) for row in reasons], (_red_minus_blue(images) @ np.array(weights) > limit).tolist()
 
 
 def _measure(images: np.ndarray) -> dict[str, np.ndarray]:
     """Statistics of images, float [n] each. All but the border's are logarithms, since brightness multiplies."""
-    quarter = images.shape[1] // 4
+    size, quarter = images.shape[1], images.shape[1] // 4
     ring = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
-    centre = images[:, quarter:-quarter, quarter:-quarter].astype(np.float32)
+    centre = images[:, quarter : size - quarter, quarter : size - quarter].astype(np.float32)
     red, green, blue = np.log(centre.mean((1, 2)) + 1).T
     greens = images[..., 1].astype(np.int16)
-    detail = np.abs(np.diff(greens, 2, axis=1)).mean((1, 2)) / (greens.max((1, 2)) + 1)
+    detail = np.abs(np.diff(greens, 2, axis=1)).sum((1, 2)) / max(1, size * (size - 2)) / (greens.max((1, 2)) + 1)
     return {
         "border": np.median(ring, axis=1).mean(1) / 255,
         "brightness": np.log(centre.mean((1, 2, 3)) + 1),
@@ -148,10 +147,6 @@ def _measure(images: np.ndarray) -> dict[str, np.ndarray]:
         "red_to_green": red - green,
         "blue_to_green": blue - green,
     }
-
-
-def _swap_scores(images: np.ndarray, statistics: Mapping[str, Any]) -> np.ndarray:
-    return _red_minus_blue(images) @ np.array(statistics["swapped"][:-1])
 
 
 def _red_minus_blue(images: np.ndarray) -> np.ndarray:

@@ -4,13 +4,11 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from itertools import combinations
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from etils import epath
 
-from pipeline import storage
 from pipeline.cells import patient_noun
 from pipeline.errors import InputError
 from pipeline.records import layout
@@ -27,17 +25,7 @@ from trainers.evaluation_flags import Options
 
 METRICS = "metrics.json"
 LABEL_ISSUES = "suspected_label_errors.csv"
-_LOCK = "evaluate.lock"
 _PARTIAL = ".partial-"
-_PLOTS = ("metrics.png", "roc.png", "suspected_label_errors.png")
-_FILES_OF_A_MODEL = (
-    "model_card_{}.md",
-    "{}_confusion.png",
-    "{}_learning_curves.png",
-    "{}_mistakes.png",
-    "{}_patient_strip.png",
-    "{}_reliability.png",
-)
 
 
 def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, output_dir: str) -> str:
@@ -57,19 +45,15 @@ def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, 
     for name, kind in ((run_dir.RUN, "run"), (layout.MANIFEST, "data set")):
         if (Path(output_dir) / name).exists():
             raise InputError(f"--output_dir={output_dir} is the folder of a {kind}: it has {name}; give another")
-    with run_dir.lock(output_dir, "--output_dir", _LOCK):
+    with run_dir.lock(output_dir, "--output_dir", "evaluate.lock"):
         return _evaluate(grouped, data_set, options, Path(output_dir))
 
 
 def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, destination: Path) -> str:
     models = [predict_runs(item, data_set, options.batch_size, options.test_time_flips) for item in grouped]
-    sums = {model.name: metrics_json.sum_by_patient(model) for model in models}
-    entries = {model.name: metrics_json.build_entry(model, sums[model.name], options) for model in models}
     report_warnings = warnings.find(models, data_set.config, data_set.manifest, is_nlm=data_set.is_nlm)
     issues = _label_issues(models)
-    contents = {
-        "models": entries,
-        "comparisons": [metrics_json.compare(*pair, options) for pair in combinations(sums.items(), 2)],
+    contents = metrics_json.build(models, options) | {
         "warnings": [warning._asdict() for warning in report_warnings],
         "suspected_label_errors": len(issues),
     }
@@ -83,32 +67,24 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
             folder = Path(partial)
             (folder / METRICS).write_text(json.dumps(contents, indent=1, allow_nan=False) + "\n")
             label_issues.write(issues, folder / LABEL_ISSUES)
-            _remove_report(destination, [*entries, *_earlier_models(destination)])
+            _remove_report(destination, list(contents["models"]))
             _move_files(folder, destination)  # the numbers first
             failures = writer.write(folder, models, contents, issues, data_set, options)
             _move_files(folder, destination)
     except OSError as error:
         raise InputError(f"--output_dir={destination} cannot be written: {error}; give another") from error
-    lines = disputed_labels.as_lines(contents)
-    lines += [f"{warning.severity}: {warning.text}" for warning in report_warnings]
+    lines = [f"{warning.severity}: {warning.text}" for warning in report_warnings]
     lines += [f"warning: {text}" for text in failures.values()]
-    paths = [destination / name for name in (METRICS, writer.REPORT) if name not in failures]
-    table = metrics_json.as_table(entries, patient_noun(data_set.manifest["settings"]))
-    return "\n".join([table, *map(printable, [*lines, *paths])])
+    lines += [str(destination / name) for name in (METRICS, writer.REPORT) if name not in failures]
+    table = metrics_json.as_table(contents["models"], patient_noun(data_set.manifest["settings"]))
+    return "\n".join([table, *map(printable, lines)])
 
 
-def _earlier_models(destination: Path) -> list[str]:
-    """The models of an earlier evaluation into the same folder."""
-    try:
-        return list(json.loads(storage.read_file(epath.Path(destination) / METRICS))["models"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # none, or not one of ours
-        return []
-
-
-def _remove_report(destination: Path, models: Sequence[str]) -> None:
-    """Removes the files of a report on models of some names: they show other numbers."""
-    names = [pattern.format(writer.slug_of(model)) for model in models for pattern in _FILES_OF_A_MODEL]
-    for name in (writer.REPORT, *_PLOTS, *names):
+def _remove_report(destination: Path, models: list[str]) -> None:
+    """Removes the files of a report on these models, and of an earlier one on others: they show other numbers."""
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):  # there is none, or not one of ours
+        models += map(str, json.loads((destination / METRICS).read_bytes())["models"])
+    for name in {name for model in models for name in writer.files_of(model)}:
         (destination / name).unlink(missing_ok=True)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import special
+from sklearn.metrics import balanced_accuracy_score
 
 from pipeline.cells import LABELS
 from pipeline.terminal import csv_text
@@ -18,10 +19,11 @@ from trainers.evaluation.metrics import metrics, thresholds
 
 _SCALE, _SHIFT = 1.2, -1.0  # of the logit of the other class, fitted to disputed labels
 _MIN_PROBABILITY = 2 / 3
+_MIN_BALANCED_ACCURACY = 0.6  # chance is 0.5: what a model that has learned nothing contradicts is no suspect
 
 
 class LabelIssue(NamedTuple):
-    """A cell whose label is probably wrong."""
+    """A cell whose label is probably wrong; the columns of the CSV."""
 
     filename: str  # path from the class folder on
     patient_id: str
@@ -38,19 +40,21 @@ def find(
 
     Args:
       labels: int [cells], both classes present.
-      probabilities: float [cells] in 0…1, of models that were not trained on these cells.
+      probabilities: float [cells] in 0…1, of models that were not trained on these cells. If they classify hardly
+        better than chance, there are no issues.
       filenames, patient_ids: str [cells].
     """
+    if balanced_accuracy_score(labels, probabilities >= metrics.THRESHOLD) < _MIN_BALANCED_ACCURACY:
+        return []
     wrong = error_probabilities(labels, probabilities)
+    of_label = np.where(labels == 1, probabilities, 1 - probabilities)
     issues = np.flatnonzero(wrong >= _MIN_PROBABILITY)
     return [
         LabelIssue(
             str(filenames[i]),
             str(patient_ids[i]),
             LABELS[labels[i]],
-            float(probabilities[i]),
-            float(probabilities[i] if labels[i] else 1 - probabilities[i]),
-            float(wrong[i]),
+            *(float(values[i]) for values in (probabilities, of_label, wrong)),
         )
         for i in issues[np.lexsort((filenames[issues], -wrong[issues]))]
     ]

@@ -1,59 +1,43 @@
-"""Metrics of labels and probabilities, calibration among them; from scikit-learn wherever it has them. Pure."""
+"""Names of the metrics, and what scikit-learn has of them as it is; values with intervals: see `bootstrap`. Pure."""
 
 import numpy as np
 from sklearn import metrics
 
 THRESHOLD = 0.5
-NUM_BINS = 15  # of calibration
+"""A cell is predicted parasitized from this probability on."""
+NUM_BINS = 15
+"""Of calibration."""
 
-NAMES = (
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "precision",
-    "f1",
-    "balanced_accuracy",
-    "auc",
-    "average_precision",
-    "mcc",
-    "brier",
-    "ece",
-)
+TITLES = {
+    "accuracy": "Accuracy",
+    "sensitivity": "Sensitivity (recall)",
+    "specificity": "Specificity",
+    "precision": "Precision",
+    "f1": "F1",
+    "balanced_accuracy": "Balanced accuracy",
+    "auc": "AUC (ROC)",
+    "average_precision": "Average precision",
+    "mcc": "Matthews correlation (MCC)",
+    "brier": "Brier score (0 is best)",
+    "ece": "Expected calibration error (0 is best)",
+}
+"""Title of each metric. Sensitivity and specificity are the recalls of parasitized and of uninfected cells, the Brier
+score is the mean squared error of the probability; for `ece` see `expected_calibration_error`."""
+NAMES = tuple(TITLES)
 """Metric names in the order of the table, as in `metrics.json`."""
 
 _MARGIN = 1e-7  # a float32 sigmoid returns exactly 0 and 1 for large logits
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, int]:
-    """True and false negatives and positives; arguments as of `compute`."""
-    counts = metrics.confusion_matrix(labels, probabilities >= THRESHOLD, labels=[0, 1])
-    return dict(zip(("tn", "fp", "fn", "tp"), counts.ravel().tolist(), strict=True))
-
-
-def compute(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """All metrics of one model, by the names in `NAMES`.
-
-    Sensitivity and specificity are the recalls of parasitized and of uninfected cells; the Brier score is the mean
-    squared error of the probability; for `ece` see `expected_calibration_error`.
+    """True and false negatives and positives, by `tn`, `fp`, `fn`, `tp`.
 
     Args:
-      labels: int [cells], 1 is parasitized, both classes present.
-      probabilities: float [cells] in 0…1, of being parasitized; from `THRESHOLD` on a cell is predicted so.
+      labels: int [cells], 1 is parasitized.
+      probabilities: float [cells] in 0…1, of being parasitized; or predictions.
     """
-    predictions = (probabilities >= THRESHOLD).astype(np.int64)
-    return {
-        "accuracy": float(metrics.accuracy_score(labels, predictions)),
-        "sensitivity": float(metrics.recall_score(labels, predictions)),
-        "specificity": float(metrics.recall_score(labels, predictions, pos_label=0)),
-        "precision": float(metrics.precision_score(labels, predictions, zero_division=0.0)),
-        "f1": float(metrics.f1_score(labels, predictions, zero_division=0.0)),
-        "balanced_accuracy": float(metrics.balanced_accuracy_score(labels, predictions)),
-        "auc": float(metrics.roc_auc_score(labels, probabilities)),
-        "average_precision": float(metrics.average_precision_score(labels, probabilities)),
-        "mcc": float(metrics.matthews_corrcoef(labels, predictions)),
-        "brier": float(metrics.brier_score_loss(labels, probabilities)),
-        "ece": expected_calibration_error(labels, probabilities),
-    }
+    counts = metrics.confusion_matrix(labels, probabilities >= THRESHOLD, labels=[0, 1])
+    return dict(zip(("tn", "fp", "fn", "tp"), counts.ravel().tolist(), strict=True))
 
 
 def class_weighted(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
@@ -73,9 +57,8 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) ->
     The binary form (bins of the positive class's probability) of Guo et al., "On Calibration of Modern Neural
     Networks", ICML 2017.
     """
-    bins = assign_bins(probabilities)
-    sums = [np.bincount(bins, weights, NUM_BINS) for weights in (probabilities, labels)]
-    return float(np.abs(sums[0] - sums[1]).sum() / len(labels))
+    excess = np.bincount(assign_bins(probabilities), probabilities - labels, NUM_BINS)
+    return float(np.abs(excess).sum() / len(labels))
 
 
 def assign_bins(probabilities: np.ndarray) -> np.ndarray:
@@ -84,7 +67,7 @@ def assign_bins(probabilities: np.ndarray) -> np.ndarray:
 
 
 def calibration_errors(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Log loss, Brier score and expected calibration error."""
+    """Log loss, Brier score and expected calibration error, by `log_loss`, `brier` and `ece`."""
     return {
         "log_loss": log_loss(labels, probabilities),
         "brier": float(metrics.brier_score_loss(labels, probabilities)),

@@ -16,13 +16,19 @@ def count(labels: np.ndarray, predictions: np.ndarray, patient_ids: np.ndarray) 
     names, patient = np.unique(patient_ids, return_inverse=True)
     table = np.zeros((len(names), 2, 2), np.int64)
     np.add.at(table, (patient, labels.astype(int), predictions.astype(int)), 1)
-    rows = []
-    for name, ((tn, fp), (fn, tp)) in zip(names.tolist(), table.tolist(), strict=True):
-        row = {"patient_id": name, "num_uninfected": tn + fp, "num_parasitized": fn + tp}
-        row |= {"false_positives": fp, "true_positives": tp, "called_positive": fp + tp}
-        row |= {"sensitivity": _ratio(tp, fn + tp), "false_positives_per_1000": _ratio(1000 * fp, tn + fp)}
-        rows.append(row)
-    return rows
+    return [
+        {
+            "patient_id": name,
+            "num_uninfected": tn + fp,
+            "num_parasitized": fn + tp,
+            "false_positives": fp,
+            "true_positives": tp,
+            "called_positive": fp + tp,
+            "sensitivity": _ratio(tp, fn + tp),
+            "false_positives_per_1000": _ratio(1000 * fp, tn + fp),
+        }
+        for name, ((tn, fp), (fn, tp)) in zip(names.tolist(), table.tolist(), strict=True)
+    ]
 
 
 def smear(counts: list[dict[str, Any]], prevalence: float) -> dict[str, Any]:
@@ -49,14 +55,12 @@ def smear(counts: list[dict[str, Any]], prevalence: float) -> dict[str, Any]:
     true_positives = _SMEAR_CELLS * prevalence * sensitivity
     false_positives = _SMEAR_CELLS * (1 - prevalence) * false_positive_rate
     true_negatives = _SMEAR_CELLS * (1 - prevalence) * (1 - false_positive_rate)
-    rates = [row["false_positives"] / row["num_uninfected"] for row in counts if not row["num_parasitized"]]
+    rates = np.array([row["false_positives"] / row["num_uninfected"] for row in counts if not row["num_parasitized"]])
     uninfected, hidden_below = None, None
-    if rates:
-        smallest, median, largest = (
-            _SMEAR_CELLS * float(value) for value in (min(rates), np.median(rates), max(rates))
-        )
-        uninfected = {"num_patients": len(rates), "min": smallest, "median": median, "max": largest}
-        hidden_below = min(1.0, max(rates) / sensitivity) if sensitivity else 1.0
+    if len(rates):
+        low, median, high = (_SMEAR_CELLS * float(rate) for rate in (rates.min(), np.median(rates), rates.max()))
+        uninfected = {"num_patients": len(rates), "min": low, "median": median, "max": high}
+        hidden_below = min(1.0, float(rates.max()) / sensitivity) if sensitivity else 1.0
     return {
         "num_cells": _SMEAR_CELLS,
         "prevalence": prevalence,

@@ -34,28 +34,19 @@ TITLES = {
 NAMES = tuple(TITLES)
 
 _MINIMUM_RATE = 0.95
-_MAX_BYTES = 1 << 20
 _TEMPERATURES = (0.05, 20.0)
 _ENTRIES = ("without_test_time_flips", "with_test_time_flips")
 
 
 class Thresholds(NamedTuple):
-    """Thresholds and temperature, fitted on a validation split.
+    """Thresholds and temperature, fitted on a validation split."""
 
-    Attributes:
-      split: the validation split's expression.
-      num_cells, num_patients: its size; 0 patients if they are unknown.
-      thresholds: by name of operating point; a cell is predicted parasitized from its threshold on.
-      temperature: see `fit_temperature`.
-      not_fitted: why there is only the default threshold and temperature 1; "" if they have been fitted.
-    """
-
-    split: str
+    split: str  # expression of the validation split
     num_cells: int
-    num_patients: int
-    thresholds: dict[str, float]
-    temperature: float
-    not_fitted: str = ""
+    num_patients: int  # 0 if they are unknown
+    thresholds: dict[str, float]  # by operating point; a cell is predicted parasitized from its threshold on
+    temperature: float  # see `fit_temperature`
+    not_fitted: str = ""  # why there is only the default threshold and temperature 1, if so
 
 
 def defaults(not_fitted: str, split: str = "", num_cells: int = 0, num_patients: int = 0) -> Thresholds:
@@ -64,15 +55,13 @@ def defaults(not_fitted: str, split: str = "", num_cells: int = 0, num_patients:
 
 
 def fit(split: str, labels: np.ndarray, probabilities: np.ndarray, patient_ids: np.ndarray) -> Thresholds:
-    """Fits thresholds and temperature; a split with cells of one class only has the defaults.
+    """Fits thresholds and temperature on a split, of this expression; see `Predictions` for its cells.
 
-    Args:
-      split: the validation split's expression.
-      labels, probabilities, patient_ids: see `Predictions`.
+    A split with cells of one class only has the defaults.
     """
     size = len(labels), len(set(patient_ids.tolist()) - {""})
     if len(np.unique(labels)) < 2:
-        return defaults(f"the validation split {split} has cells of one class only", split, *size)
+        return defaults(f"--validation_split={split} has cells of one class only", split, *size)
     return Thresholds(split, *size, fit_thresholds(labels, probabilities), fit_temperature(labels, probabilities))
 
 
@@ -128,15 +117,14 @@ def write(run_folder: str, without_flips: Thresholds, with_flips: Thresholds) ->
 def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
     """Reads what was fitted for the model that lies in a run's folder; None without a file for this very model.
 
-    Raises:
-      InputError: if the file cannot be read, or holds what `write` never writes.
+    Raises InputError if the file cannot be read, or holds what `write` never writes.
     """
     path = Path(run_folder) / FILE
     try:
         if not path.exists():
             return None
         with storage.open_regular(str(path)) as file:
-            content = json.loads(file.read(_MAX_BYTES))
+            content = json.loads(file.read())
         if content.pop("checksum", None) != compute_checksum(content):
             raise ValueError("its checksum does not fit: it has been changed")
         if content["model_sha256"] != _model_digest(run_folder):
@@ -156,12 +144,10 @@ def _check(fitted: Thresholds) -> None:
     expected = {DEFAULT} if fitted.not_fitted else set(NAMES)
     if fitted.thresholds.keys() != expected:
         raise ValueError(f"it has the thresholds {sorted(fitted.thresholds)}, expected {sorted(expected)}")
-    for name, threshold in fitted.thresholds.items():
-        if not _is_number(threshold, 0, 1):
-            raise ValueError(f"its threshold {name} is {threshold!r}, expected a number in 0…1")
-    if not _is_number(fitted.temperature, *_TEMPERATURES):
-        low, high = _TEMPERATURES
-        raise ValueError(f"its temperature is {fitted.temperature!r}, expected a number in {low}…{high}")
+    numbers = {f"threshold {name}": (value, 0.0, 1.0) for name, value in fitted.thresholds.items()}
+    for name, (value, low, high) in (numbers | {"temperature": (fitted.temperature, *_TEMPERATURES)}).items():
+        if not _is_number(value, low, high):
+            raise ValueError(f"its {name} is {value!r}, expected a number in {low:g}…{high:g}")
 
 
 def _is_number(value: object, low: float, high: float) -> bool:
@@ -171,27 +157,26 @@ def _is_number(value: object, low: float, high: float) -> bool:
 def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
     """Turns the value of `--threshold`, a number in 0…1 or one of `NAMES`, into a number.
 
-    Raises:
-      InputError: if it is neither, or the run has no such threshold for probabilities with (or without) flips.
+    Raises InputError if it is neither, or the run has no such threshold for probabilities with (or without) flips.
     """
     if value == DEFAULT:
         return THRESHOLD
-    if value in NAMES:
-        fitted = read(run_folder, test_time_flips)
-        if fitted is None:
-            raise InputError(f"--threshold={value} is unknown: {missing(run_folder)}, or give a number in 0…1")
-        if value not in fitted.thresholds:
-            raise InputError(
-                f"{run_folder} has no threshold {value}: {fitted.not_fitted}; expected {DEFAULT} or a number in 0…1"
-            )
-        return fitted.thresholds[value]
-    try:
-        threshold = float(value)
-    except ValueError:
-        threshold = -1.0
-    if not 0 <= threshold <= 1:
-        raise InputError(f"--threshold={value} is neither a number in 0…1 nor one of {', '.join(NAMES)}")
-    return threshold
+    if value not in NAMES:
+        try:
+            threshold = float(value)
+        except ValueError:
+            threshold = math.nan
+        if not 0 <= threshold <= 1:
+            raise InputError(f"--threshold={value} is neither a number in 0…1 nor one of {', '.join(NAMES)}")
+        return threshold
+    fitted = read(run_folder, test_time_flips)
+    if fitted is None:
+        raise InputError(f"--threshold={value} is unknown: {missing(run_folder)}, or give a number in 0…1")
+    if value not in fitted.thresholds:
+        raise InputError(
+            f"{run_folder} has no threshold {value}: {fitted.not_fitted}; expected {DEFAULT} or a number in 0…1"
+        )
+    return fitted.thresholds[value]
 
 
 def missing(run_folder: str) -> str:

@@ -46,8 +46,7 @@ def heatmaps(model: keras.Model, images: np.ndarray) -> np.ndarray | None:
     maps = ops.convert_to_numpy(ops.relu(ops.sum(weights * activations, axis=-1)))
     peaks = maps.max(axis=(1, 2), keepdims=True)
     maps = np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
-    size = (images.shape[2], images.shape[1])
-    return np.stack([np.clip(cv2.resize(item, size, interpolation=cv2.INTER_LINEAR), 0, 1) for item in maps])
+    return np.stack([np.clip(cv2.resize(item, images.shape[2:0:-1]), 0, 1) for item in maps])
 
 
 def _gradient(function: Callable[[Any], Any], at: Any) -> Any:

@@ -17,7 +17,7 @@ from trainers.evaluation import predictions
 from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.metrics.metrics import THRESHOLD
 from trainers.evaluation.predictions import ModelPredictions, Predictions
-from trainers.evaluation.report import gradcam, style
+from trainers.evaluation.report import gradcam, plots
 
 MAX_CELLS = 16
 TAG = "misclassified validation cells"
@@ -26,21 +26,13 @@ _MAX_NAME = 36  # characters
 
 
 class GridCell(NamedTuple):
-    """A cell of the grid.
+    """A cell of the grid."""
 
-    Attributes:
-      filename: path from the class folder on.
-      label: its label.
-      probability: of being parasitized.
-      image: uint8 RGB [size, size, 3].
-      heatmap: the same under Grad-CAM; None without.
-    """
-
-    filename: str
+    filename: str  # path from the class folder on
     label: str
-    probability: float
-    image: np.ndarray
-    heatmap: np.ndarray | None = None
+    probability: float  # of being parasitized
+    image: np.ndarray  # uint8 RGB [size, size, 3]
+    heatmap: np.ndarray | None = None  # the same under Grad-CAM; None without
 
 
 def worst_misclassified(cells: Predictions) -> list[int]:
@@ -83,17 +75,17 @@ def collect_issues(
     """Reads the images of the first label issues, at most `MAX_CELLS`; the label says which are in a list."""
     index = {name: i for i, name in enumerate(model.predictions.filenames.tolist())}
     first = issues[:MAX_CELLS]
-    listed = disputed.labels if disputed else {}
+    cells = collect(model, [index[issue.filename] for issue in first], data_set)
     return [
         cell._replace(
-            label=f"{issue.label}, disputed" if issue.filename in listed else issue.label,
+            label=issue.label + (", disputed" if disputed and issue.filename in disputed.labels else ""),
             probability=issue.probability,
         )
-        for cell, issue in zip(collect(model, [index[issue.filename] for issue in first], data_set), first, strict=True)
+        for cell, issue in zip(cells, first, strict=True)
     ]
 
 
-@style.styled
+@plots.styled
 def plot(cells: Sequence[GridCell], title: str) -> Figure:
     """At least one cell in a figure, each beside its heatmap."""
     rows = -(-len(cells) // _COLUMNS)
@@ -111,13 +103,9 @@ def plot(cells: Sequence[GridCell], title: str) -> Figure:
 
 
 def log_misclassified(cells: Predictions, split: Split, folder: Path, step: int) -> None:
-    """Writes the cells of a split that a model misclassifies most confidently as an image summary for TensorBoard.
+    """Writes the cells of a split that are misclassified most confidently, if any, as an image for TensorBoard.
 
-    Args:
-      cells: the predictions of the split.
-      split: where their images are.
-      folder: of TensorBoard's event files; nothing is written if no cell is misclassified.
-      step: such as the epoch.
+    The folder is that of its event files, the step such as the epoch.
     """
     worst = worst_misclassified(cells)
     if not worst:
@@ -126,8 +114,7 @@ def log_misclassified(cells: Predictions, split: Split, folder: Path, step: int)
     labels = [LABELS[label] for label in cells.labels[worst]]
     images = predictions.fetch_images(split, filenames)
     png = io.BytesIO()
-    grid = list(map(GridCell, filenames, labels, cells.probabilities[worst].tolist(), images))
-    style.save(plot(grid, TAG), png)
+    plots.save(plot(list(map(GridCell, filenames, labels, cells.probabilities[worst].tolist(), images)), TAG), png)
     with tf.summary.create_file_writer(str(folder)).as_default(step):
         tf.summary.image(TAG, tf.io.decode_png(png.getvalue(), channels=3)[tf.newaxis])
         tf.summary.flush()
