@@ -20,7 +20,7 @@ from pipeline.splits.configs import CONFIGS, NUM_FOLDS
 from pipeline.terminal import say
 from trainers import evaluation_flags, run_dir, tf_import
 from trainers.data import open_data_set
-from trainers.evaluation import disputed_labels, runs
+from trainers.evaluation import runs
 from trainers.evaluation.runs import FOLDS
 from trainers.training.signals import INTERRUPTED, PREEMPTED, run_trainer
 from trainers.training_flags import MODELS
@@ -40,18 +40,21 @@ def main(arguments: Sequence[str]) -> int | None:
     trainer_flags = _trainer_flags(arguments)
     data_set = open_data_set(_DATA_DIR.value, FOLDS)
     options = evaluation_flags.read(_BATCH_SIZE)
-    disputed_labels.check(options.disputed_labels, data_set)
-    folders = [Path(_OUTPUT_DIR.value) / name for name in CONFIGS[FOLDS].splits]
+    runs.check_disputed(options.disputed_labels, data_set)
+    names = CONFIGS[FOLDS].splits
+    folders = [Path(_OUTPUT_DIR.value) / name for name in names]
     for fold, folder in enumerate(folders):
         say(f"fold {fold + 1} of {NUM_FOLDS}: {folder}")
-        command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, *_split_flags(fold)]
-        command += [f"--data_dir={_DATA_DIR.value}", f"--run_dir={folder}"]
+        test, validation, *train = (*names[fold:], *names[:fold])
+        command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, f"--config={FOLDS}"]
+        command += [f"--train_split={'+'.join(sorted(train))}", f"--validation_split={validation}"]
+        command += [f"--test_split={test}", f"--data_dir={_DATA_DIR.value}", f"--run_dir={folder}"]
         status = run_trainer(command)
         if status in (PREEMPTED, INTERRUPTED):
             return status
         if status or run_dir.read(str(folder))["status"] != "finished":
             raise InputError(
-                f"the trainer of fold {fold} ended with status {status}, see above; the same command continues with it"
+                f"the trainer of fold {fold} ended with status {status}; the same command continues with it"
             )
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
@@ -70,14 +73,6 @@ def _trainer_flags(arguments: Sequence[str]) -> list[str]:
         if name in _SET_HERE:
             raise InputError(f"--{name} is set for each fold; leave it out")
     return [argument for argument in arguments if not argument.startswith("--config=")]
-
-
-def _split_flags(fold: int) -> list[str]:
-    """The trainer's flags for the run that is tested on a fold: the next fold validates, the others train."""
-    names = CONFIGS[FOLDS].splits
-    test, validation, *train = (*names[fold:], *names[:fold])
-    splits = [f"--train_split={'+'.join(sorted(train))}", f"--validation_split={validation}", f"--test_split={test}"]
-    return [f"--config={FOLDS}", *splits]
 
 
 if __name__ == "__main__":

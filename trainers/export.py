@@ -24,8 +24,7 @@ _QUANTIZE = flags.DEFINE_enum(
     "quantize",
     None,
     ["int8"],
-    f"Compute in 8-bit integers, a quarter of the size, calibrated on {_CALIBRATION_CELLS} training cells; only with "
-    "--format=litert.",
+    "Compute in 8-bit integers, calibrated on 500 training cells; only with --format=litert.",
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Root of the run's data sets if it has moved: golden.npz and --quantize take cells from there."
@@ -63,11 +62,9 @@ def main() -> None:
 
 def _open_split(run: run_dir.Run, flag: str) -> Split:
     data_set = open_data_set(_DATA_DIR.value or str(run["flags"].get("data_dir", "data")), run["flags"]["config"])
-    if differing := run_dir.data_differences(run["data"], data_set.identity):
-        raise InputError(
-            f"{data_set.directory} is not what the run was trained on: {'; '.join(differing)}; give the --data_dir of "
-            "its data set"
-        )
+    if differing := "; ".join(run_dir.data_differences(run["data"], data_set.identity)):
+        text = f"{data_set.directory} is not what the run was trained on: {differing}"
+        raise InputError(f"{text}; give the --data_dir of its data set")
     return data_set.open_split(run["flags"][flag], flag)
 
 

@@ -64,27 +64,19 @@ def missing(run_folder: str | Path, names: Sequence[str]) -> list[str]:
 def export(
     run_folder: str | Path, model: "keras.Model", names: Sequence[str], calibration: np.ndarray | None = None
 ) -> list[Path]:
-    """Writes a run's model in other formats; each file appears once it is complete, and replaces an older one.
+    """Writes a run's model in other formats, each once it is complete, over an older one; returns the paths.
 
-    Args:
-      run_folder: where to, in `export/`.
-      model: takes uint8 RGB [batch, size, size, 3].
-      names: of the formats.
-      calibration: cells, uint8 RGB [n, size, size, 3]. If given, litert, the only name then, is quantized to int8, and
-        these cells tell the range of each activation.
-
-    Returns what was written, in the order of the names. Raises InputError if the folder cannot be written, or Keras
-    does not run on TensorFlow.
+    Given cells for calibration, uint8 RGB [n, size, size, 3], litert, the only name then, is quantized to int8, and
+    they tell the range of each activation. Raises InputError if the folder cannot be written, or Keras does not run on
+    TensorFlow.
     """
     import keras
     import tensorflow as tf
 
     if keras.backend.backend() != "tensorflow":
-        raise InputError(
-            f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}; give the command "
-            f"KERAS_BACKEND=tensorflow python -m trainers.export --run_dir={run_folder} --format={','.join(names)}"
-            f"{'' if calibration is None else ' --quantize=int8'}"
-        )
+        flags = f"--run_dir={run_folder} --format={','.join(names)}{'' if calibration is None else ' --quantize=int8'}"
+        text = f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}; give the command"
+        raise InputError(f"{text} KERAS_BACKEND=tensorflow python -m trainers.export {flags}")
     folder = Path(run_folder) / FOLDER
     if calibration is None:
         copy = in_float32(model, "uint8")
@@ -117,13 +109,10 @@ def _write(model: "keras.Model", folder: Path, to: _Format, **options: Any) -> P
     try:
         folder.mkdir(exist_ok=True)
         _remove(partial)
-        try:
-            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # tf2onnx, of NumPy
-                model.export(partial, format=to.keras_name, verbose=False, **options)
-            _remove(path)
-            partial.rename(path)
-        finally:
-            _remove(partial)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # tf2onnx, of NumPy
+            model.export(partial, format=to.keras_name, verbose=False, **options)
+        _remove(path)
+        partial.rename(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error}; fix that and export again") from error
     return path

@@ -85,8 +85,7 @@ def main(paths: Sequence[str]) -> int:
                 write(image.file, round(probability, 6), label, round(threshold, 6), "; ".join(why))
             sys.stdout.flush()
             bar.update(len(batch))
-    if converted:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(converted.items()))
+    if kinds := ", ".join(f"{count:,} {kind}" for kind, count in sorted(converted.items())):
         _warn(f"converted to 8-bit RGB, as for training: {kinds}")
     if text := image_statistics.summarize(unlike):
         _warn(text)
@@ -94,10 +93,7 @@ def main(paths: Sequence[str]) -> int:
         if count >= max(_MIN_IMAGES, _ONE_CLASS * labels.total()):
             _warn(f"the model calls {count:,} of {quantity(labels.total(), 'image')} {label}, nearly all")
     if "image_statistics" not in record:
-        _warn(
-            f"{_RUN_DIR.value} has no statistics of its training images, so nothing says which images are unlike them; "
-            "run its training command again, which adds them"
-        )
+        _warn(f"{_RUN_DIR.value} has no statistics of its training images; its training command adds them")
     if num_rejected:
         say(f"error: {num_rejected:,} of {total:,} could not be predicted, see above", to_stderr=True)
     return 1 if num_rejected else 0

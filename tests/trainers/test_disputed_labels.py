@@ -9,7 +9,7 @@ from pipeline import label_list
 from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from trainers.data import DataSet, open_data_set
-from trainers.evaluation import disputed_labels, predictions
+from trainers.evaluation import predictions
 from trainers.evaluation.metrics import label_issues
 from trainers.evaluation.metrics.label_issues import LabelIssue
 
@@ -79,13 +79,13 @@ def test_found_by_label_issues(tmp_path):
     names = [f"Uninfected/{i}.png" for i in range(80)]
     listed = write_list(tmp_path / "list.csv", [(name, "uninfected") for name in (*names[:30], names[79], "other")])
     issues = [LabelIssue(name, "C1", "uninfected", 0.9, 0.1, 0.9) for name in names[:60]]
-    found = disputed_labels.count_found(listed, issues, np.array(names))
+    found = label_issues.count_disputed(issues, listed.labels, np.array(names))
     assert found == [
         {"length": 50, "num_disputed": 30, "precision": 30 / 50, "recall": 30 / 31},
         {"length": 60, "num_disputed": 30, "precision": 30 / 60, "recall": 30 / 31},
     ]
     empty = {"length": 0, "num_disputed": 0, "precision": None, "recall": 0.0}
-    assert disputed_labels.count_found(listed, [], np.array(names)) == [empty]
+    assert label_issues.count_disputed([], listed.labels, np.array(names)) == [empty]
 
 
 def test_bad_lists_are_one_line(small_run, data_dir, cells, tmp_path):

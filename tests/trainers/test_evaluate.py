@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from trainers import run_dir
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics import thresholds
-from trainers.evaluation.report import gradcam, image_grid, plots, writer
+from trainers.evaluation.report import image_grid, plots, writer
 
 
 def test_the_report_is_complete(small_report):
@@ -217,7 +217,7 @@ def test_no_picture_decides_over_a_result(small_run, data_dir, tmp_path, monkeyp
         raise RuntimeError("no \x1b <picture>")
 
     failing = {"metrics.png": (plots, "forest"), "basic_cnn_confusion.png": (plots, "confusion")}
-    failing |= {"Grad-CAM of basic_cnn": (gradcam, "heatmaps")}
+    failing |= {"Grad-CAM of basic_cnn": (image_grid, "heatmaps")}
     for module, function in failing.values():
         monkeypatch.setattr(module, function, fail)
     (tmp_path / "metrics.png").touch()  # of an earlier evaluation

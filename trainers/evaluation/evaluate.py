@@ -15,7 +15,6 @@ from pipeline.records import layout
 from pipeline.terminal import printable
 from trainers import run_dir
 from trainers.data import DataSet
-from trainers.evaluation import disputed_labels
 from trainers.evaluation.metrics import label_issues
 from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.predictions import ModelPredictions, predict_runs
@@ -29,18 +28,10 @@ _PARTIAL = ".partial-"
 
 
 def evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options, output_dir: str) -> str:
-    """Evaluates all models on the same cells and writes the report.
+    """Evaluates all models, each with its runs, on the same cells, and writes the report into a folder.
 
-    Args:
-      grouped: the runs of each model.
-      data_set, options: the cells, and the flags.
-      output_dir: folder of the report; the numbers appear there first, each file once it is complete.
-
-    Returns:
-      the table for the terminal, the warnings, and where the report is.
-
-    Raises:
-      InputError: if a model does not fit the data, or the folder cannot be written; nothing is in it then.
+    The numbers appear there first, each file once it is complete. Returns what the terminal shows. Raises InputError if
+    a model does not fit the data, or the folder cannot be written; nothing is in it then.
     """
     for name, kind in ((run_dir.RUN, "run"), (layout.MANIFEST, "data set")):
         if (Path(output_dir) / name).exists():
@@ -58,7 +49,7 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
         "suspected_label_errors": len(issues),
     }
     if disputed := options.disputed_labels:
-        found = disputed_labels.count_found(disputed, issues, models[0].predictions.filenames)
+        found = label_issues.count_disputed(issues, disputed.labels, models[0].predictions.filenames)
         contents["disputed_labels"] = {"sha256": disputed.sha256, "num_cells": len(disputed.labels), "found": found}
     try:
         for killed in destination.glob(f"{_PARTIAL}*"):  # nobody else is at work here
@@ -67,7 +58,11 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
             folder = Path(partial)
             (folder / METRICS).write_text(json.dumps(contents, indent=1, allow_nan=False) + "\n")
             label_issues.write(issues, folder / LABEL_ISSUES)
-            _remove_report(destination, list(contents["models"]))
+            models_shown = list(contents["models"])
+            with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):  # none, or not one of ours
+                models_shown += map(str, json.loads((destination / METRICS).read_bytes())["models"])
+            for name in {name for model in models_shown for name in writer.files_of(model)}:
+                (destination / name).unlink(missing_ok=True)  # of an earlier report: it shows other numbers
             _move_files(folder, destination)  # the numbers first
             failures = writer.write(folder, models, contents, issues, data_set, options)
             _move_files(folder, destination)
@@ -78,14 +73,6 @@ def _evaluate(grouped: Sequence[ModelRuns], data_set: DataSet, options: Options,
     lines += [str(destination / name) for name in (METRICS, writer.REPORT) if name not in failures]
     table = metrics_json.as_table(contents["models"], patient_noun(data_set.manifest["settings"]))
     return "\n".join([table, *map(printable, lines)])
-
-
-def _remove_report(destination: Path, models: list[str]) -> None:
-    """Removes the files of a report on these models, and of an earlier one on others: they show other numbers."""
-    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):  # there is none, or not one of ours
-        models += map(str, json.loads((destination / METRICS).read_bytes())["models"])
-    for name in {name for model in models for name in writer.files_of(model)}:
-        (destination / name).unlink(missing_ok=True)
 
 
 def _move_files(folder: Path, destination: Path) -> None:

@@ -61,10 +61,7 @@ class ModelPredictions(NamedTuple):
 
 
 def load_model(run_folder: str) -> keras.Model:
-    """Loads the best epoch's model of a run.
-
-    Raises InputError if the file is missing or corrupt, or the model does not classify cells.
-    """
+    """Loads a run's model; raises InputError if the file is missing or corrupt, or does not classify cells."""
     path = Path(run_folder) / run_dir.MODEL
     if not path.exists():
         raise InputError(f"{run_folder} has no {run_dir.MODEL}; run its trainer first")
@@ -72,18 +69,17 @@ def load_model(run_folder: str) -> keras.Model:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:  # a corrupt archive fails in zipfile, json, h5py or Keras, each in its own way
         raise InputError(f"{path} cannot be loaded ({error}); train again into another --run_dir") from error
-    if len(model.inputs) != 1 or len(model.input_shape) != 4 or model.input_shape[-1] != 3:
-        raise InputError(f"{path} takes {model.input_shape}; expected RGB images [cells, height, width, 3]")
-    if tuple(model.output_shape) != (None, 1):
-        raise InputError(f"{path} returns {model.output_shape}; expected one probability per cell, [cells, 1]")
+    takes, returns = model.input_shape, model.output_shape
+    if len(model.inputs) != 1 or len(takes) != 4 or takes[-1] != 3 or tuple(returns) != (None, 1):
+        expected = "one probability per cell, [cells, 1], of RGB images [cells, height, width, 3]"
+        raise InputError(f"{path} takes {takes} and returns {returns}; expected {expected}")
     return model
 
 
 def predictor(model: keras.Model, batch_size: int, test_time_flips: bool = False) -> Predictor:
-    """A model of `load_model` as a function.
+    """A model as a function; with flips, of the mean probability over the eight flips and quarter turns of each cell.
 
-    Smaller batches are padded to the batch size, since a new shape would compile the model anew. With flips it returns
-    the mean probability over the eight flips and quarter turns of each cell, at eight times the work.
+    Smaller batches are padded to the batch size, since a new shape would compile the model anew.
     """
     views = [(turns, mirror) for turns in range(4) for mirror in (False, True)] if test_time_flips else [(0, False)]
 
@@ -102,12 +98,21 @@ def predictor(model: keras.Model, batch_size: int, test_time_flips: bool = False
     return predict
 
 
-def predict_split(predict: Predictor, split: Split, batch_size: int, description: str) -> Predictions:
-    """Predicts every cell of a split once, under a progress bar with a description."""
+def predict_split(
+    predict: Predictor,
+    split: Split,
+    batch_size: int,
+    description: str,
+    unlike: Counter[tuple[str, ...]] | None = None,
+    statistics: dict[str, Any] | None = None,
+) -> Predictions:
+    """Predicts every cell of a split once; given `unlike`, it also counts there how they are unlike `statistics`."""
     batches = []
     with batching.reading(split), progress_bar(split.num_cells, description, "images") as bar:
-        for image, label, filename, patient_id in batching.evaluation_batches(split, batch_size):
-            batches.append((label.numpy(), predict(image.numpy()), _text(filename.numpy()), _text(patient_id.numpy())))
+        for image, label, *texts in batching.evaluation_batches(split, batch_size).as_numpy_iterator():
+            batches.append((label, predict(image), *map(_text, texts)))
+            if unlike is not None:
+                unlike.update(image_statistics.find_unlike(image, statistics))
             bar.update(len(label))
     return _concatenate(batches)
 
@@ -121,28 +126,18 @@ def _concatenate(parts: Iterable[tuple[np.ndarray, ...]]) -> Predictions:
 
 
 def fit_thresholds(run_folder: str, model: keras.Model, validation: Split, batch_size: int) -> Predictions:
-    """Fits thresholds and temperature of a run on its validation split, with and without test-time flips.
-
-    Writes `thresholds.json` for the model, that of `load_model`; returns its predictions without flips. Raises OSError
-    if the file cannot be written.
-    """
-    without_flips, with_flips = (
+    """Fits and writes the `thresholds.json` of a run and its model; returns the predictions without flips."""
+    both = [
         predict_split(predictor(model, batch_size, flips), validation, batch_size, description)
         for flips, description in ((False, "fitting thresholds"), (True, "fitting thresholds, with flips"))
-    )
-    fitted = (
-        thresholds.fit(validation.expression, labels, probabilities, patient_ids)
-        for labels, probabilities, _, patient_ids in (without_flips, with_flips)
-    )
+    ]
+    fitted = [thresholds.fit(validation.expression, item.labels, item.probabilities, item.patient_ids) for item in both]
     thresholds.write(run_folder, *fitted)
-    return without_flips
+    return both[0]
 
 
 def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test_time_flips: bool) -> ModelPredictions:
-    """Predicts the test cells of every run of a model.
-
-    Raises InputError if a model does not fit the data, or the cells are of one class only.
-    """
+    """Predicts the test cells of every run; raises InputError if the model or the cells' classes do not fit."""
     parts, fitted, leaks = [], [], []
     unlike: Counter[tuple[str, ...]] = Counter()
     for run, split in zip(model_runs.runs, runs.open_splits(data_set, model_runs), strict=True):
@@ -151,50 +146,32 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
         model = load_model(run.path)
         shape = (split.image_size_px, split.image_size_px, 3)
         if model.input_shape[1:] != shape:
-            raise InputError(
-                f"the model in {run.path} takes images of shape {model.input_shape[1:]}, the data set has {shape}; "
-                "give the --data_dir of a data set with images of that size"
-            )
-        predict = _counting_unlike(unlike, run.record, predictor(model, batch_size, test_time_flips))
-        predictions = predict_split(predict, split, batch_size, f"{model_runs.name}: {split.expression}")
+            text = f"the model in {run.path} takes images of shape {model.input_shape[1:]}, the data set has {shape}"
+            raise InputError(f"{text}; give the --data_dir of a data set with images of that size")
+        predict, statistics = predictor(model, batch_size, test_time_flips), image_statistics.of_run(run.record)
+        title = f"{model_runs.name}: {split.expression}"
+        predictions = predict_split(predict, split, batch_size, title, unlike, statistics)
         if len(np.unique(predictions.labels)) < 2:
-            raise InputError(
-                f"split {split.expression} of {data_set.directory} has cells of one class only; expected uninfected "
-                "and parasitized cells: give another --split"
-            )
+            text = f"split {split.expression} of {data_set.directory} has cells of one class only"
+            raise InputError(f"{text}; expected uninfected and parasitized cells: give another --split")
         parts.append(predictions)
         leaks.append(runs.find_leak(run.record, predictions.patient_ids.tolist(), data_set.identity))
-    has_statistics = all(image_statistics.of_run(run.record) for run in model_runs.runs)
-    run_index = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts])
-    leak = runs.merge_leaks(leaks)
-    return ModelPredictions(
-        model_runs, _concatenate(parts), run_index, tuple(fitted), leak, unlike if has_statistics else None
-    )
-
-
-def _counting_unlike(unlike: Counter[tuple[str, ...]], record: run_dir.Run, predict: Predictor) -> Predictor:
-    def count_and_predict(images: np.ndarray) -> np.ndarray:
-        unlike.update(image_statistics.find_unlike(images, image_statistics.of_run(record)))
-        return predict(images)
-
-    return count_and_predict
+    run_index, leak = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts]), runs.merge_leaks(leaks)
+    counted = unlike if all(image_statistics.of_run(run.record) for run in model_runs.runs) else None
+    return ModelPredictions(model_runs, _concatenate(parts), run_index, tuple(fitted), leak, counted)
 
 
 def predict_files(
     predict: Predictor, decoded: Iterable[Decoded], batch_size: int, record: run_dir.Run | None = None
 ) -> Iterator[list[tuple[Decoded, float | None, tuple[str, ...]]]]:
-    """Predicts files of `image_files.decode_files` in batches.
-
-    Each has its probability, None if it is rejected, and why it is unlike the training cells of a run.
-    """
+    """Predicts decoded files in batches: its probability, None if rejected, and why it is unlike a run's cells."""
     files = iter(decoded)
     while batch := list(islice(files, batch_size)):
         pixels = [file.pixels for file in batch if file.pixels is not None]
         probabilities = iter(predict(np.stack(pixels)).tolist() if pixels else [])
         reasons = iter(image_statistics.find_unlike(np.array(pixels), image_statistics.of_run(record or {})))
-        yield [
-            (file, None, ()) if file.pixels is None else (file, next(probabilities), next(reasons)) for file in batch
-        ]
+        results = ((None, ()) if file.pixels is None else (next(probabilities), next(reasons)) for file in batch)
+        yield [(file, *result) for file, result in zip(batch, results, strict=True)]
 
 
 def fetch_images(split: Split, filenames: Sequence[str]) -> np.ndarray:

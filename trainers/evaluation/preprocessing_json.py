@@ -22,13 +22,11 @@ from trainers.input_pipeline import batching
 
 _GOLDEN = "golden.npz"
 _NUM_GOLDEN = 10
+_KERNEL = "cubic, a = -0.75, without antialiasing: OpenCV's INTER_CUBIC"
 
 
 def write(run_folder: str, run: run_dir.Run, model: keras.Model, cells: Split | None) -> list[Path]:
-    """Writes both files of a run with its exports; without `cells`, where the data set is not at hand, only the first.
-
-    Returns what was written. Raises InputError if it cannot be.
-    """
+    """Writes both files, without `cells` only the first, and returns them; raises InputError if that fails."""
     folder, size_px = Path(run_folder) / export_formats.FOLDER, model.input_shape[1]
     fitted = thresholds.read(run_folder, test_time_flips=False)
     content = {
@@ -40,11 +38,7 @@ def write(run_folder: str, run: run_dir.Run, model: keras.Model, cells: Split | 
             "channels": "RGB",
             "scaling": "none: the model scales its input itself",
         },
-        "resize": {
-            "kernel": "cubic, a = -0.75, without antialiasing: OpenCV's INTER_CUBIC",
-            "size_px": size_px,
-            "keeps_aspect_ratio": False,
-        },
+        "resize": {"kernel": _KERNEL, "size_px": size_px, "keeps_aspect_ratio": False},
         "background": run["data"]["settings"].get("background", "keep"),
         "output": {
             "name": export_formats.OUTPUT_NAMES,
@@ -56,30 +50,24 @@ def write(run_folder: str, run: run_dir.Run, model: keras.Model, cells: Split | 
         "thresholds": (fitted or thresholds.defaults("")).thresholds,
         "golden": _GOLDEN if cells else "none: the data set was not at hand",
     }
-    files = {folder / "preprocessing.json": (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()}
-    if cells:
-        files[folder / _GOLDEN] = _golden(model, cells)
+    files = {"preprocessing.json": (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()}
+    files |= {_GOLDEN: _golden(model, cells)} if cells else {}
     try:
         folder.mkdir(exist_ok=True)
         (folder / _GOLDEN).unlink(missing_ok=True)  # of an earlier export, perhaps of other cells
-        for path, to_write in files.items():
-            storage.write_atomic(path, to_write)
+        for name, to_write in files.items():
+            storage.write_atomic(folder / name, to_write)
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}; fix that and export again") from error
-    return list(files)
+    return [folder / name for name in files]
 
 
 def _golden(model: keras.Model, split: Split) -> bytes:
     with batching.reading(split):
         images, labels, *_ = next(iter(batching.evaluation_batches(split, _NUM_GOLDEN)))
     image, buffer = images.numpy(), io.BytesIO()
+    probability = export_formats.in_float32(model, "uint8").predict(image, verbose=0)
     before = image[0][: -image.shape[1] // 4, : -image.shape[2] // 8]
-    np.savez_compressed(
-        buffer,
-        image=image,
-        probability=export_formats.in_float32(model, "uint8").predict(image, verbose=0),
-        label=labels.numpy(),
-        before_resize=before,
-        after_resize=decode.resize(before, image.shape[1]),
-    )
+    example = {"before_resize": before, "after_resize": decode.resize(before, image.shape[1])}
+    np.savez_compressed(buffer, image=image, probability=probability, label=labels.numpy(), **example)
     return buffer.getvalue()

@@ -1,11 +1,14 @@
-"""Which runs are evaluated together: run folders in, models to compare out. No TensorFlow needed."""
+"""What is evaluated together: run folders and a list of cells, checked as far as that goes without TensorFlow."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.cells import LABELS
 from pipeline.errors import InputError
+from pipeline.label_list import LabelList, fault
+from pipeline.records import index, manifest
 from pipeline.terminal import quantity
 from trainers import run_dir
 from trainers.data import DataSet, Split, overlap
@@ -40,19 +43,10 @@ class ModelRuns(NamedTuple):
 
 
 def group(run_dirs: Sequence[str], config: str | None, split: str | None) -> tuple[str, list[ModelRuns]]:
-    """Reads the runs and groups them by model.
+    """Reads runs, and returns their config, and them by model; config and split are those of the runs if None.
 
-    Args:
-      run_dirs: folders of trainers.
-      config: of the data set; that of the runs if None.
-      split: expression for all runs; if None each run's `--test_split`. Runs of the config `folds` with different test
-        splits are pooled by model and parent folder.
-
-    Returns:
-      the config, and the models in the order of the runs.
-
-    Raises:
-      InputError: if a folder is no run or has no model yet, or the runs do not fit together.
+    Runs of the config `folds` with different test splits are pooled by model and parent folder. Raises InputError if a
+    folder is no run or has no model yet, or the runs do not fit together.
     """
     if len({str(Path(path).resolve()) for path in run_dirs}) < max(1, len(run_dirs)):
         raise InputError(f"--run_dirs={','.join(run_dirs)} names no folder, or one twice; expected different runs")
@@ -77,11 +71,9 @@ def _pooled(folds: list[Run]) -> list[ModelRuns]:
     splits = {group: [run.expression for run in runs] for group, runs in groups.items()}
     for (model, folder), expressions in splits.items():
         if len(set(expressions)) < len(expressions):
-            raise InputError(
-                f"two runs of {model} in {folder} share a --test_split ({', '.join(expressions)}); expected one run "
-                "per fold: name the cells to evaluate on by --split, or give one run per fold"
-            )
-    if len({tuple(expressions) for expressions in splits.values()}) > 1:
+            text = f"two runs of {model} in {folder} share a --test_split ({', '.join(expressions)})"
+            raise InputError(f"{text}; give one run per fold, or the cells to evaluate on by --split")
+    if len(set(map(tuple, splits.values()))) > 1:
         raise InputError("the models have runs of different folds; expected the same folds of each")
     names = _names([model for model, _ in groups], [folder.name for _, folder in groups])
     return [ModelRuns(name, tuple(runs)) for name, runs in zip(names, groups.values(), strict=True)]
@@ -98,42 +90,47 @@ def _common(records: Iterable[run_dir.Run], flag: str) -> str:
 def _names(models: list[str], folders: list[str]) -> list[str]:
     names = [model if models.count(model) == 1 else folder for model, folder in zip(models, folders, strict=True)]
     if len(set(names)) < len(names):
-        raise InputError(
-            f"--run_dirs has runs of the same model in folders of the same name ({', '.join(sorted(names))}), which "
-            "the report could not tell apart; rename a folder"
-        )
+        text = f"--run_dirs has runs of the same model in folders of the same name ({', '.join(sorted(names))})"
+        raise InputError(f"{text}, which the report could not tell apart; rename a folder")
     return names
 
 
 def open_splits(data_set: DataSet, model_runs: ModelRuns) -> list[Split]:
-    """Opens the split of each run of a model.
-
-    Raises InputError if an expression names no split or no cells, or two runs share cells.
-    """
+    """Opens the split of each run; raises InputError if one is no split, has no cells, or two share cells."""
     splits = [data_set.open_split(run.expression) for run in model_runs.runs]
     for one, other in combinations(splits, 2):
         if shared := overlap(one, other):
-            raise InputError(
-                f"the test splits {one.expression} and {other.expression} of the runs share "
-                f"{quantity(shared, 'cell')}; expected disjoint ones, so that they can be pooled"
-            )
+            text = f"the test splits {one.expression} and {other.expression} of the runs share"
+            raise InputError(f"{text} {quantity(shared, 'cell')}; expected disjoint ones, so that they can be pooled")
     return splits
 
 
+def check_disputed(disputed: LabelList | None, data_set: DataSet) -> None:
+    """Raises InputError, with a line of the list, if a data set has not such a cell or published it otherwise.
+
+    A list may be longer than a split. Cells that `--label_overrides` has left out or corrected count as published.
+    """
+    if disputed is None:
+        return
+    published = {
+        cell.filename: LABELS[cell.label]
+        for shard in manifest.shards(data_set.manifest)
+        for cell in index.read_without_images(str(data_set.directory / shard["file"]), 0, shard["num_records"])
+    }
+    published |= data_set.manifest.get("label_overrides", {}).get("published", {})
+    disputed.check_known(published)
+    for filename, label in disputed.labels.items():
+        if label != published[filename]:
+            reason = f"published_label is {label}, but {filename!r} was published as {published[filename]}"
+            raise fault(disputed.name, disputed.lines[filename], f"{reason}; expected a list for the same cells")
+
+
 def find_leak(record: run_dir.Run, patient_ids: Iterable[str], identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Finds test patients that the training has seen, and whether its data set was another one.
+    """Finds test patients that the training of a `run.json` has seen, and how the test cells' data set differs.
 
-    Args:
-      record: `run.json`, which names the patients of training and validation.
-      patient_ids: of the test cells.
-      identity: of their data set, see `data.DataSet.identity`.
-
-    Returns:
-      is_external: whether the data set was made from another source than the run's;
-      data_differences: how it differs from the run's otherwise, see `run_dir.data_differences`; of an external one only
-      what surrounds the cells;
-      train_patients, validation_patients: test patients that the weights were fitted on, and that the best epoch was
-      chosen on, sorted; None if patients are unknown, or were told from other parts of the same file names.
+    Returns is_external: whether that is from another source than the run's; data_differences: the others, of an
+    external one only what surrounds the cells; train_patients, validation_patients: test patients that the weights
+    were fitted on, and that the best epoch was chosen on; None if they are unknown, or named by another regex.
     """
     test_patients, data, settings = set(patient_ids), record["data"], identity["settings"]
     is_external = data["fingerprint"] != identity["fingerprint"]

@@ -35,10 +35,8 @@ class Estimate(NamedTuple):
 class Sums:
     """What all metrics consist of, summed by cluster, so that weighting clusters is cheap: scikit-learn cannot.
 
-    Args:
-      labels: int [cells], 1 is parasitized.
-      probabilities: float [cells] in 0…1, of being parasitized.
-      clusters: [cells], the patient of each cell, or a number of its own for each cell.
+    Labels are int [cells], 1 is parasitized; probabilities float [cells] in 0…1, of being parasitized; clusters
+    [cells], the patient of each cell, or a number of its own for each cell.
     """
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray, clusters: np.ndarray) -> None:
@@ -83,10 +81,7 @@ class Sums:
         return wins
 
     def compute(self, name: str, weights: np.ndarray) -> np.ndarray:
-        """One of `metrics.NAMES` under many weightings.
-
-        Weights are float64 [weightings, clusters], at least 0; the result is [weightings], NaN where it is undefined.
-        """
+        """One of `metrics.NAMES`, [weightings], NaN where undefined; weights are [weightings, clusters], at least 0."""
         if name in self.linear_names:
             return self.linearize(name, weights)[0]
         if name == "balanced_accuracy":
@@ -107,10 +102,7 @@ class Sums:
         return float(np.diff(tp, prepend=0) @ precision / tp[-1]) if tp[-1] else np.nan
 
     def linearize(self, name: str, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One of `linear_names`, as of `compute`, and how much one more of each cluster would change it.
-
-        The change is to first order, float64 [weightings, clusters].
-        """
+        """One of `linear_names`, and the first-order change by one more of each cluster, [weightings, clusters]."""
         if name == "auc":
             positives, negatives = (_or_nan(weights @ sums) for sums in (self._positives, self._negatives))
             wins, losses = weights @ self._wins.T, weights @ self._wins
@@ -152,13 +144,7 @@ def _or_none(value: float) -> float | None:
 def estimate(
     models: Sequence[Sums], num_resamples: int, seed: int = 0, names: Iterable[str] = metrics.NAMES
 ) -> dict[str, Estimate]:
-    """Metrics with their intervals: of one model, or of one minus another on the same cells, paired by cluster.
-
-    Args:
-      models: the sums of one or two.
-      num_resamples, seed: number of resamples of the studentised bootstrap, and of its random numbers.
-      names: which of `metrics.NAMES`.
-    """
+    """Metrics with their intervals: of one model, or of one minus another on the same cells, paired by cluster."""
     num_clusters, rng = models[0].num_clusters, np.random.default_rng(seed)
     weights = np.vstack([np.ones(num_clusters), 1 - np.eye(num_clusters)])  # all clusters; without each of them
     values = {name: np.subtract.reduce([model.compute(name, weights) for model in models]) for name in names}

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -55,10 +56,7 @@ def defaults(not_fitted: str, split: str = "", num_cells: int = 0, num_patients:
 
 
 def fit(split: str, labels: np.ndarray, probabilities: np.ndarray, patient_ids: np.ndarray) -> Thresholds:
-    """Fits thresholds and temperature on a split, of this expression; see `Predictions` for its cells.
-
-    A split with cells of one class only has the defaults.
-    """
+    """Fits both on the `Predictions` of a validation split; one with cells of one class only has the defaults."""
     size = len(labels), len(set(patient_ids.tolist()) - {""})
     if len(np.unique(labels)) < 2:
         return defaults(f"--validation_split={split} has cells of one class only", split, *size)
@@ -66,15 +64,10 @@ def fit(split: str, labels: np.ndarray, probabilities: np.ndarray, patient_ids: 
 
 
 def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Fits the threshold of each operating point: `NAMES` -> 0…1.
+    """Fits the threshold of each operating point, `NAMES` -> 0…1; labels are int [cells], both classes present.
 
     A threshold lies midway between two neighbouring probabilities, so that it does not depend on one cell's last digit.
-
     Source: W. J. Youden, "Index for rating diagnostic tests", Cancer 3:32, 1950.
-
-    Args:
-      labels: int [cells] of the validation split, both classes present.
-      probabilities: float [cells] in 0…1.
     """
     false_positive_rate, sensitivity, cuts = roc_curve(labels, probabilities, drop_intermediate=False)
     specificity = 1 - false_positive_rate
@@ -89,15 +82,15 @@ def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, f
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The temperature in 0.05…20 that minimises the log loss of the validation split; above 1 softens probabilities.
+    """The temperature in 0.05…20 that minimises the log loss; above 1 it softens probabilities.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
     """
-
-    def loss(log_temperature: float) -> float:
-        return metrics.log_loss(labels, apply_temperature(probabilities, np.exp(log_temperature)))
-
-    best = optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-6})
+    best = optimize.minimize_scalar(
+        lambda logarithm: metrics.log_loss(labels, apply_temperature(probabilities, np.exp(logarithm))),
+        bounds=np.log(_TEMPERATURES),
+        options={"xatol": 1e-6},
+    )
     return float(np.exp(best.x))
 
 
@@ -115,10 +108,7 @@ def write(run_folder: str, without_flips: Thresholds, with_flips: Thresholds) ->
 
 
 def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
-    """Reads what was fitted for the model that lies in a run's folder; None without a file for this very model.
-
-    Raises InputError if the file cannot be read, or holds what `write` never writes.
-    """
+    """Reads what was fitted for a run's very model, None without; raises InputError for what was never written."""
     path = Path(run_folder) / FILE
     try:
         if not path.exists():
@@ -155,33 +145,21 @@ def _is_number(value: object, low: float, high: float) -> bool:
 
 
 def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
-    """Turns the value of `--threshold`, a number in 0…1 or one of `NAMES`, into a number.
-
-    Raises InputError if it is neither, or the run has no such threshold for probabilities with (or without) flips.
-    """
+    """The number that `--threshold` means, itself or one of `NAMES`; raises InputError if the run has none such."""
     if value == DEFAULT:
         return THRESHOLD
     if value not in NAMES:
-        try:
-            threshold = float(value)
-        except ValueError:
-            threshold = math.nan
-        if not 0 <= threshold <= 1:
-            raise InputError(f"--threshold={value} is neither a number in 0…1 nor one of {', '.join(NAMES)}")
-        return threshold
+        with suppress(ValueError):
+            if 0 <= (threshold := float(value)) <= 1:
+                return threshold
+        raise InputError(f"--threshold={value} is neither a number in 0…1 nor one of {', '.join(NAMES)}")
     fitted = read(run_folder, test_time_flips)
     if fitted is None:
         raise InputError(f"--threshold={value} is unknown: {missing(run_folder)}, or give a number in 0…1")
     if value not in fitted.thresholds:
-        raise InputError(
-            f"{run_folder} has no threshold {value}: {fitted.not_fitted}; expected {DEFAULT} or a number in 0…1"
-        )
+        text = f"{run_folder} has no threshold {value}: {fitted.not_fitted}"
+        raise InputError(f"{text}; expected {DEFAULT} or a number in 0…1")
     return fitted.thresholds[value]
-
-
-def missing(run_folder: str) -> str:
-    """That a run has no thresholds for its model, and the command that writes them."""
-    return f"{run_folder} has no {FILE} for its model; {_training_command(run_folder)}"
 
 
 def _training_command(run_folder: str) -> str:
@@ -190,6 +168,11 @@ def _training_command(run_folder: str) -> str:
         f"python -m trainers.{run_dir.read(run_folder)['model']} --run_dir={shlex.quote(run_folder)} with the flags of "
         "its training"
     )
+
+
+def missing(run_folder: str) -> str:
+    """That a run has no thresholds for its model, and the command that writes them."""
+    return f"{run_folder} has no {FILE} for its model; {_training_command(run_folder)}"
 
 
 def _model_digest(run_folder: str) -> str:

@@ -10,14 +10,14 @@ from pipeline.errors import InputError
 from pipeline.label_list import LabelList
 from pipeline.terminal import printable, quantity
 from trainers import image_statistics
-from trainers.evaluation.metrics import bootstrap, metrics, patients, thresholds
+from trainers.evaluation.metrics import bootstrap, metrics, thresholds
 from trainers.evaluation.metrics.bootstrap import Sums
 from trainers.evaluation.predictions import ModelPredictions, Predictions
 from trainers.evaluation_flags import Options
 
 
 def build(models: Sequence[ModelPredictions], options: Options) -> dict[str, Any]:
-    """The entries `models`, by name, and `comparisons`: paired differences, the first model minus the second."""
+    """`models`, an entry by name, and `comparisons`: paired differences, the first model minus the second."""
     sums = {model.name: _sum_by_patient(model.predictions) for model in models}
     return {
         "models": {model.name: _entry(model, sums[model.name], options) for model in models},
@@ -36,7 +36,13 @@ def _entry(model: ModelPredictions, by_patient: Sums, options: Options) -> dict[
     labels, probabilities, _, patient_ids = model.predictions
     by_cell = _estimate([Sums(labels, probabilities, np.arange(len(labels)))], options)
     predictions = probabilities >= metrics.THRESHOLD
-    counts = patients.count(labels, predictions, patient_ids)
+    counts, calibration = metrics.count_by_patient(labels, predictions, patient_ids), None
+    if model.is_calibrated:
+        calibration = {
+            "temperatures": [fitted.temperature for fitted in model.thresholds],
+            "before": metrics.calibration_errors(labels, probabilities),
+            "after": metrics.calibration_errors(labels, model.calibrated_probabilities),
+        }
     entry = {
         "split": model.model_runs.split,
         **_size(model.predictions),
@@ -45,9 +51,9 @@ def _entry(model: ModelPredictions, by_patient: Sums, options: Options) -> dict[
         "ci95_by_cell": {name: item["ci95"] for name, item in by_cell.items()},
         "class_weighted": metrics.class_weighted(labels, predictions),
         "operating_points": _operating_points(model, options),
-        "calibration": _calibration(model),
+        "calibration": calibration,
         "patients": counts,
-        "smear": patients.smear(counts, options.prevalence),
+        "smear": metrics.smear(counts, options.prevalence),
         "folds": _folds(model),
         "leak": model.leak,
         "external": model.leak["is_external"],
@@ -68,10 +74,8 @@ def _undisputed(model: ModelPredictions, options: Options, disputed_labels: Labe
     disputed = np.isin(model.predictions.filenames, list(disputed_labels.labels))
     cells = Predictions(*(column[~disputed] for column in model.predictions))
     if len(np.unique(cells.labels)) < 2:
-        raise InputError(
-            f"{disputed_labels.name} leaves cells of one class only in {model.model_runs.split}; expected "
-            "undisputed cells of both classes: leave the flag out"
-        )
+        text = f"{disputed_labels.name} leaves cells of one class only in {model.model_runs.split}"
+        raise InputError(f"{text}; expected undisputed cells of both classes: leave the flag out")
     is_error = (model.predictions.probabilities >= metrics.THRESHOLD) != (model.predictions.labels == 1)
     return {
         **_size(cells),
@@ -91,30 +95,16 @@ def _estimate(models: list[Sums], options: Options, names: Iterable[str] = metri
 def _operating_points(model: ModelPredictions, options: Options) -> dict[str, Any]:
     """Those that every run has, each run's cells by its own threshold."""
     labels, probabilities, _, patient_ids = model.predictions
-    points = {}
+    points: dict[str, Any] = {}
     for name in thresholds.NAMES:
         values = [fitted.thresholds[name] for fitted in model.thresholds if name in fitted.thresholds]
         if len(values) == len(model.thresholds):
             predictions = (probabilities >= np.array(values)[model.run_index]).astype(np.float64)
-            sums = Sums(labels, predictions, patient_ids)
-            points[name] = {
-                "thresholds": values,
-                "chosen_on": None if name == thresholds.DEFAULT else [fitted.split for fitted in model.thresholds],
-                "confusion": metrics.confusion(labels, predictions),
-                **_estimate([sums], options, ("sensitivity", "specificity", "precision")),
-            }
+            sums, names = Sums(labels, predictions, patient_ids), ("sensitivity", "specificity", "precision")
+            chosen_on = None if name == thresholds.DEFAULT else [fitted.split for fitted in model.thresholds]
+            points[name] = {"thresholds": values, "chosen_on": chosen_on}
+            points[name] |= {"confusion": metrics.confusion(labels, predictions)} | _estimate([sums], options, names)
     return points
-
-
-def _calibration(model: ModelPredictions) -> dict[str, Any] | None:
-    if not model.is_calibrated:
-        return None
-    labels, probabilities, *_ = model.predictions
-    return {
-        "temperatures": [fitted.temperature for fitted in model.thresholds],
-        "before": metrics.calibration_errors(labels, probabilities),
-        "after": metrics.calibration_errors(labels, model.calibrated_probabilities),
-    }
 
 
 def _folds(model: ModelPredictions) -> dict[str, Any] | None:
@@ -133,34 +123,29 @@ def _folds(model: ModelPredictions) -> dict[str, Any] | None:
 
 
 def as_table(entries: dict[str, dict[str, Any]], noun: str) -> str:
-    """The entries as a table for a terminal: one line per metric, one column per model, then the means over folds.
-
-    For the noun see `patient_noun`.
-    """
+    """The entries as a table for a terminal, one column per model, then the means over folds."""
     columns: dict[str, dict[str, Any]] = {}
     notes = []
     for model, entry in entries.items():
         columns[model] = entry
         if undisputed := entry.get("undisputed"):
             columns[f"{model}, undisputed"] = undisputed
-            notes.append(
-                f"{model}: {undisputed['num_disputed_errors']:,} of {quantity(undisputed['num_errors'], 'error')} on "
-                f"disputed cells; the split has {undisputed['num_disputed']:,}"
-            )
+            errors = f"{undisputed['num_disputed_errors']:,} of {quantity(undisputed['num_errors'], 'error')}"
+            notes.append(f"{model}: {errors} on disputed cells; the split has {undisputed['num_disputed']:,}")
         if folds := entry["folds"]:
             notes.append(f"{model}: mean ± standard deviation over {len(folds['auc']['values'])} folds")
             notes += [f"{name:<18}{_number(folds[name]['mean'])} ± {_number(folds[name]['sd'])}" for name in folds]
     width = max(24, *(len(name) + 2 for name in columns))
-    rows = [("", *columns)]
-    rows += [(name, *(_with_interval(**item[name]) for item in columns.values())) for name in metrics.NAMES]
-    confusions = [item["confusion"] for item in columns.values()]
-    rows += [(name, *(f"{counts[name]:,}" for counts in confusions)) for name in confusions[0]]
+    rows = {name: [_with_interval(**item[name]) for item in columns.values()] for name in metrics.NAMES}
+    for name in ("tn", "fp", "fn", "tp"):
+        rows[name] = [f"{item['confusion'][name]:,}" for item in columns.values()]
     first = next(iter(entries.values()))
     patients = f"unknown {noun}s; no intervals over {noun}s"
     if first["num_patients"]:
         patients = f"{quantity(first['num_patients'], noun)}; 95 % intervals over {noun}s"
     lines = [f"{first['split']}: {quantity(first['num_cells'], 'cell')} of {patients}"]
-    lines += [f"{title:<18}" + "".join(f"{text:>{width}}" for text in texts) for title, *texts in rows]
+    for title, texts in ({"": list(columns)} | rows).items():
+        lines.append(f"{title:<18}" + "".join(f"{text:>{width}}" for text in texts))
     return "\n".join(map(printable, lines + notes))
 
 

@@ -11,7 +11,6 @@ from cycler import cycler
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from sklearn import metrics
 
@@ -28,7 +27,6 @@ from trainers.run_dir import HistoryRow
 _COLOURS = ("#3d7fc4", "#d9822b", "#3f9b5f", "#a35fb5", "#c44e52", "#7f7f7f")  # visible on white and on black
 _INK = "#1b1f24"  # becomes the page's own text colour in the SVG
 _GREY = "#808080"
-_PAGE_SCALE = 1.25  # pixels of the page per point of the figure
 _STYLE: dict[Any, Any] = {
     "axes.prop_cycle": cycler(color=_COLOURS),
     "axes.spines.right": False,
@@ -41,7 +39,6 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
 } | dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK)
-_GOLDEN_RATIO = 0.618  # its multiples are far from each other
 _FOREST_METRICS = {"sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy", "auc": "AUC"}
 _MARKERS = dict(zip(thresholds.NAMES, "oDs^", strict=True))
 
@@ -54,9 +51,9 @@ def save(figure: Figure, file: Path | BinaryIO) -> None:
 
 
 def to_svg(figure: Figure, label: str) -> str:
-    """A figure as SVG elements for a page, in the page's text colour; the label is their alternative text.
+    """A figure as SVG for a page, in its text colour; the label is the alternative text.
 
-    Each panel of `_two_panels` has an element of its own, so that a narrow page has them one below the other.
+    Each panel of `_two_panels` is an element of its own, so that a narrow page has them one below the other.
     """
     buffer, name = io.BytesIO(), f"figure-{zlib.crc32(label.encode(errors='surrogatepass')):08x}"
     undated = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -65,14 +62,10 @@ def to_svg(figure: Figure, label: str) -> str:
     contents = f'<g id="{name}">{text[text.index("<defs>") : text.rindex("</svg>")]}</g>'
     num_panels = max(1, len(figure.subfigs))
     width, height = figure.get_size_inches() * 72 / (num_panels, 1)  # points
-    elements = []
-    for panel in range(num_panels):
-        elements.append(
-            f'<svg viewBox="{panel * width} 0 {width} {height}" style="max-width:{width * _PAGE_SCALE:.0f}px" '
-            f'role="img" aria-label="{escape(printable(label))}">{contents}</svg>'
-        )
-        contents = f'<use href="#{name}"/>'  # the next panel shows another part of the same drawing
-    return "\n".join(elements)
+    look = f'style="max-width:{1.25 * width:.0f}px" role="img" aria-label="{escape(printable(label))}"'
+    # Each further panel shows another part of the same drawing.
+    views = enumerate([contents, *[f'<use href="#{name}"/>'] * (num_panels - 1)])
+    return "\n".join(f'<svg viewBox="{i * width} 0 {width} {height}" {look}>{view}</svg>' for i, view in views)
 
 
 def _two_panels(height: float) -> tuple[Figure, list[SubFigure]]:
@@ -174,35 +167,25 @@ def reliability(model: ModelPredictions, noun: str, options: Options) -> Figure:
 
 @styled
 def confusion(counts: dict[str, int], title: str) -> Figure:
-    """Confusion matrix with counts and fractions of each true class."""
+    """Confusion matrix."""
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
-    fractions = table / table.sum(axis=1, keepdims=True)
     figure = Figure(figsize=(4.2, 3.4))
     axis = figure.subplots()
-    for row, column in np.ndindex(2, 2):
-        colour, fraction = _COLOURS[int(row != column)], fractions[row, column]
-        axis.add_patch(Rectangle((column, row), 1, 1, color=colour, alpha=0.12 + 0.6 * fraction))
-        text = f"{table[row, column]:,}\n{100 * fraction:.1f} %"
-        axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=12)
-    axis.set(xlim=(0, 2), ylim=(2, 0), title=title, xlabel="predicted", ylabel="label", aspect="equal")
-    axis.set_xticks([0.5, 1.5], LABELS)
-    axis.set_yticks([0.5, 1.5], LABELS, rotation=90, va="center")
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
+    display = metrics.ConfusionMatrixDisplay(table, display_labels=LABELS)
+    display.plot(ax=axis, cmap="Blues", colorbar=False, values_format=",")
+    axis.set(title=title, xlabel="predicted", ylabel="label")
     return figure
 
 
 @styled
 def patients(counts: Sequence[dict[str, Any]], noun: str) -> Figure:
-    """Each patient (see `patients.count`) as a dot: sensitivity, and false positives per 1,000 uninfected cells."""
+    """Each patient (see `count_by_patient`) as a dot: sensitivity, and false positives per 1,000 uninfected cells."""
     figure, panels = _two_panels(3.8)
     left, right = (panel.subplots() for panel in panels)
-    infected = [item for item in counts if item["num_parasitized"]]
-    rows = {
-        "infected": [item for item in infected if item["num_uninfected"]],
-        "uninfected": [item for item in counts if not item["num_parasitized"]],
-    }
-    _scatter(left, noun, "sensitivity", "num_parasitized", {"infected": infected})
+    rows = {"infected": [item for item in counts if item["num_parasitized"]]}
+    _scatter(left, noun, "sensitivity", "num_parasitized", rows)
+    rows = {"infected": [item for item in rows["infected"] if item["num_uninfected"]]}
+    rows["uninfected"] = [item for item in counts if not item["num_parasitized"]]
     _scatter(right, noun, "false_positives_per_1000", "num_uninfected", rows)
     area = f"area of a dot: number of the {noun}'s"
     detected, per_1000 = "fraction of parasitized cells detected", "per 1,000 uninfected cells"
@@ -218,7 +201,7 @@ def _scatter(axis: Axes, noun: str, column: str, size: str, rows: dict[str, list
         items = sorted(items, key=lambda item: -abs(item[column] - best))
         values = np.array([item[column] for item in items], float)
         sizes = 8 + 0.8 * np.array([item[size] for item in items], float)
-        heights = row + 0.6 * (np.arange(len(items)) * _GOLDEN_RATIO % 1 - 0.5)
+        heights = row + 0.6 * (np.arange(len(items)) * 0.618 % 1 - 0.5)  # multiples of it are far from each other
         colour = _COLOURS[int(group == "infected")]
         axis.scatter(values, heights, s=sizes, color=colour, alpha=0.55, edgecolor=_INK, linewidth=0.5)
         if worst := [item["patient_id"] for item in items[:3] if item[column] != best]:

@@ -27,18 +27,15 @@ class ReportWarning(NamedTuple):
 def find(
     models: Sequence[ModelPredictions], config: str, manifest: Mapping[str, Any], *, is_nlm: bool = False
 ) -> list[ReportWarning]:
-    """The warnings of some models, each sentence once, the most severe first.
-
-    Config, manifest and `is_nlm` are those of the data set, see `DataSet`.
-    """
+    """The warnings of some models on a `DataSet` of these properties, each once, the most severe first."""
     noun = patient_noun(manifest["settings"])
     warnings = [warning for model in models for warning in _of_model(model, config, noun)]
     if overrides := manifest.get("label_overrides"):
         text = (
-            f"Labels are not as published: the list with the sha256 {manifest['settings']['label_overrides']} corrects "
-            f"those of {quantity(overrides['num_corrected'], 'cell')} of the data set and leaves out "
-            f"{overrides['num_excluded']}."
+            f"Labels are not as published: the list with the sha256 {manifest['settings']['label_overrides']} corrects"
         )
+        corrected = f"those of {quantity(overrides['num_corrected'], 'cell')} of the data set"
+        text = f"{text} {corrected} and leaves out {overrides['num_excluded']}."
         warnings.append(ReportWarning("warning", text))
     if is_nlm:
         text = (
@@ -48,9 +45,8 @@ def find(
         )
         warnings.append(ReportWarning("note", text))
     if num_differences := math.comb(len(models), 2) * len(metrics.NAMES):
-        chance = "even if the models were equally good, about 1 in 20 would differ by chance"
-        text = f"The model comparison shows {num_differences} differences: {chance}."
-        warnings.append(ReportWarning("note", text))
+        text = "even if the models were equally good, about 1 in 20 would differ by chance"
+        warnings.append(ReportWarning("note", f"The model comparison shows {num_differences} differences: {text}."))
     return sorted(dict.fromkeys(warnings), key=lambda warning: ("leak", "warning", "note").index(warning.severity))
 
 
@@ -60,10 +56,7 @@ def _of_model(model: ModelPredictions, config: str, noun: str) -> Iterator[Repor
         are = "are" if patients else "may be"
         text = f"The data set is split by cell (by_cell): test {noun}s {are} in the training split."
         yield ReportWarning("leak", text)
-    seen = {
-        "was trained on": leak["train_patients"],
-        "had its best epoch chosen on": leak["validation_patients"],
-    }
+    seen = {"was trained on": leak["train_patients"], "had its best epoch chosen on": leak["validation_patients"]}
     if parts := [f"{what} {_named(names, noun)} of this split" for what, names in seen.items() if names]:
         text = f"{model.name} {' and '.join(parts)}: its metrics are too good, and say little about new {noun}s"
         if leak["is_external"]:
@@ -93,16 +86,14 @@ def _of_numbers(model: ModelPredictions, patients: set[str], noun: str) -> Itera
         yield f"{noun.capitalize()}s are unknown: there are only intervals over cells, which are too narrow."
     elif len(patients) < _MIN_PATIENTS:
         num_infected = len(patients & set(patient_ids[labels == 1].tolist()))
-        yield (
-            f"Few {noun}s: {len(patients)} ({num_infected} infected, {len(patients) - num_infected} uninfected). Other "
-            f"{noun}s could give quite different numbers; below {_MIN_PATIENTS} even the intervals are rough."
+        text = (
+            f"Few {noun}s: {len(patients)} ({num_infected} infected, {len(patients) - num_infected} uninfected). Other"
         )
+        yield f"{text} {noun}s could give quite different numbers; below {_MIN_PATIENTS} even the intervals are rough."
     sizes = [fitted.num_patients for fitted in model.thresholds if fitted.num_patients and not fitted.not_fitted]
     if sizes and min(sizes) < _MIN_VALIDATION_PATIENTS:
-        yield (
-            f"Thresholds and temperature of {model.name} were fitted on few validation "
-            f"{patient_noun(records[0]['data']['settings'])}s ({min(sizes)}): they may not transfer to this split."
-        )
+        fitted_on = f"few validation {patient_noun(records[0]['data']['settings'])}s ({min(sizes)})"
+        yield f"Thresholds and temperature of {model.name} were fitted on {fitted_on}: they may not hold on this split."
     for reason in dict.fromkeys(fitted.not_fitted for fitted in model.thresholds if fitted.not_fitted):
         yield f"Only the threshold 0.5 is reported for {model.name}, and no temperature: {reason}."
     if any(record["status"] != "finished" for record in records):
@@ -118,11 +109,10 @@ def of_one_class(name: str, labels: np.ndarray, probabilities: np.ndarray) -> It
     called = probabilities >= metrics.THRESHOLD
     for label, other in ((0, 1), (1, 0)):
         if (recall := (called == label)[labels == label].mean()) < _MIN_RECALL:
-            yield (
-                f"{name} calls {(called == other).mean():.1%} of the cells {LABELS[other]} and recognizes "
-                f"only {recall:.1%} of those that are {LABELS[label]}. If the training cells are like these, it has "
-                "learned little: train for more epochs, or with another recipe."
-            )
+            text = f"{name} calls {(called == other).mean():.1%} of the cells {LABELS[other]} and recognizes only"
+            advice = "it has learned little: train for more epochs, or with another recipe"
+            text = f"{text} {recall:.1%} of those that are {LABELS[label]}"
+            yield f"{text}. If the training cells are like these, {advice}."
 
 
 def _named(names: list[str], noun: str) -> str:

@@ -24,6 +24,7 @@ from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.predictions import ModelPredictions
 from trainers.evaluation.report import image_grid, plots, warnings
 from trainers.evaluation.report.image_grid import GridCell
+from trainers.evaluation.runs import Run
 from trainers.evaluation_flags import Options
 
 REPORT = "report.html"
@@ -47,17 +48,7 @@ def write(
     data_set: DataSet,
     options: Options,
 ) -> dict[str, str]:
-    """Writes all files into an existing folder.
-
-    Args:
-      models: their predictions on the data set.
-      contents: of `metrics.json`.
-      issues: see `label_issues`.
-      data_set, options: see `evaluate`.
-
-    Returns:
-      file or part of the report -> why it could not be made.
-    """
+    """Writes all files; returns why one, or a part of the report, could not be made. Contents: `metrics.json`."""
     failures: dict[str, str] = {}
     entries, first, manifest = contents["models"], models[0], data_set.manifest
     noun = patient_noun(manifest["settings"])
@@ -69,17 +60,10 @@ def write(
         "is_nlm": data_set.is_nlm,
     }
     sections = [_section(folder, model, entries[model.name], data_set, options, failures) for model in models]
-    title = "Suspected label errors, most likely first"
-    worst_issues = _save_grid(
-        folder / _LABEL_ISSUES,
-        title,
-        failures,
-        lambda: image_grid.collect_issues(first, issues, options.disputed_labels, data_set),
-    )
-    forest = _save_plot(folder / "metrics.png", "Main metrics", failures, lambda: plots.forest(entries, noun))
-    roc = _save_plot(
-        folder / "roc.png", "ROC curves", failures, lambda: plots.roc_and_precision_recall(models, entries)
-    )
+    title, which = "Suspected label errors, most likely first", (first, issues, options.disputed_labels, data_set)
+    worst_issues = _save_grid(folder / _LABEL_ISSUES, title, failures, image_grid.collect_issues, *which)
+    forest = _save_plot(folder / "metrics.png", "Main metrics", failures, plots.forest, entries, noun)
+    roc = _save_plot(folder / "roc.png", "ROC curves", failures, plots.roc_and_precision_recall, models, entries)
     with optional(REPORT, failures):
         page = render(
             "report.html.j2",
@@ -99,14 +83,9 @@ def write(
     for model, section in zip(models, sections, strict=True):
         name = f"model_card_{slug_of(model.name)}.md"
         with optional(name, failures):
-            card = render(
-                "model_card.md.j2",
-                model=section,
-                image_size_px=manifest["settings"]["image_size_px"],
-                warnings=warnings.find([model], data_set.config, manifest, is_nlm=data_set.is_nlm),
-                **shared,
-            )
-            (folder / name).write_text(card, encoding="utf-8")
+            shared |= {"image_size_px": manifest["settings"]["image_size_px"]}
+            shared |= {"warnings": warnings.find([model], data_set.config, manifest, is_nlm=data_set.is_nlm)}
+            (folder / name).write_text(render("model_card.md.j2", model=section, **shared), encoding="utf-8")
     return failures
 
 
@@ -120,25 +99,14 @@ def _section(
 ) -> dict[str, Any]:
     """What report and model card show of one model."""
     noun, runs = patient_noun(data_set.manifest["settings"]), model.model_runs.runs
-    worst = image_grid.worst_misclassified(model.predictions)
-    files = dict(zip(_PLOTS, (folder / f"{slug_of(model.name)}_{plot}.png" for plot in _PLOTS), strict=True))
-    misclassified = _save_grid(
-        files["mistakes"],
-        f"{model.name}: worst misclassified cells, with Grad-CAM",
-        failures,
-        lambda: image_grid.collect(model, worst, data_set, failures),
-    )
-
-    def curves() -> Figure | None:
-        histories = {run.folder_name: run_dir.read_history(Path(run.path) / run_dir.HISTORY) for run in runs}
-        histories = {name: history for name, history in histories.items() if history}
-        return plots.learning_curves(histories) if histories else None
-
-    figures: dict[str, tuple[str, Callable[[], Figure | None]]] = {
-        "confusion": ("Confusion matrix", lambda: plots.confusion(entry["confusion"], model.name)),
-        "patient_strip": (f"Sensitivity, false positives by {noun}", lambda: plots.patients(entry["patients"], noun)),
-        "reliability": ("Reliability diagram", lambda: plots.reliability(model, noun, options)),
-        "learning_curves": ("Loss and accuracy over the epochs", curves),
+    files = {plot: folder / f"{slug_of(model.name)}_{plot}.png" for plot in _PLOTS}
+    worst, title = image_grid.worst_misclassified(model.predictions), f"{model.name}: worst misclassified cells"
+    misclassified = _save_grid(files["mistakes"], title, failures, image_grid.collect, model, worst, data_set, failures)
+    figures: dict[str, tuple[Any, ...]] = {
+        "confusion": ("Confusion matrix", plots.confusion, entry["confusion"], model.name),
+        "patient_strip": (f"Sensitivity, false positives by {noun}", plots.patients, entry["patients"], noun),
+        "reliability": ("Reliability diagram", plots.reliability, model, noun, options),
+        "learning_curves": ("Loss and accuracy over the epochs", _learning_curves, runs),
     }
     return {
         "name": model.name,
@@ -151,29 +119,34 @@ def _section(
         "num_misclassified": len(worst),
         "misclassified": misclassified,
         "plots": {
-            name: _save_plot(files[name], f"{label} of {model.name}", failures, draw)
-            for name, (label, draw) in figures.items()
+            name: _save_plot(files[name], f"{label} of {model.name}", failures, draw, *args)
+            for name, (label, draw, *args) in figures.items()
         },
     }
 
 
-def _save_plot(path: Path, label: str, failures: dict[str, str], draw: Callable[[], Figure | None]) -> str:
+def _learning_curves(runs: Sequence[Run]) -> Figure | None:
+    histories = {run.folder_name: run_dir.read_history(Path(run.path) / run_dir.HISTORY) for run in runs}
+    return plots.learning_curves(histories) if all(histories.values()) else None
+
+
+def _save_plot(path: Path, label: str, failures: dict[str, str], draw: Callable[..., Figure | None], *args: Any) -> str:
     """Writes a figure as PNG, and returns it as SVG for the page; "" if there is none, or it fails."""
     svg = ""
     with optional(path.name, failures):
-        if figure := draw():
+        if figure := draw(*args):
             plots.save(figure, path)
             svg = plots.to_svg(figure, label)
     return svg
 
 
 def _save_grid(
-    path: Path, title: str, failures: dict[str, str], collect: Callable[[], list[GridCell]]
+    path: Path, title: str, failures: dict[str, str], collect: Callable[..., list[GridCell]], *args: Any
 ) -> list[GridCell]:
     """Collects cells, writes them as PNG if there are any, and returns them for the page."""
     cells: list[GridCell] = []
     with optional(path.name, failures):
-        if cells := collect():
+        if cells := collect(*args):
             plots.save(image_grid.plot(cells, title), path)
     return cells
 
