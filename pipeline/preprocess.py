@@ -180,8 +180,7 @@ def _preprocess(
             folder for row in labels_table.rows for folder in itertools.accumulate(row.split("/")[:-1], "{}/{}".format)
         }
         source = os.fspath(open_place(source, "--source").parent)
-    with open_source(source, only) as opened:
-        cells = listing.list_cells(opened, name, class_names, patient_regex, columns, labels_table)
+    cells = listing.list_cells(open_source(source, only), name, class_names, patient_regex, columns, labels_table)
     if labels:
         cells = listing.override(cells, labels)
     of_configs = [dataclasses.replace(settings, class_folders=cells.layout.names) for settings in of_configs]

@@ -113,8 +113,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         source = _find_source(manual_dir)
         patient_regex = compile_patient_regex(DEFAULT_PATIENT_REGEX)
         beam_options = download_config.beam_options
-        with open_source(source) as opened:
-            cells = list_cells(opened, source, DEFAULT_CLASS_FOLDERS, patient_regex)
+        cells = list_cells(open_source(source), source, DEFAULT_CLASS_FOLDERS, patient_regex)
         prepare.prepare(
             cells,
             plan.Settings(config=self.builder_config.name),

@@ -12,7 +12,8 @@ import unicodedata
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -25,8 +26,8 @@ from pipeline.source import class_folders
 from pipeline.source.archive import LINK_TO_FOLDER, Source, is_hidden
 from pipeline.source.class_folders import ClassFolders
 from pipeline.source.files import MAX_ENCODED_BYTES, Files, UnreadableImage, printable_path
-from pipeline.source.read_ahead import CellRead, read_ahead
 from pipeline.source.table import Table, find_table
+from pipeline.storage import MAX_CONNECTIONS
 
 EXCLUDE = "exclude"
 EXCLUDED = -1
@@ -39,7 +40,7 @@ class Cells:
     """Cells by columns, sorted by file name, code point by code point; an index gives a `Cell`."""
 
     files: Files
-    root: str  # see `Listing`
+    root: str  # path of the folder that file names begin from, from the source's top, "" or ending with `/`
     indices: np.ndarray  # int64 [cells], into the files
     labels: np.ndarray  # uint8 [cells]
     patients: np.ndarray  # int32 [cells], into `patient_ids`
@@ -77,7 +78,6 @@ class Listing(NamedTuple):
     cheap for both.
     """
 
-    root: str  # path of the folder that file names begin from, from the source's top, "" or ending with `/`
     cells: Cells
     rejected: list[Rejected]  # image files that cannot be used because of their name or type
     skipped: dict[str, int]  # number of files that are no images, by reason
@@ -130,7 +130,7 @@ def list_cells(
     rejected: list[Rejected] = []
     skipped: Counter[str] = Counter()
     last_filename = ""
-    for index in files.sorted_indices():
+    for index in sorted(range(len(files)), key=files.paths.__getitem__):  # code point by code point
         file = files[index]
         filename = file.path.removeprefix(root) if file.path.startswith(root) else ""
         placement = layout.place(filename)
@@ -175,7 +175,7 @@ def list_cells(
         for label in np.argsort(num_cells)
     )
     same_names = sorted(set(fewest).intersection(*others))
-    return Listing(root, cells, rejected, dict(sorted(skipped.items())), same_names, fingerprint, layout)
+    return Listing(cells, rejected, dict(sorted(skipped.items())), same_names, fingerprint, layout)
 
 
 def override(listing: Listing, label_list: LabelList) -> Listing:
@@ -209,27 +209,22 @@ def _fingerprint(cells: Cells, source: Source, with_labels: bool) -> str:
     for index, cell in enumerate(cells):
         digest.update(f"{cell.filename}\0{cell.num_bytes}\n".encode())
         if with_labels:
-            digest.update(
-                f"{cell.label}\0{cell.patient_id}\0{-1 if cells.splits is None else cells.splits[index]}\n".encode()
-            )
-    chosen = heapq.nsmallest(
+            split = -1 if cells.splits is None else cells.splits[index]
+            digest.update(f"{cell.label}\0{cell.patient_id}\0{split}\n".encode())
+    with_checksum = heapq.nsmallest(
         _FILES_WITH_CHECKSUM,
         range(len(cells)),
         key=lambda index: hashlib.blake2b(cells.filename(index).encode(), digest_size=8).digest(),
     )
-    with_checksum = [cells[index] for index in chosen]
-    if with_checksum[0].zip_entry:  # the archive's directory has it already
-        checksums: Iterable[int] = (cell.zip_entry.crc for cell in with_checksum if cell.zip_entry)
-    else:
-        checksums = (_crc32(read) for batch in read_ahead(source, cells.root, with_checksum) for read in batch)
-    for crc in checksums:
-        digest.update(f"{crc}\n".encode())
+
+    def crc32(index: int) -> int:
+        cell = cells[index]
+        try:
+            return cell.zip_entry.crc if cell.zip_entry else zlib.crc32(source.read(cells.root, cell))
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{cell.filename}: {error}") from error
+
+    with ThreadPoolExecutor(MAX_CONNECTIONS if source.is_remote else 1) as pool:
+        for crc in pool.map(crc32, with_checksum):
+            digest.update(f"{crc}\n".encode())
     return digest.hexdigest()
-
-
-def _crc32(cell_read: CellRead) -> int:
-    cell, read = cell_read
-    try:
-        return zlib.crc32(read())
-    except UnreadableImage as error:
-        raise UnreadableImage(f"{cell.filename}: {error}") from error
