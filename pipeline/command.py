@@ -21,6 +21,20 @@ _STORES = ("s3fs", "gcsfs", "adlfs", "botocore", "aiobotocore", "aiohttp", "goog
 _HELP = {"--help", "-help", "-h", "-?"}
 
 
+class _Output(io.FileIO):
+    """Standard output, whose faults are not those of the files that a command writes."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # for the interpreter's last flush
+            raise InputError(
+                f"standard output cannot be written ({error.strerror}), where the command has ended; the same command "
+                "again does or continues its work"
+            ) from error
+
+
 def set_environment() -> None:
     """Keeps etils from reaching object stores through TensorFlow, which takes seconds to import and cannot read s3://.
 
@@ -66,10 +80,12 @@ def run(
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a standard stream that is closed, or the first file to be opened would take what is printed
     os.close(descriptor)
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: PTH123
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # in an ASCII locale "×" would end the command
+    for name, open_stream, descriptor in (("stdout", _Output, 1), ("stderr", io.FileIO, 2)):
+        stream = getattr(sys, name)
+        if stream is None or isinstance(stream, io.TextIOWrapper):  # in an ASCII locale "×" would end the command
+            file = io.BufferedWriter(open_stream(descriptor, "w", closefd=False))
+            encoding, is_line_buffered = getattr(stream, "encoding", None), getattr(stream, "line_buffering", False)
+            setattr(sys, name, io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=is_line_buffered))
     set_environment()
     parse = functools.partial(_parse, keep_unknown_flags=keep_unknown_flags, flag_groups=flag_groups or {})
     app.run(guarded, flags_parser=parse)
