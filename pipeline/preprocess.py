@@ -171,7 +171,7 @@ def _preprocess(
     columns = {what: flag.value for what, flag in _COLUMNS.items()}
     labels_table = None
     flag, path = ("source", source) if _LABELS_CSV.value is None else ("labels_csv", _LABELS_CSV.value)
-    if flag == "labels_csv" or path.lower().endswith(".csv"):
+    if flag == "labels_csv" or path.lower().endswith((".csv", ".xlsx")):
         table_name = f"--{flag}={path}"
         content = label_list.load(table_name, open_place(path, f"--{flag}"))
         labels_table = table.read(table_name, content, columns, class_names)

@@ -49,68 +49,48 @@ class ClassFolders(NamedTuple):
         return f"{name} in {self.root}{self.folders[0]} and {len(self.folders) - 1} more folders"
 
 
-def find(folders: set[str], names: Sequence[str], source_name: str) -> ClassFolders | None:
+def find(folders: set[str], names: Sequence[str]) -> ClassFolders | None:
     """Finds class folders among a source's folders, the topmost ones; None if there are none.
 
     Where there are none of the default names, folders whose names mean the same count: `healthy`, `infected`.
-
-    Raises:
-      InputError: if some of the folders around them are splits and others are not.
     """
     names = tuple(names)
-    if not (parents := _parents(folders, names)) and names == DEFAULT_CLASS_FOLDERS:
-        alike = [
-            {path.rpartition("/")[2] for path in folders if guess_label(path.rpartition("/")[2]) == label}
-            for label in range(len(LABELS))
-        ]
+    parents = _parents(folders, names)
+    if not parents and names == DEFAULT_CLASS_FOLDERS:
+        base_names = {path.rpartition("/")[2] for path in folders}
+        alike = [[name for name in base_names if guess_label(name) == label] for label in range(len(LABELS))]
         if all(len(of_label) == 1 for of_label in alike):
-            names = tuple(min(of_label) for of_label in alike)
+            names = tuple(name for (name,) in alike)
             parents = _parents(folders, names)
     if not parents:
         return None
     root = posixpath.join(posixpath.commonpath(parents), "")
     below = tuple(parent.removeprefix(root) for parent in parents)
-    outermost = {folder.partition("/")[0] for folder in below}
-    no_splits = {folder for folder in outermost if folder.casefold() not in SPLIT_NAMES}
-    if no_splits and no_splits < outermost:
-        raise InputError(
-            f"{source_name} has class folders in the split {min(outermost - no_splits)}/ and in {min(no_splits)}/; "
-            f"expected them in {', '.join(SPLIT_NAMES)} alone; move the others out of the source"
-        )
-    return ClassFolders(root, names, below, not no_splits)
+    has_splits = all(folder.partition("/")[0].casefold() in SPLIT_NAMES for folder in below)
+    return ClassFolders(root, names, below, has_splits)
 
 
 def not_found(files: Files, folders: set[str], names: Sequence[str], source_name: str) -> InputError:
-    """The error for a source without class folders."""
-    present = [name for name in names if any(path == name or path.endswith(f"/{name}") for path in folders)]
-    fault = f"has {f'a folder {present[0]}/ only' if present else 'no class folders'} ({_content(files, folders)})"
+    """The error for a source without class folders, with what most likely explains it."""
+    present = f"its folders are {', '.join(map(printable_path, sorted(folders)[:3]))}{', …' * (len(folders) > 3)}"
+    if rejected := [file for file in files if file.fault]:
+        first = min(rejected, key=lambda file: file.path)
+        present = f"{len(rejected)} files are rejected, such as {printable_path(first.path)}: {first.fault}"
+    elif archives := sorted(path for path in files.paths if path.lower().endswith(_ARCHIVE_SUFFIXES)):
+        present = f"it holds {printable_path(archives[0])}: unpack that first"
+    elif not folders:
+        present = f"it has no folders, and {len(files)} files"
     return InputError(
-        f"{source_name} {fault}; expected {' and '.join(f'{name}/' for name in names)} side by side, or a CSV with the "
-        "label of each file; name other folders by --class_folders"
+        f"{source_name} has no class folders ({present}); expected {' and '.join(f'{name}/' for name in names)} side "
+        "by side, or one CSV with the label of each file; name other folders by --class_folders, a CSV by --labels_csv"
     )
 
 
-def _content(files: Files, folders: set[str]) -> str:
-    """What most likely explains why a source has no class folders."""
-    if rejected := [file for file in files if file.fault]:
-        first = min(rejected, key=lambda file: file.path)
-        return f"{len(rejected)} files are rejected, such as {printable_path(first.path)}: {first.fault}"
-    if archives := sorted(file.path for file in files if file.path.lower().endswith(_ARCHIVE_SUFFIXES)):
-        return f"it holds {printable_path(archives[0])}: unpack that first"
-    if folders:
-        names = map(printable_path, sorted(folders)[:3])
-        return f"its folders are {', '.join(names)}{', …' if len(folders) > 3 else ''}"
-    return f"it has no folders, and {len(files)} files"
-
-
 def _parents(folders: set[str], names: Sequence[str]) -> list[str]:
-    """Folders that hold class folders, all at one depth: the topmost that holds both, else all that hold one."""
+    """Folders that hold class folders, all at one depth: the topmost at which one holds both, else any holds one."""
     parents = [{path[: -len(name)] for path in folders if path == name or path.endswith(f"/{name}")} for name in names]
-    complete = set.intersection(*parents)
     if not all(parents):
         return []
-    depth = min(parent.count("/") for parent in complete or set.union(*parents))
-    topmost = [parent for parent in complete if parent.count("/") == depth]
-    if len(topmost) == 1:
-        return topmost
-    return sorted(parent for parent in set.union(*parents) if parent.count("/") == depth)
+    of_any = set.union(*parents)
+    depth = min(parent.count("/") for parent in set.intersection(*parents) or of_any)
+    return sorted(parent for parent in of_any if parent.count("/") == depth)

@@ -118,7 +118,7 @@ def list_cells(
         if table:
             layout = table.located(files, "")
         else:
-            layout = class_folders.find(folders, class_names, source_name)
+            layout = class_folders.find(folders, class_names)
             layout = layout or find_table(files, source, source_name, columns, class_names)
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be listed: {error}; check that it can be read") from error

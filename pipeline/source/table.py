@@ -1,6 +1,5 @@
 """Sources that tell what their cells are by a table: CSV, one cell per line, with columns for file and label."""
 
-import itertools
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, IMAGE_SUFFIXES, LABELS, SPLIT_NAMES, Cell, guess_label
 from pipeline.errors import InputError
 from pipeline.label_list import fault, read_rows
-from pipeline.source.archive import Source, is_hidden, normal_path
+from pipeline.source.archive import LINK_TO_FOLDER, Source, is_hidden, normal_path
 from pipeline.source.class_folders import Placement
 from pipeline.source.files import Files, printable_path
 
@@ -52,21 +51,23 @@ class Table(NamedTuple):
         return f"{self.columns['label']}={self.names[label]}"
 
     def located(self, files: Files, folder: str) -> "Table":
-        """The table with its root: the folder that it lies in, else the topmost from which its first path leads on.
+        """The table with its root: the folder that it lies in, else one from which its first path leads on.
 
         Raises InputError, with the number of the line, if a file is not there or is no image by its name.
         """
-        first = next(iter(self.rows))
-        roots = {path[: -len(first)] for path in files.paths if path == first or path.endswith(f"/{first}")}
-        if folder not in roots:
-            folder = min(roots, key=lambda root: (root.count("/"), root), default=folder)
+        first = f"/{next(iter(self.rows))}"
+        roots = [path[: 1 - len(first)] for path in files.paths if f"/{path}".endswith(first)]
+        root = folder if folder in roots else min(roots, key=lambda root: (len(root), root), default=folder)
         images = {path for path in files.paths if path.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(path)}
         for path, line in self.lines.items():
-            if folder + path not in images:
-                where = f"the source's folder {folder}" if folder else "the source"
+            if root + path not in images:
+                links = (file.path for file in files if file.fault == LINK_TO_FOLDER)
+                if link := next((link for link in links if (root + path).startswith(f"{link}/")), None):
+                    raise fault(self.name, line, f"{link!r} is a {LINK_TO_FOLDER}; put the folder itself there")
+                where = f"the source's folder {root}" if root else "the source"
                 suffixes = ", ".join(IMAGE_SUFFIXES)
                 raise fault(self.name, line, f"there is no image {path!r} in {where}; expected a file of {suffixes}")
-        return self._replace(root=folder)
+        return self._replace(root=root)
 
 
 def read(name: str, content: bytes, columns: Mapping[str, str | None], class_names: Sequence[str]) -> Table:
@@ -83,25 +84,23 @@ def read(name: str, content: bytes, columns: Mapping[str, str | None], class_nam
     """
     (_, header), *rows = read_rows(name, content)
     indices = _find_columns(header, columns, name)
-    names = dict(enumerate(class_names)) if tuple(class_names) != DEFAULT_CLASS_FOLDERS else {}
-    label_of = {value.casefold(): label for label, value in names.items()}
+    names = tuple(class_names)
+    if names == DEFAULT_CLASS_FOLDERS:
+        present = [row[indices["label"]].strip() for _, row in rows]
+        names = tuple(next((v for v in present if guess_label(v) == label), name) for label, name in enumerate(names))
+    label_of = {value.casefold(): label for label, value in enumerate(names)}
     placements: dict[str, Placement] = {}
     lines: dict[str, int] = {}
     for line, row in rows:
         values = {what: row[index].strip() for what, index in indices.items()}
-        path, value = normal_path(values["file"]), values["label"]
+        path, label = normal_path(values["file"]), label_of.get(values["label"].casefold())
         if not path:
             raise fault(name, line, f"the file is {values['file'][:80]!r}; expected a path within the source")
         if path in lines:
             raise fault(name, line, f"{path!r} is in line {lines[path]} already; expected each file once")
-        meant = guess_label(value) if len(names) < len(LABELS) else None
-        if meant is not None and meant not in names:
-            names[meant], label_of[value.casefold()] = value, meant
-        label = label_of.get(value.casefold())
         if label is None:
-            expected = " or ".join(names.values()) or "one that means uninfected or parasitized"
-            found = f"the {header[indices['label']]} is {value[:40]!r}; expected {expected}"
-            raise fault(name, line, f"{found}; name its values by --class_names, or another --label_column")
+            what = f"the {header[indices['label']]} is {values['label'][:40]!r}; expected {' or '.join(names)}"
+            raise fault(name, line, f"{what}; correct it, or give the names by --class_names or another --label_column")
         split = None
         if "split" in values and (split := SPLIT_NAMES.get(values["split"].casefold())) is None:
             split_names = f"{', '.join(SPLIT_NAMES)}; --split_column= ignores the column"
@@ -111,24 +110,17 @@ def read(name: str, content: bytes, columns: Mapping[str, str | None], class_nam
     labels = {placement.label for placement in placements.values()}
     if missing := [name for label, name in enumerate(LABELS) if label not in labels]:
         raise InputError(f"{name} has no {missing[0]} cell; expected cells of both labels; see --class_names")
-    class_values = tuple(value for _, value in sorted(names.items()))
-    return Table(name, placements, lines, class_values, {what: header[index] for what, index in indices.items()})
+    return Table(name, placements, lines, names, {what: header[index] for what, index in indices.items()})
 
 
 def find_table(
     files: Files, source: Source, source_name: str, columns: Mapping[str, str | None], class_names: Sequence[str]
 ) -> Table | None:
-    """Reads a source's own table, the topmost CSV; None without one. Raises InputError if there are several."""
-    is_table = [path.lower().endswith(".csv") and not is_hidden(path) for path in files.paths]
-    tables = sorted(itertools.compress(files, is_table), key=lambda file: (file.path.count("/"), file.path))
-    if not tables or tables[0].fault:
+    """Reads a source's own table, its only CSV; None without one or with several."""
+    indices = [i for i, path in enumerate(files.paths) if path.lower().endswith(".csv") and not is_hidden(path)]
+    if len(indices) != 1 or files[indices[0]].fault:
         return None
-    path, num_bytes, zip_entry, _, modified_ns = tables[0]
-    if len(tables) > 1 and tables[1].path.count("/") == path.count("/"):
-        raise InputError(
-            f"{source_name} has no class folders but the tables {printable_path(path)} and "
-            f"{printable_path(tables[1].path)}; expected one; give it as --labels_csv"
-        )
+    path, num_bytes, zip_entry, _, modified_ns = files[indices[0]]
     content = source.read("", Cell(path, 0, "", num_bytes, zip_entry, modified_ns))
     table = read(f"{source_name}: {printable_path(path)}", content, columns, class_names)
     return table.located(files, path[: path.rfind("/") + 1])
