@@ -12,7 +12,7 @@ import unicodedata
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import NamedTuple
@@ -22,11 +22,9 @@ import numpy as np
 from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
 from pipeline.label_list import LabelList
-from pipeline.source import class_folders
+from pipeline.source import layouts
 from pipeline.source.archive import LINK_TO_FOLDER, Source, is_hidden
-from pipeline.source.class_folders import ClassFolders
 from pipeline.source.files import MAX_ENCODED_BYTES, Files, UnreadableImage, printable_path
-from pipeline.source.table import Table, find_table
 from pipeline.storage import MAX_CONNECTIONS
 
 EXCLUDE = "exclude"
@@ -83,7 +81,7 @@ class Listing(NamedTuple):
     skipped: dict[str, int]  # number of files that are no images, by reason
     same_names: list[str]  # base names that are in both classes, which may be a mistake in copying
     fingerprint: str
-    layout: ClassFolders | Table  # how the source tells labels
+    layout: layouts.Layout  # how the source tells labels
     overrides: LabelOverrides | None = None
 
     @property
@@ -97,16 +95,16 @@ def list_cells(
     source_name: str,
     class_names: Sequence[str],
     patient_regex: re.Pattern[str],
-    columns: Mapping[str, str | None] = MappingProxyType({}),
-    table: Table | None = None,
+    columns: layouts.Columns = MappingProxyType({}),
+    table: layouts.Table | None = None,
 ) -> Listing:
     """Lists the cells of a source.
 
     Args:
       source, source_name: an opened source, and what to call it in errors.
-      class_names: folder of each label, or its name in a table, in label order; see `class_folders.find`, `table.read`.
+      class_names: folder of each label, or its name in a table, in label order; see `layouts.find`, `read_table`.
       patient_regex: see `cells.parse_patient`.
-      columns: see `table.read`, of the CSV that a source without class folders may hold.
+      columns: see `layouts.Columns`, of the CSV that a source without class folders may hold.
       table: a table that lies elsewhere; then class folders do not count.
 
     Raises:
@@ -114,16 +112,13 @@ def list_cells(
     """
     try:
         files, folders = source.walk()
-        layout: ClassFolders | Table | None
+        layout: layouts.Layout
         if table:
             layout = table.located(files, "")
         else:
-            layout = class_folders.find(folders, class_names)
-            layout = layout or find_table(files, source, source_name, columns, class_names)
+            layout = layouts.find(files, folders, source, source_name, class_names, columns)
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be listed: {error}; check that it can be read") from error
-    if layout is None:
-        raise class_folders.not_found(files, folders, class_names, source_name)
     root = layout.root
     indices, labels, patients, splits = array("q"), array("B"), array("i"), array("B")
     patient_codes: dict[str, int] = {}
@@ -167,7 +162,7 @@ def list_cells(
                 f"{', '.join(IMAGE_SUFFIXES)}; add some or name the folder by --class_folders"
             )
     try:
-        fingerprint = _fingerprint(cells, source, isinstance(layout, Table))
+        fingerprint = _fingerprint(cells, source, isinstance(layout, layouts.Table))
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be read: {error}; fix that, then the same command continues") from error
     fewest, *others = (
