@@ -21,7 +21,6 @@ from pipeline.terminal import say
 from trainers import evaluation_flags, run_dir, tf_import
 from trainers.data import open_data_set
 from trainers.evaluation import runs
-from trainers.evaluation.runs import FOLDS
 from trainers.training.signals import INTERRUPTED, PREEMPTED, run_trainer
 from trainers.training_flags import MODELS
 
@@ -38,15 +37,15 @@ flags.adopt_module_key_flags(evaluation_flags)
 def main(arguments: Sequence[str]) -> int | None:
     """Trains fold after fold, then evaluates all of them together."""
     trainer_flags = _trainer_flags(arguments)
-    data_set = open_data_set(_DATA_DIR.value, FOLDS)
+    data_set = open_data_set(_DATA_DIR.value, runs.FOLDS)
     options = evaluation_flags.read(_BATCH_SIZE)
     runs.check_disputed(options.disputed_labels, data_set)
-    names = CONFIGS[FOLDS].splits
+    names = CONFIGS[runs.FOLDS].splits
     folders = [Path(_OUTPUT_DIR.value) / name for name in names]
     for fold, folder in enumerate(folders):
         say(f"fold {fold + 1} of {NUM_FOLDS}: {folder}")
         test, validation, *train = (*names[fold:], *names[:fold])
-        command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, f"--config={FOLDS}"]
+        command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, f"--config={runs.FOLDS}"]
         command += [f"--train_split={'+'.join(sorted(train))}", f"--validation_split={validation}"]
         command += [f"--test_split={test}", f"--data_dir={_DATA_DIR.value}", f"--run_dir={folder}"]
         status = run_trainer(command)
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str]) -> int | None:
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
 
-    _, grouped = runs.group([str(folder) for folder in folders], FOLDS, None)
+    _, grouped = runs.group([str(folder) for folder in folders], runs.FOLDS, None)
     print(evaluate.evaluate(grouped, data_set, options, str(Path(_OUTPUT_DIR.value) / "report")))
     return None
 

@@ -30,6 +30,11 @@ def test_the_report_is_complete(small_report):
         assert f"basic_cnn_{kind}.png" in names
     assert not [name for name in names if name.startswith(".")]
     page = (folder / "report.html").read_text()
+    assert "cannot say whether a patient is infected" in page
+    assert "A smear of 5,000 cells, at threshold 0.5" in page
+    assert not re.search(
+        r"\b(\S+) to \1\b(?![.,]\d)|[–] %|\bnan\b", re.sub(r"<svg.*?</svg>|data:[^\"]*", "", page, flags=re.S)
+    )
     for title in ("What this means", "All metrics", "vgg_ft: calibration"):
         (number,) = re.findall(f'<h2 id="(section-[0-9]+)">{title}</h2>', page)
         assert f'<a href="#{number}">{title}</a>' in page

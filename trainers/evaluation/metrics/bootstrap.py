@@ -60,8 +60,7 @@ class Sums:
             "f1": (2 * tp, 2 * tp + fp + fn),
             "brier": (self._by_cluster(np.zeros_like(kind), error**2, 1)[0], num_cells),
         }
-        self.linear_names = {*self._ratios, "auc"}
-        """Metrics that `linearize` knows."""
+        self.linear_names = {*self._ratios, "auc"}  # metrics that `linearize` knows
 
     def _by_cluster(self, row: np.ndarray, values: np.ndarray, num_rows: int) -> np.ndarray:
         sums = np.zeros((num_rows, self.num_clusters))

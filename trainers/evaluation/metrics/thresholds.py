@@ -20,7 +20,6 @@ from pipeline.errors import InputError
 from pipeline.records.manifest import compute_checksum
 from trainers import run_dir
 from trainers.evaluation.metrics import metrics
-from trainers.evaluation.metrics.metrics import THRESHOLD
 
 FILE = "thresholds.json"
 DEFAULT = "default"
@@ -52,7 +51,7 @@ class Thresholds(NamedTuple):
 
 def defaults(not_fitted: str, split: str = "", num_cells: int = 0, num_patients: int = 0) -> Thresholds:
     """The default threshold and temperature 1, with the reason why nothing has been fitted."""
-    return Thresholds(split, num_cells, num_patients, {DEFAULT: THRESHOLD}, 1.0, not_fitted)
+    return Thresholds(split, num_cells, num_patients, {DEFAULT: metrics.THRESHOLD}, 1.0, not_fitted)
 
 
 def fit(split: str, labels: np.ndarray, probabilities: np.ndarray, patient_ids: np.ndarray) -> Thresholds:
@@ -78,7 +77,9 @@ def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, f
     }
     # The first cut predicts no cell parasitized and is infinite; no probability is larger than 1.
     between = (np.minimum(cuts, 1.0 + 1e-6) + np.append(cuts[1:], 0.0)) / 2
-    return {DEFAULT: THRESHOLD} | {name: float(min(between[int(np.argmax(rate))], 1.0)) for name, rate in best.items()}
+    return {DEFAULT: metrics.THRESHOLD} | {
+        name: float(min(between[int(np.argmax(rate))], 1.0)) for name, rate in best.items()
+    }
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -147,7 +148,7 @@ def _is_number(value: object, low: float, high: float) -> bool:
 def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
     """The number that `--threshold` means, itself or one of `NAMES`; raises InputError if the run has none such."""
     if value == DEFAULT:
-        return THRESHOLD
+        return metrics.THRESHOLD
     if value not in NAMES:
         with suppress(ValueError):
             if 0 <= (threshold := float(value)) <= 1:

@@ -23,7 +23,6 @@ from trainers.evaluation.metrics import metrics, thresholds
 from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.predictions import ModelPredictions
 from trainers.evaluation.report import image_grid, plots, warnings
-from trainers.evaluation.report.image_grid import GridCell
 from trainers.evaluation.runs import Run
 from trainers.evaluation_flags import Options
 
@@ -141,10 +140,10 @@ def _save_plot(path: Path, label: str, failures: dict[str, str], draw: Callable[
 
 
 def _save_grid(
-    path: Path, title: str, failures: dict[str, str], collect: Callable[..., list[GridCell]], *args: Any
-) -> list[GridCell]:
+    path: Path, title: str, failures: dict[str, str], collect: Callable[..., list[image_grid.GridCell]], *args: Any
+) -> list[image_grid.GridCell]:
     """Collects cells, writes them as PNG if there are any, and returns them for the page."""
-    cells: list[GridCell] = []
+    cells: list[image_grid.GridCell] = []
     with optional(path.name, failures):
         if cells := collect(*args):
             plots.save(image_grid.plot(cells, title), path)
