@@ -65,10 +65,8 @@ def compile_patient_regex(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise InputError(
-            f"--patient_regex={pattern!r} is not a regular expression ({error}); "
-            "give one whose first group is the patient, such as " + repr(DEFAULT_PATIENT_REGEX)
-        ) from error
+        expected = f"expected one whose first group is the patient, such as {DEFAULT_PATIENT_REGEX!r}"
+        raise InputError(f"--patient_regex={pattern!r} is not a regular expression ({error}); {expected}") from error
 
 
 def parse_patient(filename: str, patient_regex: re.Pattern[str]) -> str:
@@ -97,21 +95,16 @@ def patient_noun(settings: Mapping[str, Any]) -> str:
 
 
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:
-    """Reads `--class_folders`: one folder per label in label order, or pairs such as `parasitized=infected`.
+    """The folders of `--class_folders`, which may be pairs such as `parasitized=infected`, in label order.
 
-    Returns one folder name per label, in label order. Raises InputError for anything else.
+    Raises InputError for anything else.
     """
-    expected = f"one folder per label in the order {','.join(LABELS)}, or {','.join(f'{x}=<folder>' for x in LABELS)}"
-    folders = tuple(values)
-    if any("=" in value for value in values):
-        pairs = dict(value.partition("=")[::2] for value in values)
-        if set(pairs) != set(LABELS) or len(values) != len(LABELS):
-            raise InputError(f"--class_folders={','.join(values)} does not name each label once; expected {expected}")
-        folders = tuple(pairs[label] for label in LABELS)
-    if len(folders) != len(LABELS) or len(set(folders)) != len(LABELS) or not all(folders):
+    pairs = dict(value.split("=", 1) for value in values if "=" in value)
+    folders = tuple(pairs.get(label, "") for label in LABELS) if pairs else tuple(values)
+    is_path_or_empty = any("/" in folder or not folder for folder in folders)
+    if len(values) != len(LABELS) or len(set(folders)) != len(LABELS) or is_path_or_empty:
         raise InputError(
-            f"--class_folders={','.join(values)} is not {len(LABELS)} different folders; expected {expected}"
+            f"--class_folders={','.join(values)} is not {len(LABELS)} different folders; expected their bare names in "
+            f"the order {','.join(LABELS)}, or {','.join(f'{label}=<folder>' for label in LABELS)}"
         )
-    if bad := [folder for folder in folders if "/" in folder]:
-        raise InputError(f"--class_folders: {bad[0]!r} is a path; expected the folder's bare name")
     return folders

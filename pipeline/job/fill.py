@@ -39,10 +39,9 @@ class _Record(NamedTuple):
 
 
 def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardCounts:
-    """Fills one shard: reads, decodes and resizes its cells, writes records, index and result.
+    """Reads, decodes and resizes a shard's cells in threads, by default one per CPU; writes records, index and result.
 
-    Cells are decoded by `num_threads` threads, by default one per CPU. Raises OSError if the plan or the source cannot
-    be read, or the shard cannot be written; no final name appears then.
+    Raises OSError if the plan or the source cannot be read, or the shard cannot be written; no final name appears then.
     """
     cv2.setNumThreads(1)  # cells are decoded in parallel; OpenCV's own threads would only get in the way
     plan = job.job_dir / layout.plan_name(file_name)
@@ -63,7 +62,6 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
                 digest.update(part)
                 num_bytes += len(part)
         if not plan.exists():
-            # The job was given up and another may have begun: its shards must not be mixed with this one.
             raise FileNotFoundError(f"{plan} is gone, so this shard belongs to a job that no longer exists")
     index_file = index.to_bytes(index.index_array(rows))
     entry = {
@@ -84,7 +82,7 @@ def _make_records(
     cells: Sequence[Cell], source: Source, job: ShardJob, num_threads: int
 ) -> Iterator[_Record | Rejected]:
     """Makes records, in threads if there are several, yields them in order, and holds only a few at a time."""
-    cells_per_task = max(1, min(_CELLS_PER_TASK, _PIXEL_BYTES_PER_TASK // (3 * job.image_size_px**2)))
+    cells_per_task = max(1, min(_CELLS_PER_TASK, _PIXEL_BYTES_PER_TASK // (3 * job.settings.image_size_px**2)))
     pending: deque[Future[list[_Record | Rejected]]] = deque()
 
     def make(task: Sequence[CellRead]) -> list[_Record | Rejected]:
@@ -111,8 +109,9 @@ def _make_record(cell_read: CellRead, job: ShardJob) -> _Record | Rejected:
     except UnreadableImage as error:
         return Rejected(cell.filename, str(error))
     height, width, _ = decoded.pixels.shape
-    pixels = decode.resize(apply_background(decoded.pixels, job.background), job.image_size_px)
-    stored = pixels.tobytes() if job.image_encoding == "raw" else decode.encode_png(pixels)
+    settings = job.settings
+    pixels = decode.resize(apply_background(decoded.pixels, settings.background), settings.image_size_px)
+    stored = pixels.tobytes() if settings.image_encoding == "raw" else decode.encode_png(pixels)
     record, offset = example.encode(stored, cell.label, cell.filename, cell.patient_id)
     header, footer = tfrecord.frame(record)
     content = int.from_bytes(hashlib.sha256(encoded).digest()[:8], "little")

@@ -108,7 +108,7 @@ def test_too_few_cells_are_told_with_the_files_that_were_rejected(tmp_path):
         out.writestr("Parasitized/C1_a.png", png())
         with pytest.warns(UserWarning, match="Duplicate name"):
             out.writestr("Parasitized/C1_a.png", png())
-    expected = r"twice\.zip, 1 files rejected, such as Parasitized/C1_a\.png \(the archive has this name .*: {}"
+    expected = r"twice\.zip, 1 file rejected, such as Parasitized/C1_a\.png \(the archive has this name .*: {}"
     with pytest.raises(InputError, match=expected.format("got 2 cells, too few")):
         prepare(archive, tmp_path / "data", config="by_cell")
     with pytest.raises(InputError, match=expected.format("too few patients")):

@@ -97,11 +97,7 @@ def test_other_bytes_are_refused(directory, tmp_path, monkeypatch):
     corrupt_all(directory)
     resize = decode.resize
     monkeypatch.setattr(decode, "resize", lambda *arguments: resize(*arguments) ^ 1)  # as another OpenCV may do
-    assert_refused(
-        tmp_path, "is not what the manifest vouches for, so .* left as it was .the source has changed, or this"
-    )
-    monkeypatch.setattr("pipeline.job.repair.package_versions", lambda: {"opencv-python-headless": "0.1"})
-    assert_refused(tmp_path, "opencv-python-headless .* made it and 0.1 is installed")
+    assert_refused(tmp_path, "is not what the manifest vouches for, so .* left as it was: the source has changed, this")
 
 
 def test_a_repair_that_cannot_read_the_source_leaves_the_data_set_as_it_was(directory, tmp_path, monkeypatch):

@@ -125,9 +125,9 @@ def test_given_splits_by_folders(tmp_path):
     result = preprocess(source, tmp_path / "data", "--config=given,by_patient", *flags)
     assert result.returncode == 0, result.stderr
     assert "uninfected ← U/ in test/P0/ and 5 more folders, 6 cells" in result.stdout
-    assert "given splits: train 6 cells, test 6 cells\n" in result.stdout
+    assert "given splits, which --config=given keeps: train 6 cells, test 6 cells\n" in result.stdout
     assert "warning: given splits share 3 patients, such as P0" in result.stdout
-    assert "1 are in several splits" in result.stdout
+    assert "in several splits: 1;" in result.stdout
     assert "advice: 3 patients: use trainers.cross_validate" in result.stdout
     assert run_in_process("pipeline.verify", f"--data_dir={tmp_path / 'data'}").returncode == 0
     for split in ("train", "test"):
@@ -138,7 +138,7 @@ def test_given_splits_by_folders(tmp_path):
     assert_one_line_error(preprocess(source, tmp_path / "more", *flags), "in the split train/ and in extra/")
     (source / "train").rename(source / "batch")
     result = preprocess(source, tmp_path / "more", "--config=given", *flags)
-    assert_one_line_error(result, "it has no splits of its own", "--config=by_patient")
+    assert_one_line_error(result, "has no splits of its own", "--config=by_patient")
 
 
 def test_given_splits_by_a_column(lab, tmp_path):
@@ -163,7 +163,7 @@ def test_names_that_say_the_opposite_and_advice(tmp_path):
     lines = result.stdout.splitlines()
     assert "warning: uninfected ← infected/, whose name says the opposite; check --class_folders" in lines
     assert [line for line in lines if "advice" in line] == [
-        "  advice: borders are not black in 48 of 56 cells: --background=black masks what surrounds a cell",
+        "  advice: borders are not black in 48 of 56 cells: --background=black --overwrite masks what surrounds a cell",
         "  advice: not 8-bit RGB: 8 grey; a model that learns colours needs cells like those that it will predict",
         "  advice: 8 patients: use trainers.cross_validate (--config=folds), which tests on each one",
         "  advice: uninfected to parasitized cells are 1:6.0: train with --class_weight=balanced",
