@@ -34,9 +34,8 @@ def main() -> None:
             f"--data_dir={_DATA_DIR.value} was made with --label_overrides, which the folds would not have; give one "
             "with the labels as published"
         )
-    with open_source(_SOURCE.value) as source:
-        regex = compile_patient_regex(settings["patient_regex"])
-        listing = list_cells(source, _SOURCE.value, settings["class_folders"], regex)
+    regex = compile_patient_regex(settings["patient_regex"])
+    listing = list_cells(open_source(_SOURCE.value), _SOURCE.value, settings["class_folders"], regex)
     if listing.fingerprint != contents["source"]["fingerprint"]:
         raise InputError(f"--data_dir={_DATA_DIR.value} was not made from --source={_SOURCE.value}; give its source")
     excluded = Path(_OUTPUT_DIR.value) / "test_cells.csv"

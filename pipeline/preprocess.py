@@ -28,7 +28,7 @@ from pipeline.job import plan, prepare, summary
 from pipeline.records import layout
 from pipeline.records.example import IMAGE_ENCODINGS
 from pipeline.records.image import MAX_SIZE_PX
-from pipeline.source import listing, table
+from pipeline.source import layouts, listing
 from pipeline.source.archive import open_source
 from pipeline.splits.configs import CONFIGS
 from pipeline.storage import open_place
@@ -50,7 +50,7 @@ def define_flags() -> None:
     flags.DEFINE_string("source", None, origin, required=True)
     of_table = "Table of a folder or .zip: CSV with a file, a label, and perhaps a patient and a split per line."
     flags.DEFINE_string("labels_csv", None, of_table)
-    for what, likely in table.COLUMNS.items():
+    for what, likely in layouts.COLUMNS.items():
         column = f"Name of the table's column for the {what}. Without it: {', '.join(likely)}."
         flags.DEFINE_string(f"{what}_column", None, column)
     flags.DEFINE_string("data_dir", None, "Root folder of the data sets, as in tfds.load.", required=True)
@@ -148,17 +148,18 @@ def _preprocess(source: str, settings: plan.Settings, labels: label_list.LabelLi
 def _list_cells(source: str, settings: plan.Settings) -> tuple[str, listing.Listing]:
     """The source that workers read, which for a table is its folder, and its cells."""
     name, only, labels_table = f"--source={source}", None, None
-    columns = {what: _FLAGS[f"{what}_column"].value for what in table.COLUMNS}
+    columns = {what: _FLAGS[f"{what}_column"].value for what in layouts.COLUMNS}
     flag, path = ("source", source) if _FLAGS.labels_csv is None else ("labels_csv", _FLAGS.labels_csv)
-    if flag == "labels_csv" or path.lower().endswith(".csv"):
+    if flag == "labels_csv" or path.lower().endswith((".csv", ".xlsx")):
         table_name, place = f"--{flag}={path}", open_place(path, f"--{flag}")
-        labels_table = table.read(table_name, label_list.load(table_name, place), columns, settings.class_folders)
+        labels_table = layouts.read_table(
+            table_name, label_list.load(table_name, place), columns, settings.class_folders
+        )
         if flag == "source":
             source = os.fspath(place.parent)
             only = {folder for row in labels_table.rows for folder in accumulate(row.split("/")[:-1], "{}/{}".format)}
-    with open_source(source, only) as opened:
-        patient_regex = compile_patient_regex(settings.patient_regex)
-        return source, listing.list_cells(opened, name, settings.class_folders, patient_regex, columns, labels_table)
+    patient_regex, names = compile_patient_regex(settings.patient_regex), settings.class_folders
+    return source, listing.list_cells(open_source(source, only), name, names, patient_regex, columns, labels_table)
 
 
 if __name__ == "__main__":

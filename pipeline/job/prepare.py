@@ -48,18 +48,11 @@ def plan(
 ) -> Iterator[Job | JobResult]:
     """Plans one data set, writes the plan, and holds the data set's lock while the block runs.
 
-    Args:
-      listing, settings: the source's cells, not needed any more once the block is entered, and what to make.
-      source, data_dir: path of the source, as workers reach it, and root of all data sets.
-      overwrite: replaces a data set of another source or other settings, and makes an equal one again.
-      repair: makes corrupt files of an existing data set again, byte-identical.
+    `source` is as workers reach it. The listing is not needed any more once the block is entered. `overwrite` replaces
+    a data set of another source or other settings, `repair` makes corrupt files of an existing one again.
 
-    Yields:
-      the job, or its result if the data set is there already.
-
-    Raises:
-      InputError: if the plan cannot be made, another data set or another job is in the way, or files of the data set
-        are corrupt and must not be or cannot be repaired.
+    Yields the job, or its result if the data set is there already. Raises InputError if the plan cannot be made,
+    another data set or another job is in the way, or files are corrupt and must not be or cannot be repaired.
     """
     directory = layout.dataset_dir(data_dir, settings.config)
     place = storage.open_place(source, "--source")
@@ -69,11 +62,12 @@ def plan(
     deciding = [listing.fingerprint, *(identity[key] for key in ("format", "version", "settings"))]
     job_name = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
     job_dir = layout.incomplete_dir(directory) / job_name
-    shard_job = ShardJob(os.fspath(place), listing.root, job_dir, layout.shards_dir(directory), settings)
+    shard_job = ShardJob(os.fspath(place), listing.cells.root, job_dir, layout.shards_dir(directory), settings)
     existing = _find_existing(directory, identity, overwrite)
     shards = plan_shards(listing, settings, identity["source"]["name"])  # an error here must leave nothing behind
     if existing:
-        _remove_leftovers(directory)
+        with suppress(InputError, OSError), storage.lock(directory):  # a job may have been killed at its very end
+            storage.remove_folder(_replaced_dir(directory))
         yield _check_existing(directory, existing, shards, shard_job, repair)
         return
     planned: Job | JobResult
@@ -140,10 +134,9 @@ def _find_existing(directory: epath.Path, identity: manifest.Manifest, overwrite
 def _check_existing(
     directory: epath.Path, existing: manifest.Manifest, shards: Iterable[Shard], job: ShardJob, repair: bool
 ) -> JobResult:
-    """Compares an existing data set with its manifest, and makes corrupt files again if they may be repaired.
+    """Compares an existing data set with its manifest, and makes corrupt files again, byte-identical, with `repair`.
 
-    They are made in a folder of their own, then moved to the data set. Raises InputError if files are corrupt and must
-    not be repaired, or if one is not byte-identical to what the manifest vouches for; then none is moved.
+    They are made in a folder of their own, and moved to the data set only if all are what the manifest vouches for.
     """
     started = time.perf_counter()
     # In an object store digests would cost a download of everything, so without --repair sizes have to do.
@@ -230,7 +223,7 @@ def _publish(job: Job) -> None:
         storage.remove_folder(incomplete)
         return
     storage.remove_others(incomplete, layout.expected_files(job.num_cells))
-    replaced = job.directory.with_name(f"{job.directory.name}.replaced")
+    replaced = _replaced_dir(job.directory)
     storage.remove_folder(replaced)
     if job.directory.exists():
         job.directory.rename(replaced)
@@ -238,9 +231,6 @@ def _publish(job: Job) -> None:
     storage.remove_folder(replaced)
 
 
-def _remove_leftovers(directory: epath.Path) -> None:
-    """Removes what a job that was killed at its very end has left next to its data set."""
-    lock, replaced = (directory.with_name(f"{directory.name}.{suffix}") for suffix in ("lock", "replaced"))
-    if not storage.is_remote(directory) and (lock.exists() or replaced.exists()):
-        with suppress(InputError, OSError), storage.lock(directory):
-            storage.remove_folder(replaced)
+def _replaced_dir(directory: epath.Path) -> epath.Path:
+    """Where a data set lies for the moment in which another takes its name."""
+    return directory.with_name(f"{directory.name}.replaced")

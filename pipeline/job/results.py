@@ -106,13 +106,11 @@ def missing_shards(job: Job) -> list[str]:
 
 def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[ShardResult]:
     """The results of all shards, in the order of the plan; raises InputError if some are missing or damaged."""
-    results = {name: read_result(job_dir, name) for name in num_cells}
-    if missing := [name for name, result in results.items() if result is None]:
-        raise InputError(
-            f"the runner has ended, but {len(missing)} of {len(num_cells)} shards are missing, such as "
-            f"{min(missing)}; look into its log, then the same command continues"
-        )
-    return [result for result in results.values() if result]
+    results = {name: result for name in num_cells if (result := read_result(job_dir, name))}
+    if missing := num_cells.keys() - results:
+        num_missing = f"{len(missing)} of {len(num_cells)} shards are missing, such as {min(missing)}"
+        raise InputError(f"the runner has ended, but {num_missing}; look into its log, then the same command continues")
+    return list(results.values())
 
 
 def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float) -> None:

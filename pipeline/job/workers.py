@@ -24,10 +24,9 @@ CONTINUES = "; fix that, then the same command continues"
 class ShardError(Exception):
     """A shard could not be filled; the message is one line."""
 
-    @classmethod
-    def of(cls, file_name: str, reason: object) -> "ShardError":
-        """The error of a shard."""
-        return cls(f"shard {file_name} could not be filled: {' '.join(str(reason).split())}{CONTINUES}")
+
+def _error(file_name: str, reason: str) -> ShardError:
+    return ShardError(f"shard {file_name} could not be filled: {' '.join(reason.split())}{CONTINUES}")
 
 
 def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardCounts:
@@ -40,7 +39,7 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
         reason = str(error)
         if isinstance(error, FileNotFoundError) and not job.job_dir.exists():
             reason = f"{platform.node()} has no {job.job_dir}; expected a --data_dir that all workers reach by its path"
-        raise ShardError.of(file_name, reason) from error
+        raise _error(file_name, reason) from error
 
 
 class WorkerProcesses:
@@ -81,7 +80,7 @@ class WorkerProcesses:
         except (EOFError, OSError) as error:
             status = self._processes[connection].wait()
             end = "was killed, perhaps for memory" if status < 0 else f"ended with status {status}, see its error"
-            raise ShardError.of(file_name, f"a worker process {end}") from error
+            raise _error(file_name, f"a worker process {end}") from error
         finally:
             self._idle.append(connection)
         if isinstance(answer, ShardError):
