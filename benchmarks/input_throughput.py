@@ -23,8 +23,8 @@ from benchmarks.harness import measurement
 from benchmarks.harness.clock import Content, Work, content_of, total_of
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
 from pipeline.records.manifest import Manifest
+from pipeline.terminal import progress_bar
 from trainers import tf_import
 from trainers.data import DataSet, open_data_set
 

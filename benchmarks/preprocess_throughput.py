@@ -21,7 +21,7 @@ from benchmarks.harness import measurement
 from benchmarks.repeated_cells import lay_out
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
+from pipeline.terminal import progress_bar
 
 _OURS = "pipeline.preprocess"
 _TIMES = re.compile(r"listed in ([\d.]+) s, planned in ([\d.]+) s.*?filled [\d,]+ cells in ([\d.]+) s", re.DOTALL)

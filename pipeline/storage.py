@@ -140,9 +140,7 @@ def make_folder(folder: epath.Path) -> None:
 
 def list_names(folder: epath.Path) -> list[str]:
     """Names of a folder's entries, those that other processes have just written included."""
-    if not is_remote(folder):
-        return [path.name for path in Path(folder).iterdir()]
-    return [name for name, _, _ in list_objects(folder)]
+    return [name for name, _, _ in list_objects(folder)] if is_remote(folder) else os.listdir(folder)
 
 
 def list_objects(folder: str | epath.PathLike) -> Iterator[tuple[str, bool, int]]:
@@ -191,7 +189,6 @@ def lock(target: epath.Path, file: epath.Path | None = None) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)  # while it is locked: whoever waits for it notices and tries again
     except filelock.Timeout as error:
-        raise InputError(
-            f"another job is at work on {target} ({path.read_text() or 'it'} holds {path}); wait until it has ended, "
-            "then the same command finds or continues its work"
-        ) from error
+        holder = f"{path.read_text() or 'it'} holds {path}"
+        remedy = "wait until it has ended, then the same command finds or continues its work"
+        raise InputError(f"another job is at work on {target} ({holder}); {remedy}") from error

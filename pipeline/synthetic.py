@@ -20,8 +20,7 @@ from pipeline import storage
 from pipeline.cells import DEFAULT_CLASS_FOLDERS
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
-from pipeline.terminal import say
+from pipeline.terminal import progress_bar, say
 
 _SLIDE_NAMES = ("C{}P{}thinF", "C{}P{}ThinF", "C{}NThinF", "C{}ThinF", "C{}_thinF", "C{}P{}ReThinF")
 _SLIDE_RGB = (236, 208, 180), (210, 215, 206), (202, 208, 203), (240, 205, 182), (234, 212, 188), (214, 208, 206)

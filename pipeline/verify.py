@@ -19,11 +19,10 @@ from etils import epath
 from pipeline import storage
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
 from pipeline.records import example, layout, manifest, schema, tfrecord
 from pipeline.records.index import index_array, read_index
 from pipeline.splits.configs import CONFIGS
-from pipeline.terminal import quantity, say
+from pipeline.terminal import progress_bar, quantity, say
 
 _THREADS = 4  # on an object store several files arrive at a time; locally hashing keeps two cores busy
 

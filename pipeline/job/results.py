@@ -13,9 +13,9 @@ from etils import epath
 from pipeline.cells import Rejected
 from pipeline.errors import InputError
 from pipeline.job.plan import Job
-from pipeline.progress import progress_bar
 from pipeline.records import layout, manifest
 from pipeline.storage import PARTIAL, is_remote, list_names, remove_others
+from pipeline.terminal import progress_bar
 
 _SECONDS_BETWEEN_LOOKS = {"local": 0.2, "remote": 5.0}
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pipeline import storage
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
+from pipeline.terminal import progress_bar
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60

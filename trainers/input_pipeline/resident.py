@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from pipeline.progress import progress_bar
 from pipeline.records import example, image, tfrecord
 from pipeline.records.manifest import corrupt_shard
+from pipeline.terminal import progress_bar
 from trainers.data import Split
 from trainers.input_pipeline.mapped import MappedCells, is_mappable
 
