@@ -42,26 +42,8 @@ class CellImage(NamedTuple):
     patient_id: str
 
 
-class Exploration(NamedTuple):
-    """What to plot."""
-
-    contents: manifest.Manifest
-    training_split: str  # the one that sizes, colours and sample cells are of
-    patients: dict[str, dict[str, np.ndarray]]  # split -> known patient -> int64 [labels], number of cells
-    colours: dict[tuple[str, int], np.ndarray]  # see `mean_colours`
-    samples: list[CellImage]  # sixteen or fewer
-
-
-def explore(directory: epath.Path, contents: manifest.Manifest) -> Exploration:
-    """Reads what to plot from a data set's version folder and manifest; raises InputError if a shard is corrupt."""
-    splits = contents["splits"]
-    training_split = "train" if "train" in splits else next(iter(splits))
-    cells = list(_read_cells(directory, contents, training_split))
-    patients = {name: _count_patients(directory, split) for name, split in splits.items()}
-    return Exploration(contents, training_split, patients, mean_colours(cells), cells[: _GRID**2])
-
-
-def _count_patients(directory: epath.Path, split: dict[str, Any]) -> dict[str, np.ndarray]:
+def count_patients(directory: epath.Path, split: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Known patient -> int64 [labels], number of cells, of a split in the manifest; InputError if it is corrupt."""
     cells = Counter(
         (cell.label, cell.patient_id)
         for shard in split["shards"]
@@ -73,8 +55,8 @@ def _count_patients(directory: epath.Path, split: dict[str, Any]) -> dict[str, n
     return {patient: np.array([cells[label, patient] for label in range(len(LABELS))]) for patient in known}
 
 
-def _read_cells(directory: epath.Path, contents: manifest.Manifest, split: str) -> Iterator[CellImage]:
-    """The first cells of each shard: they are in hash order, so these are a random sample."""
+def read_cells(directory: epath.Path, contents: manifest.Manifest, split: str) -> Iterator[CellImage]:
+    """The first cells of each shard: they are in hash order, so these are a random sample; InputError if corrupt."""
     size, encoding = (contents["settings"][name] for name in ("image_size_px", "image_encoding"))
     shards = contents["splits"][split]["shards"]
     for shard in shards:
@@ -101,18 +83,21 @@ def mean_colours(cells: Sequence[CellImage]) -> dict[tuple[str, int], np.ndarray
 
 
 @plot_style.style()
-def plot(exploration: Exploration) -> "Figure":
-    """Makes the figure."""
+def plot(directory: epath.Path, contents: manifest.Manifest) -> "Figure":
+    """Makes the figure of the data set in a version folder; raises InputError if a shard is corrupt."""
     from matplotlib.figure import Figure  # takes a second, which mistakes need not wait for
 
-    contents, split, by_split = exploration.contents, exploration.training_split, exploration.patients
+    splits = contents["splits"]
+    split = "train" if "train" in splits else next(iter(splits))
+    images = list(read_cells(directory, contents, split))
+    by_split = {name: count_patients(directory, of_split) for name, of_split in splits.items()}
     figure = Figure(figsize=(16, 9), dpi=110)
     name = "/".join(contents[key] for key in ("dataset", "config", "version"))
     figure.suptitle(f"{name}, {contents['source']['name']}")
     charts, cells = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.25, 1)).flat
     (num_cells, num_patients), sides, (per_patient, colours) = charts.subplots(3, 2)
-    classes = {label: [of_split["classes"][label] for of_split in contents["splits"].values()] for label in LABELS}
-    _plot_stacked(num_cells, list(contents["splits"]), classes)
+    classes = {label: [of_split["classes"][label] for of_split in splits.values()] for label in LABELS}
+    _plot_stacked(num_cells, list(splits), classes)
     num_cells.set(title="Cells by split", ylabel="cells")
     if any(by_split.values()):
         _plot_patients(num_patients, per_patient, by_split)
@@ -121,8 +106,9 @@ def plot(exploration: Exploration) -> "Figure":
         histogram = contents.get("image_size", {}).get(split, {}).get(side, {}).get("histogram", {})
         axis.bar(list(map(int, histogram)), histogram.values(), manifest.SIZE_BIN_PX, align="edge")
         axis.set(title=f"Image {side} ({split}), before resizing", xlabel="pixels", ylabel="images")
+    of_patients = mean_colours(images)
     for label, marker in enumerate("o^"):
-        points = np.array([colour for (_, of_label), colour in exploration.colours.items() if of_label == label])
+        points = np.array([colour for (_, of_label), colour in of_patients.items() if of_label == label])
         if len(points):
             red, _, blue = mean = points.mean(axis=0)
             name = f"{LABELS[label]}: mean RGB {', '.join(f'{value:.0f}' for value in mean)}"
@@ -131,9 +117,9 @@ def plot(exploration: Exploration) -> "Figure":
     colours.set(title=f"Mean colour of each patient's cells ({split})", xlabel="red", ylabel="blue")
     colours.margins(y=0.3)
     colours.legend(fontsize=8, markerscale=0.5, loc="upper center")
-    cells.suptitle(f"{len(exploration.samples)} cells of {split}, as they are stored", fontsize=11)
+    cells.suptitle(f"Cells of {split}, as they are stored", fontsize=11)
     grid = cells.subplots(_GRID, _GRID, subplot_kw={"xticks": [], "yticks": [], "frame_on": False})
-    for axis, cell in zip(grid.flat, exploration.samples, strict=False):
+    for axis, cell in zip(grid.flat, images, strict=False):
         axis.imshow(cell.image)
         axis.set_title(f"{LABELS[cell.label]}, {cell.patient_id or 'patient unknown'}", fontsize=8)
     return figure
@@ -169,7 +155,7 @@ def main() -> None:
     output = Path(values.output)
     if output.suffix not in _SUFFIXES:
         raise InputError(f"--output={output} is not an image; expected a name that ends in {', '.join(_SUFFIXES)}")
-    figure = plot(explore(*manifest.read_dataset(values.data_dir, values.config)))
+    figure = plot(*manifest.read_dataset(values.data_dir, values.config))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with storage.open_atomic(output) as file:

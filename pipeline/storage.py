@@ -140,7 +140,9 @@ def make_folder(folder: epath.Path) -> None:
 
 def list_names(folder: epath.Path) -> list[str]:
     """Names of a folder's entries, those that other processes have just written included."""
-    return [name for name, _, _ in list_objects(folder)] if is_remote(folder) else os.listdir(folder)
+    if is_remote(folder):
+        return [name for name, _, _ in list_objects(folder)]
+    return [path.name for path in Path(folder).iterdir()]
 
 
 def list_objects(folder: str | epath.PathLike) -> Iterator[tuple[str, bool, int]]:

@@ -14,21 +14,19 @@ from pipeline.records import manifest
 
 
 def explored(data_dir, config="by_patient"):
-    return explore.explore(*manifest.read_dataset(str(data_dir), config))
+    return explore.plot(*manifest.read_dataset(str(data_dir), config))
 
 
 def test_the_numbers_are_those_of_the_manifest(data_dir):
-    exploration = explored(data_dir)
-    _, contents = manifest.read_dataset(str(data_dir), "by_patient")
-    for name, split in contents["splits"].items():
-        assert sorted(exploration.patients[name]) == split["patients"]
-        assert np.sum(list(exploration.patients[name].values()), axis=0).tolist() == [
-            split["classes"][label] for label in LABELS
-        ]
-    trained = set(contents["splits"]["train"]["patients"])
-    assert len(exploration.samples) == 16
-    assert {cell.patient_id for cell in exploration.samples} <= trained
-    assert {patient for patient, _ in exploration.colours} == trained
+    directory, contents = manifest.read_dataset(str(data_dir), "by_patient")
+    for split in contents["splits"].values():
+        patients = explore.count_patients(directory, split)
+        assert sorted(patients) == split["patients"]
+        assert np.sum(list(patients.values()), axis=0).tolist() == [split["classes"][label] for label in LABELS]
+    cells = list(explore.read_cells(directory, contents, "train"))
+    assert {patient for patient, _ in explore.mean_colours(cells)} == set(contents["splits"]["train"]["patients"])
+    titles = [axis.get_title() for axis in explored(data_dir).axes]
+    assert titles[-16:] == [f"{LABELS[cell.label]}, {cell.patient_id}" for cell in cells[:16]]
 
 
 def test_colours_leave_the_background_out():
@@ -42,7 +40,11 @@ def test_colours_leave_the_background_out():
 def test_png_records_and_raw_ones_look_alike(data_dir, synthetic_zip, tmp_path):
     settings = {"image_size_px": 32, "cells_per_shard": 20, "image_encoding": "png"}
     directory = prepare(synthetic_zip, tmp_path, **settings).directory
-    for raw, png in zip(explored(data_dir).samples, explored(tmp_path).samples, strict=True):
+    raw_cells, png_cells = (
+        explore.read_cells(*manifest.read_dataset(str(folder), "by_patient"), "train")
+        for folder in (data_dir, tmp_path)
+    )
+    for raw, png in zip(raw_cells, png_cells, strict=True):
         assert (raw.image == png.image).all()
         assert raw[1:] == png[1:]
     replace_image_by_zeros(next(directory.glob("*-train.tfrecord-00000-of-?????")), 2)
@@ -54,10 +56,10 @@ def test_what_is_unknown_is_left_out(source, tmp_path):
     for number, path in enumerate(sorted(source.rglob("*.png"))):
         path.rename(path.with_name(f"{number}.png"))
     prepare(source, tmp_path, config="by_cell", image_size_px=16)
-    exploration = explored(tmp_path, "by_cell")
-    assert exploration.patients == {"train": {}, "validation": {}, "test": {}}
-    del exploration.contents["image_size"]  # as in early manifests
-    titles = [axis.get_title() for axis in explore.plot(exploration).axes]
+    directory, contents = manifest.read_dataset(str(tmp_path), "by_cell")
+    del contents["image_size"]  # as in early manifests
+    assert not any(explore.count_patients(directory, split) for split in contents["splits"].values())
+    titles = [axis.get_title() for axis in explore.plot(directory, contents).axes]
     assert "Cells by split" in titles
     assert not [title for title in titles if title.startswith(("Patients", "Cells of each"))]
     assert titles.count("uninfected, patient unknown") + titles.count("parasitized, patient unknown") == 16
