@@ -8,25 +8,15 @@ from typing import Any, NamedTuple
 from pipeline.errors import InputError
 
 DATASET_NAME = "tfds_malaria"
-
-LABELS = ("uninfected", "parasitized")
-"""Label names; the index is the label. (The public TFDS `malaria` has them the other way round.)"""
-
-DEFAULT_CLASS_FOLDERS = ("Uninfected", "Parasitized")
-"""Folder of each label in the NLM's archive, in label order."""
-
+LABELS = ("uninfected", "parasitized")  # the index is the label; the public TFDS `malaria` has the other order
+DEFAULT_CLASS_FOLDERS = ("Uninfected", "Parasitized")  # of the NLM's archive, in label order
 SPLITS = ("train", "validation", "test")
+# What folders around the class folders, or a table, call the splits, as an index into `SPLITS`.
 SPLIT_NAMES = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
-"""What folders around the class folders, or a table, call the splits, as an index into `SPLITS`."""
-
+# The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's.
 DEFAULT_PATIENT_REGEX = r"^(C\d+)"
-"""The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's."""
-
-BACKGROUNDS = ("keep", "black")
-"""What may surround a stored cell, see `source.background`."""
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Suffixes by which a file counts as an image."""
+BACKGROUNDS = ("keep", "black")  # what may surround a stored cell, see `source.background`
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that count as images
 
 _MEANS_UNINFECTED = re.compile(r"\b(un|non?|not)(infect|parasit)|\b(healthy|normal|negative)", re.IGNORECASE)
 _MEANS_PARASITIZED = re.compile(r"\b(infect|parasit|positive)", re.IGNORECASE)
@@ -70,10 +60,8 @@ def compile_patient_regex(pattern: str) -> re.Pattern[str]:
 
 
 def parse_patient(filename: str, patient_regex: re.Pattern[str]) -> str:
-    """The patient in a base name, else in the path: the first group, else the whole match, "" without a match.
-
-    Composed (NFC), since macOS and Linux may write the name of one patient in different bytes.
-    """
+    """The patient in a base name, else in the path: the first group, else the whole match, "" without a match."""
+    # Composed, since macOS and Linux may write the name of one patient in different bytes.
     path = unicodedata.normalize("NFC", filename)
     match = patient_regex.search(path.rpartition("/")[2]) or patient_regex.search(path)
     if match is None:
@@ -95,10 +83,7 @@ def patient_noun(settings: Mapping[str, Any]) -> str:
 
 
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:
-    """The folders of `--class_folders`, which may be pairs such as `parasitized=infected`, in label order.
-
-    Raises InputError for anything else.
-    """
+    """The folders of `--class_folders`, perhaps pairs such as `parasitized=infected`, in label order; or InputError."""
     pairs = dict(value.split("=", 1) for value in values if "=" in value)
     folders = tuple(pairs.get(label, "") for label in LABELS) if pairs else tuple(values)
     is_path_or_empty = any("/" in folder or not folder for folder in folders)

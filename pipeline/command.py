@@ -33,20 +33,14 @@ def num_processors() -> int:
 def run(
     main: Callable[..., int | None],
     *,
-    takes_arguments: bool = False,
-    keep_unknown_flags: bool = False,
-    flag_groups: Mapping[str, Sequence[str]] | None = None,
+    takes_arguments: bool = False,  # other than flags, which else are an error
+    keep_unknown_flags: bool = False,  # among the arguments; else they are an error
+    flag_groups: Mapping[str, Sequence[str]] | None = None,  # heading in `--help` -> flags; others follow under "other"
 ) -> None:
     """Parses absl's flags, runs `main` as a command, and exits the process.
 
     The exit status is what `main` returns (0 for None), 1 after an `InputError` or a flag that cannot be used, 130
     after Ctrl-C.
-
-    Args:
-      main: the command.
-      takes_arguments: whether `main` receives the arguments that are not flags; else they are an error.
-      keep_unknown_flags: whether flags that this command does not define are among them; else they are an error.
-      flag_groups: heading -> names of the flags that `--help` lists under it; others follow under "other".
     """
 
     def guarded(argv: Sequence[str]) -> int | None:
@@ -135,11 +129,9 @@ def _help(flag_groups: Mapping[str, Sequence[str]]) -> str:
     by_name = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module("__main__")}
     groups = {heading: [by_name.pop(name) for name in names] for heading, names in flag_groups.items()}
     groups["other" if groups else "flags"] = [by_name[name] for name in sorted(by_name)]
-    parts = ["\n".join([f"{heading}:", *map(_flag_help, members)]) for heading, members in groups.items() if members]
-    description = (sys.modules["__main__"].__doc__ or "").strip()
-    return "\n\n".join(
-        [description, *parts, "Try --helpfull for the flags of absl and of libraries, such as --flagfile."]
-    )
+    parts = [(sys.modules["__main__"].__doc__ or "").strip()]
+    parts += ["\n".join([f"{heading}:", *map(_flag_help, members)]) for heading, members in groups.items() if members]
+    return "\n\n".join([*parts, "Try --helpfull for the flags of absl and of libraries, such as --flagfile."])
 
 
 def _flag_help(flag: Any) -> str:

@@ -65,10 +65,7 @@ def read_rows(name: str, content: bytes) -> list[tuple[int, list[str]]]:
 
 
 def read(flag: str, path: str, column: str, values: Sequence[str]) -> LabelList:
-    """Reads a list from a file that may lie in an object store; `column` has one of `values` in each line.
-
-    Raises InputError with the number of the line, if the file is no such list.
-    """
+    """Reads a list whose `column` has one of `values` in each line; raises InputError with the number of a bad line."""
     name = f"--{flag}={path}"
     content = load(name, storage.open_place(path, f"--{flag}"))
     (_, header), *rows = read_rows(name, content)

@@ -130,14 +130,11 @@ def _preprocess(source: str, settings: plan.Settings, labels: label_list.LabelLi
         cells = listing.override(cells, labels)
     say(*summary.mapping(cells, settings))
     listed = time.perf_counter()
-    data_dir, overwrite, repair = _FLAGS.data_dir, _FLAGS.overwrite, _FLAGS.repair
     with ExitStack() as stack:
         jobs = []
         for config in dict.fromkeys(_FLAGS.config):
             of_config = dataclasses.replace(settings, config=config, class_folders=cells.layout.names)
-            planned = prepare.plan(
-                cells, of_config, source=source, data_dir=data_dir, overwrite=overwrite, repair=repair
-            )
+            planned = prepare.plan(cells, of_config, source, _FLAGS.data_dir, _FLAGS.overwrite, _FLAGS.repair)
             jobs.append(stack.enter_context(planned))
         del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
         say(f"listed in {listed - started:.2f} s, planned in {time.perf_counter() - listed:.2f} s")

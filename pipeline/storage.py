@@ -52,10 +52,7 @@ def is_remote(path: str | epath.PathLike) -> bool:
 
 
 def open_regular(path: str) -> io.FileIO:
-    """Opens a local file for reading, unbuffered and without waiting for anybody who writes to it.
-
-    Raises NotRegular for a FIFO, device or socket, and OSError if it cannot be opened.
-    """
+    """Opens a local file for reading, unbuffered and without waiting; raises NotRegular for FIFO, device or socket."""
     flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     try:
         file = io.FileIO(path, opener=lambda name, mode: os.open(name, mode | flags))
@@ -173,17 +170,14 @@ def remove_others(folder: epath.Path, expected: set[str]) -> None:
 
 @contextmanager
 def lock(target: epath.Path, file: epath.Path | None = None) -> Iterator[None]:
-    """Holds a target folder's lock, by default a file next to it; the kernel frees it when the process is killed.
-
-    Raises InputError if another process holds it.
-    """
+    """Holds a target folder's lock, by default a file next to it; raises InputError if another process holds it."""
     if is_remote(target):
         yield
         return
     path = file or target.parent / f"{target.name}.lock"
     make_folder(path.parent)
     try:
-        with filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK):
+        with filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK):  # a killed process leaves it free
             try:
                 if (holder := path.read_text()) == "" or holder.startswith(_HOLDER):  # else filelock's, without flock
                     path.write_text(f"{_HOLDER}{os.getpid()} on {platform.node()}")

@@ -2,8 +2,7 @@ r"""Generates synthetic red blood cells in the NLM archive's layout, for tests a
 
   python -m pipeline.synthetic --output=/tmp/cells.zip [--num_patients=30] [--cells_per_patient=80] [--seed=0]
 
-The default, 2,400 cells in 41 MB, takes 8 s on one core. What a network scores on these cells says nothing about
-malaria.
+The default, 2,400 cells in 41 MB, takes 8 s on one core. Metrics on these cells say nothing about malaria.
 """
 
 import datetime
@@ -100,10 +99,9 @@ def _draw_stain(rng: np.random.Generator, shape: tuple[int, int], diameter: floa
 
 
 def synthesize_cell(rng: np.random.Generator, patient: Patient, parasitized: bool) -> np.ndarray:
-    """Draws one cell, seldom a fragment or a clump, cropped to its outline; all that is random comes from `rng`.
+    """Draws one cell, seldom a fragment or a clump, cropped to its outline.
 
-    Returns:
-      uint8 [h, w, 3], RGB, 1 to 255 in the cell and 0 outside; h 40 to 385 and w 46 to 394 pixels.
+    Returns uint8 RGB [h, w, 3], 1 to 255 in the cell and 0 outside; h 40 to 385 and w 46 to 394 pixels.
     """
     scale = rng.choice((1, rng.uniform(0.4, 0.7), rng.uniform(1.4, 2.6)), p=(0.97, 0.02, 0.01))
     mask = _mask(rng, patient.diameter * scale * rng.lognormal(0, 0.07))
@@ -138,10 +136,7 @@ def cells(num_patients: int, cells_per_patient: int, seed: int) -> Iterator[tupl
 
 
 def write(output: Path, num_patients: int, cells_per_patient: int, seed: int) -> int:
-    """Writes `cells(...)` into a new zip and returns their number; equal arguments give equal bytes.
-
-    Raises InputError if the output exists or cannot be written.
-    """
+    """Writes `cells(...)` into a new zip and returns their number; InputError if it exists or cannot be written."""
     if output.exists():
         raise InputError(f"--output={output} exists; expected a new path: remove it or name another")
     total = sum(_patient(seed, number, cells_per_patient).num_cells for number in range(1, num_patients + 1))

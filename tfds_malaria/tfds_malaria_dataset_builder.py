@@ -116,7 +116,8 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         patient_regex = compile_patient_regex(settings.patient_regex)
         cells = list_cells(open_source(source), source, settings.class_folders, patient_regex)
         overwrite = download_config.download_mode.overwrite_dataset
-        prepare.prepare(cells, settings, source=source, data_dir=str(self.data_dir_root), overwrite=overwrite)
+        with prepare.plan(cells, settings, source, str(self.data_dir_root), overwrite) as job:
+            prepare.run(job)
 
 
 def _check(directory: epath.Path) -> manifest.Manifest:

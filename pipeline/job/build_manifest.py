@@ -40,17 +40,13 @@ def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest
             "num_excluded": num_excluded,
             "published": {cells.filename(index): LABELS[cells.labels[index]] for index in changed},
         }
+    source = {"name": source_name, "fingerprint": listing.fingerprint, "num_cells": len(listing.cells)}
     return {
         "format": FORMAT,
         "dataset": DATASET_NAME,
         "config": settings.config,
         "version": layout.VERSION,
-        "source": {
-            "name": source_name,
-            "fingerprint": listing.fingerprint,
-            "num_cells": len(listing.cells),
-            "skipped": listing.skipped,
-        },
+        "source": {**source, "skipped": listing.skipped},
         "settings": settings_entry,
         **more,
     }

@@ -31,7 +31,7 @@ _PIXEL_BYTES_PER_TASK = 1 << 20
 class _Record(NamedTuple):
     """A cell's framed record, and where in it the image lies."""
 
-    parts: tuple[bytes, ...]
+    framed: bytes
     image_offset: int
     image_num_bytes: int
     facts: RecordFacts
@@ -57,10 +57,9 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
                 continue
             facts.append(record.facts)
             rows.append((num_bytes, num_bytes + record.image_offset, record.image_num_bytes, record.facts.label))
-            for part in record.parts:
-                file.write(part)
-                digest.update(part)
-                num_bytes += len(part)
+            file.write(record.framed)
+            digest.update(record.framed)
+            num_bytes += len(record.framed)
         if not plan.exists():
             raise FileNotFoundError(f"{plan} is gone, so this shard belongs to a job that no longer exists")
     index_file = index.to_bytes(index.index_array(rows))
@@ -117,4 +116,4 @@ def _make_record(cell: Cell, source: Source, job: ShardJob) -> _Record | Rejecte
     content = int.from_bytes(hashlib.sha256(encoded).digest()[:8], "little")
     about_image = (height, width, content, decoded.conversions, decode.has_background(decoded.pixels))
     facts = RecordFacts(cell.filename, cell.label, cell.patient_id, *about_image)
-    return _Record((header, record, footer), len(header) + offset, len(stored), facts)
+    return _Record(header + record + footer, len(header) + offset, len(stored), facts)

@@ -53,7 +53,7 @@ class Shard(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> "Shard":
-        """Reads what `to_json` wrote."""
+        """The shard of `to_json`."""
         split, file_name, cells = json.loads(text)
         read = (Cell._make((*fields, ZipEntry(*entry) if entry else None, time)) for *fields, entry, time in cells)
         return cls(split, file_name, tuple(read))
@@ -87,8 +87,7 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> Itera
 
     Within a split the cells are in seeded hash order, so that `train[:10%]` and every shard are a random sample.
     The splits are those of the published labels and of all cells: a list of labels moves no patient.
-
-    Before the first shard it raises InputError if no patient is known where the config needs one, or there are too few.
+    Raises InputError before the first shard, if no patient is known where the config needs one, or there are too few.
     """
     config, cells = CONFIGS[settings.config], listing.cells
     if config.needs_patients and "" in cells.patient_ids:

@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
 
 from etils import epath
 
@@ -26,25 +25,10 @@ from pipeline.job.results import JobResult
 from pipeline.records import layout, manifest
 from pipeline.source.listing import Listing
 
-_IDENTITY = "job.json"
-
-
-def prepare(
-    listing: Listing,
-    settings: Settings,
-    *,
-    max_rejected_fraction: float = 0.001,
-    pipeline_options: Sequence[str] = (),
-    **plan_options: Any,
-) -> JobResult:
-    """Makes one data set, or finds that it exists: `plan`, then `run`; for arguments and errors see there."""
-    with plan(listing, settings, **plan_options) as planned:
-        return run(planned, max_rejected_fraction, pipeline_options)
-
 
 @contextmanager
 def plan(
-    listing: Listing, settings: Settings, *, source: str, data_dir: str, overwrite: bool = False, repair: bool = False
+    listing: Listing, settings: Settings, source: str, data_dir: str, overwrite: bool = False, repair: bool = False
 ) -> Iterator[Job | JobResult]:
     """Plans one data set, writes the plan, and holds the data set's lock while the block runs.
 
@@ -67,7 +51,7 @@ def plan(
     shards = plan_shards(listing, settings, identity["source"]["name"])  # an error here must leave nothing behind
     if existing:
         with suppress(InputError, OSError), storage.lock(directory):  # a job may have been killed at its very end
-            storage.remove_folder(_replaced_dir(directory))
+            _remove_leftovers(directory, job_name)
         yield _check_existing(directory, existing, shards, shard_job, repair)
         return
     planned: Job | JobResult
@@ -78,7 +62,7 @@ def plan(
             if existing := _find_existing(directory, identity, overwrite):
                 planned = JobResult(directory, existing, 0, 0.0)
             else:
-                _acquire(directory, job_dir, identity, overwrite)
+                _acquire(directory, job_dir, overwrite)
                 num_cells = _write_plan(shards, job_dir)
                 planned = Job(directory, identity, shard_job, num_cells, listing.rejected, listing.same_names)
         del listing, shards  # this frame lives as long as the block, which must not hold every cell
@@ -88,8 +72,7 @@ def plan(
 def run(job: Job | JobResult, max_rejected_fraction: float = 0.001, pipeline_options: Sequence[str] = ()) -> JobResult:
     """Fills the shards of what `plan` yields that are missing, with Beam's options, and completes the data set.
 
-    Raises InputError if filling fails or a larger fraction of the listed images is rejected; the next call continues
-    with the filled shards.
+    Raises InputError if filling fails or a larger fraction of the images is rejected; filled shards stay.
     """
     if isinstance(job, JobResult):
         return job
@@ -174,35 +157,22 @@ def _check_existing(
     return JobResult(directory, existing, num_filled, time.perf_counter() - started, tuple(corrupt))
 
 
-def _acquire(directory: epath.Path, job_dir: epath.Path, identity: manifest.Manifest, overwrite: bool) -> None:
+def _acquire(directory: epath.Path, job_dir: epath.Path, overwrite: bool) -> None:
     """Makes the incomplete folder this job's own; raises InputError if another job's work is in it."""
-    incomplete = layout.incomplete_dir(directory)
-    if incomplete.exists():
-        different = _unfinished_differences(incomplete, identity)
-        if different and not overwrite:
+    incomplete, is_remote = layout.incomplete_dir(directory), storage.is_remote(directory)
+    if incomplete.exists() and not job_dir.exists():
+        # Without a lock, on an object store, a plan alone may be that of a job which is running.
+        holds_work = is_remote or any(not (incomplete / name).is_dir() for name in storage.list_names(incomplete))
+        if holds_work and not overwrite:
             raise InputError(
-                f"{incomplete} holds another, unfinished data set: {'; '.join(different)}; give --overwrite to "
+                f"{incomplete} holds an unfinished data set of another source or other settings; give --overwrite to "
                 "replace it"
             )
-        if different != []:
-            storage.remove_folder(incomplete)
-    if storage.is_remote(directory):
+        storage.remove_folder(incomplete)
+    if is_remote:
         (directory / layout.MANIFEST).unlink(missing_ok=True)  # from here on it is not complete
     storage.make_folder(layout.shards_dir(directory))
     storage.make_folder(job_dir)
-    storage.write_atomic(job_dir / _IDENTITY, json.dumps(identity).encode())
-
-
-def _unfinished_differences(incomplete: epath.Path, identity: manifest.Manifest) -> list[str] | None:
-    """How an incomplete folder's data set differs from the wanted one; None if it holds no shard yet."""
-    entries = [incomplete / name for name in sorted(storage.list_names(incomplete))]
-    # Without a lock, on an object store, a plan alone may be that of a job which is running.
-    if not storage.is_remote(incomplete) and all(path.is_dir() for path in entries):
-        return None
-    for path in [incomplete / layout.MANIFEST, *(path / _IDENTITY for path in entries)]:
-        with suppress(OSError, ValueError, KeyError, TypeError):  # it is absent or damaged
-            return build_manifest.differences(json.loads(path.read_text()), identity)
-    return ["nothing in it tells what it is"]
 
 
 def _write_plan(shards: Iterable[Shard], job_dir: epath.Path) -> dict[str, int]:
@@ -222,13 +192,16 @@ def _publish(job: Job) -> None:
     if storage.is_remote(job.directory):
         storage.remove_folder(incomplete)
         return
-    storage.remove_others(incomplete, layout.expected_files(job.num_cells))
-    replaced = _replaced_dir(job.directory)
-    storage.remove_folder(replaced)
     if job.directory.exists():
-        job.directory.rename(replaced)
+        storage.remove_folder(_replaced_dir(job.directory))
+        job.directory.rename(_replaced_dir(job.directory))
     incomplete.rename(job.directory)
-    storage.remove_folder(replaced)
+    _remove_leftovers(job.directory, job.shard_job.job_dir.name)
+
+
+def _remove_leftovers(directory: epath.Path, job_name: str) -> None:
+    storage.remove_folder(directory / job_name)
+    storage.remove_folder(_replaced_dir(directory))
 
 
 def _replaced_dir(directory: epath.Path) -> epath.Path:

@@ -17,11 +17,11 @@ _IMBALANCE = 3.0  # cells of the more frequent label to those of the other
 _UNLIKE_OTHERS = ("grey", "16-bit", "alpha", "transparency")  # in the names of conversions
 
 
-def mapping(listing: Listing, settings: Settings) -> list[str]:
-    """Which names of the source are taken for which labels, patients and splits."""
+def mapping(listing: Listing, settings: Settings) -> Iterator[str]:
+    """Which names of the source are taken for which labels, patients and splits; a line each."""
     cells, layout = listing.cells, listing.layout
     counts = [quantity(number, "cell") for number in np.bincount(cells.labels).tolist()]
-    lines = ["; ".join(f"{name} ← {layout.describe(i)}, {counts[i]}" for i, name in enumerate(LABELS))]
+    yield "; ".join(f"{name} ← {layout.describe(i)}, {counts[i]}" for i, name in enumerate(LABELS))
     if num_patients := len(set(cells.patient_ids) - {""}):
         column, noun = layout.patient_column, "patient"
         told_by = f"--patient_regex={settings.patient_regex}"
@@ -29,50 +29,46 @@ def mapping(listing: Listing, settings: Settings) -> list[str]:
             told_by, noun = f"column {column}", patient_noun({"patient_column": column})
         elif layout.folders[0].count("/") > layout.has_splits:
             told_by += ", else the folders around the class folders"
-        lines.append(f"{quantity(num_patients, noun)} ← {told_by}")
+        yield f"{quantity(num_patients, noun)} ← {told_by}"
     if cells.splits is not None:
         numbers = zip(SPLITS, np.bincount(cells.splits).tolist(), strict=False)
         given = ", ".join(f"{name} {quantity(number, 'cell')}" for name, number in numbers if number)
-        lines.append(f"given splits, which --config=given keeps: {given}")
-    lines += [
-        f"warning: {LABELS[label]} ← {layout.describe(label)}, whose name says the opposite; check --class_folders"
-        for label in range(len(LABELS))
-        if guess_label(layout.names[label]) not in (None, label)
-    ]
-    return lines
+        yield f"given splits, which --config=given keeps: {given}"
+    for label, name in enumerate(LABELS):
+        if guess_label(layout.names[label]) not in (None, label):
+            yield f"warning: {name} ← {layout.describe(label)}, whose name says the opposite; check --class_folders"
 
 
-def result(result: JobResult) -> list[str]:
+def result(result: JobResult) -> Iterator[str]:
     """What a data set holds, its warnings, then advice on how to use it; a line each."""
     manifest = result.manifest
-    splits = manifest["splits"]
+    splits, noun = manifest["splits"], patient_noun(manifest["settings"])
     shards = [shard for split in splits.values() for shard in split["shards"]]
     patients = [patient for split in splits.values() for patient in split["patients"] if patient]
-    lines = [f"{manifest['dataset']}/{manifest['config']}/{manifest['version']} from {manifest['source']['name']}"]
+    yield f"{manifest['dataset']}/{manifest['config']}/{manifest['version']} from {manifest['source']['name']}"
     for name, split in splits.items():
         known = len(set(split["patients"]) - {""})
-        noun = patient_noun(manifest["settings"])
         of_patients = quantity(known, noun) if known else f"unknown {noun}s"
         classes = ", ".join(f"{count:,} {label}" for label, count in split["classes"].items())
-        lines.append(f"  {name:<10} {quantity(split['num_cells'], 'cell'):>15} of {of_patients} ({classes})")
+        yield f"  {name:<10} {quantity(split['num_cells'], 'cell'):>15} of {of_patients} ({classes})"
     skipped = ", ".join(f"{count} {reason}" for reason, count in manifest["source"]["skipped"].items()) or "none"
     converted = ", ".join(f"{count} {kind}" for kind, count in manifest.get("converted", {}).items()) or "none"
-    lines.append(f"  files skipped: {skipped}; images rejected: {len(manifest['rejected'])}, converted: {converted}")
+    yield f"  files skipped: {skipped}; images rejected: {len(manifest['rejected'])}, converted: {converted}"
     if overrides := manifest.get("label_overrides"):
-        lines.append(f"  label overrides: {overrides['num_corrected']} corrected, {overrides['num_excluded']} left out")
-    lines += [f"  warning: {warning}" for warning in _warnings(manifest, patients)]
-    lines += [f"  advice: {advice}" for advice in _advice(result, len(set(patients)))]
-    filled = f"filled {quantity(result.num_filled, 'cell')} in {result.seconds:.2f} s"
+        yield f"  label overrides: {overrides['num_corrected']} corrected, {overrides['num_excluded']} left out"
+    for warning in _warnings(manifest, patients):
+        yield f"  warning: {warning}"
+    for advice in _advice(result, len(set(patients))):
+        yield f"  advice: {advice}"
+    what = "already there"
+    if result.num_filled or result.repaired:
+        what = f"filled {quantity(result.num_filled, 'cell')} in {result.seconds:.2f} s"
+        what += f" ({result.num_filled / result.seconds:,.0f} cells/s)"
     if result.repaired:
-        what = f"{filled} to repair {', '.join(result.repaired)}"
-    elif result.num_filled:
-        what = f"{filled} ({result.num_filled / result.seconds:,.0f} cells/s)"
-    else:
-        what = "already there"
+        what += f" to repair {', '.join(result.repaired)}"
     num_bytes = sum(shard["num_bytes"] for shard in shards)
-    lines.append(f"  {quantity(len(shards), 'shard')}, {num_bytes / 1e6:,.1f} MB; {what}")
-    lines.append(f"  {result.directory}")
-    return lines
+    yield f"  {quantity(len(shards), 'shard')}, {num_bytes / 1e6:,.1f} MB; {what}"
+    yield f"  {result.directory}"
 
 
 def _warnings(manifest: Manifest, patients: Sequence[str]) -> Iterator[str]:

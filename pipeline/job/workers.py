@@ -46,7 +46,7 @@ class WorkerProcesses:
     """Processes that fill shards of one job; they end with `close`, and after their shard if this process has ended."""
 
     def __init__(self, job: ShardJob, num_processes: int) -> None:
-        self._processes: dict[Connection, subprocess.Popen[bytes]] = {}
+        self._idle: list[tuple[Connection, subprocess.Popen[bytes]]] = []
         self._threads = ThreadPoolExecutor(num_processes)  # each waits for a process
         self._job, self._num_threads = job, max(1, num_processors() // num_processes)
         root = str(Path(__file__).parents[2])  # `tfds build` has it on its path only for a while
@@ -54,12 +54,10 @@ class WorkerProcesses:
         for _ in range(num_processes):
             ours, theirs = multiprocessing.Pipe()
             with theirs:
-                self._processes[ours] = subprocess.Popen(
-                    [sys.executable, "-c", code, str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    process_group=0,  # a terminal's Ctrl-C is for this process, whose end is theirs
-                )
-        self._idle = list(self._processes)
+                command = [sys.executable, "-c", code, str(theirs.fileno())]
+                # In a group of its own: a terminal's Ctrl-C is for this process, whose end is theirs.
+                process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0)
+            self._idle.append((ours, process))
 
     def fill(self, file_name: str) -> Future[ShardCounts]:
         """Has a shard filled by the next idle process; the result raises ShardError if it cannot be."""
@@ -68,21 +66,21 @@ class WorkerProcesses:
     def close(self) -> None:
         """Ends the processes, after the shards that they are filling."""
         self._threads.shutdown(cancel_futures=True)
-        for connection, process in self._processes.items():
+        for connection, process in self._idle:
             connection.close()
             process.wait()
 
     def _fill(self, file_name: str) -> ShardCounts:
-        connection = self._idle.pop()
+        connection, process = self._idle.pop()
         try:
             connection.send((file_name, self._job, self._num_threads))
             answer = connection.recv()
         except (EOFError, OSError) as error:
-            status = self._processes[connection].wait()
+            status = process.wait()
             end = "was killed, perhaps for memory" if status < 0 else f"ended with status {status}, see its error"
             raise _error(file_name, f"a worker process {end}") from error
         finally:
-            self._idle.append(connection)
+            self._idle.append((connection, process))
         if isinstance(answer, ShardError):
             raise answer
         return answer

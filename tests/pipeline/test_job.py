@@ -255,7 +255,7 @@ def test_an_unfinished_job_with_other_settings_is_told_apart(source, tmp_path, m
     with pytest.raises(InputError, match="No space left"):
         prepare(source, tmp_path / "data", **SHARDS)
     monkeypatch.undo()
-    with pytest.raises(InputError, match="unfinished data set: its image_size_px is 16, wanted 8"):
+    with pytest.raises(InputError, match="unfinished data set of another source or other settings; give --overwrite"):
         prepare(source, tmp_path / "data", image_size_px=8, cells_per_shard=5)
     assert prepare(source, tmp_path / "data", image_size_px=8, cells_per_shard=5, overwrite=True).num_filled == 36
 
