@@ -105,6 +105,8 @@ def _parse(argv: Sequence[str], keep_unknown_flags: bool, flag_groups: Mapping[s
             print(_help(flag_groups), flush=True)
             sys.exit(0)
         return flags.FLAGS(find_flagfiles(argv), known_only=keep_unknown_flags)  # prints --helpfull
+    except BrokenPipeError:
+        os._exit(0)  # somebody pipes the help to head
     except flags.Error as error:
         faults = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
         faults = re.sub(r"flag --(\w+)=None: Flag --\1 must have a value[^;]*", r"--\1 is missing", faults)

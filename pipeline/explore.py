@@ -156,12 +156,9 @@ def main() -> None:
     if output.suffix not in _SUFFIXES:
         raise InputError(f"--output={output} is not an image; expected a name that ends in {', '.join(_SUFFIXES)}")
     figure = plot(*manifest.read_dataset(values.data_dir, values.config))
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with storage.open_atomic(output) as file:
-            plot_style.save(figure, file, format=output.suffix[1:])
-    except OSError as error:
-        raise InputError(f"--output={output} cannot be written: {error.strerror}; give another path") from error
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with storage.open_atomic(output) as file:
+        plot_style.save(figure, file, format=output.suffix[1:])
     say(output)
 
 

@@ -136,20 +136,17 @@ def cells(num_patients: int, cells_per_patient: int, seed: int) -> Iterator[tupl
 
 
 def write(output: Path, num_patients: int, cells_per_patient: int, seed: int) -> int:
-    """Writes `cells(...)` into a new zip and returns their number; InputError if it exists or cannot be written."""
+    """Writes `cells(...)` into a new zip and returns their number; InputError if it exists."""
     if output.exists():
         raise InputError(f"--output={output} exists; expected a new path: remove it or name another")
     total = sum(_patient(seed, number, cells_per_patient).num_cells for number in range(1, num_patients + 1))
     bar = progress_bar(total, "generating", "cells", iterable=cells(num_patients, cells_per_patient, seed))
-    try:
-        with storage.open_atomic(output) as file, zipfile.ZipFile(file, "w") as archive:
-            for folder in DEFAULT_CLASS_FOLDERS:
-                archive.writestr(zipfile.ZipInfo(f"cell_images/{folder}/Thumbs.db"), bytes(512))
-            for name, rgb in bar:
-                png = cv2.imencode(".png", rgb[..., ::-1], _PNG_FAST)[1].tobytes()
-                archive.writestr(zipfile.ZipInfo(f"cell_images/{name}"), png)  # stored, and dated 1980
-    except OSError as error:
-        raise InputError(f"--output={output}: {error.strerror}; name a new path in a folder with room") from error
+    with storage.open_atomic(output) as file, zipfile.ZipFile(file, "w") as archive:
+        for folder in DEFAULT_CLASS_FOLDERS:
+            archive.writestr(zipfile.ZipInfo(f"cell_images/{folder}/Thumbs.db"), bytes(512))
+        for name, rgb in bar:
+            png = cv2.imencode(".png", rgb[..., ::-1], _PNG_FAST)[1].tobytes()
+            archive.writestr(zipfile.ZipInfo(f"cell_images/{name}"), png)  # stored, and dated 1980
     return total
 
 

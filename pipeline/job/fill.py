@@ -38,10 +38,7 @@ class _Record(NamedTuple):
 
 
 def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardCounts:
-    """Reads, decodes and resizes a shard's cells in threads, by default one per CPU; writes records, index and result.
-
-    Raises OSError if the plan or the source cannot be read, or the shard cannot be written; no final name appears then.
-    """
+    """Decodes a shard's cells in threads, by default one per CPU; writes records, index, result; or raises OSError."""
     cv2.setNumThreads(1)  # cells are decoded in parallel; OpenCV's own threads would only get in the way
     plan = job.job_dir / layout.plan_name(file_name)
     shard = Shard.from_json(plan.read_text())

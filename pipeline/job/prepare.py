@@ -192,18 +192,14 @@ def _publish(job: Job) -> None:
     if storage.is_remote(job.directory):
         storage.remove_folder(incomplete)
         return
+    replaced = job.directory.with_name(f"{job.directory.name}.replaced")
     if job.directory.exists():
-        storage.remove_folder(_replaced_dir(job.directory))
-        job.directory.rename(_replaced_dir(job.directory))
+        storage.remove_folder(replaced)
+        job.directory.rename(replaced)
     incomplete.rename(job.directory)
     _remove_leftovers(job.directory, job.shard_job.job_dir.name)
 
 
 def _remove_leftovers(directory: epath.Path, job_name: str) -> None:
     storage.remove_folder(directory / job_name)
-    storage.remove_folder(_replaced_dir(directory))
-
-
-def _replaced_dir(directory: epath.Path) -> epath.Path:
-    """Where a data set lies for the moment in which another takes its name."""
-    return directory.with_name(f"{directory.name}.replaced")
+    storage.remove_folder(directory.with_name(f"{directory.name}.replaced"))

@@ -17,8 +17,6 @@ from pipeline.records import layout, manifest
 from pipeline.storage import PARTIAL, is_remote, list_names, remove_others
 from pipeline.terminal import progress_bar
 
-_SECONDS_BETWEEN_LOOKS = {"local": 0.2, "remote": 5.0}
-
 
 class RecordFacts(NamedTuple):
     """What the manifest's statistics need of a stored cell, see `cells.Cell`."""
@@ -132,7 +130,7 @@ def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float)
 @contextmanager
 def watch(job_dir: epath.Path, num_cells: Mapping[str, int]) -> Iterator[None]:
     """Shows how many cells are in filled shards while the block runs."""
-    finished, seconds = threading.Event(), _SECONDS_BETWEEN_LOOKS["remote" if is_remote(job_dir) else "local"]
+    finished, seconds_between_looks = threading.Event(), 5.0 if is_remote(job_dir) else 0.2
 
     def num_done() -> int:
         filled = set(list_names(job_dir))
@@ -141,7 +139,7 @@ def watch(job_dir: epath.Path, num_cells: Mapping[str, int]) -> Iterator[None]:
     with progress_bar(sum(num_cells.values()), "filling shards", "cells", initial=num_done()) as bar:
 
         def keep_looking() -> None:
-            while not finished.wait(seconds):
+            while not finished.wait(seconds_between_looks):
                 with suppress(OSError):  # the job itself will meet it too, and say so
                     bar.update(num_done() - bar.n)
 

@@ -88,7 +88,7 @@ def test_mistakes_are_one_line(data_dir, tmp_path):
     assert_one_line_error(result, "expected a name that ends in .png")
     (tmp_path / "file").touch()
     result = run_in_process("pipeline.explore", f"--data_dir={data_dir}", f"--output={tmp_path}/file/x.png")
-    assert_one_line_error(result, "cannot be written")
+    assert_one_line_error(result, f"{tmp_path}/file", "cannot be read or written")
 
 
 def test_a_corrupt_shard_is_named(data_dir, tmp_path):
