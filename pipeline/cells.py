@@ -23,7 +23,7 @@ DEFAULT_PATIENT_REGEX = r"^(C\d+)"
 """The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's."""
 
 BACKGROUNDS = ("keep", "black")
-"""What may surround a stored cell, see `source.background`."""
+"""What may surround a stored cell, see `source.decode.apply_background`."""
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Suffixes by which a file counts as an image."""

@@ -20,7 +20,6 @@ from pipeline.job.results import RecordFacts, ShardCounts
 from pipeline.records import example, index, layout, tfrecord
 from pipeline.source import decode
 from pipeline.source.archive import Source, open_source
-from pipeline.source.background import apply_background
 from pipeline.source.files import UnreadableImage
 from pipeline.storage import MAX_CONNECTIONS, open_atomic, write_atomic
 
@@ -111,7 +110,7 @@ def _make_record(cell: Cell, source: Source, job: ShardJob) -> _Record | Rejecte
     except UnreadableImage as error:
         return Rejected(cell.filename, str(error))
     height, width, _ = decoded.pixels.shape
-    pixels = decode.resize(apply_background(decoded.pixels, job.background), job.image_size_px)
+    pixels = decode.resize(decode.apply_background(decoded.pixels, job.background), job.image_size_px)
     stored = pixels.tobytes() if job.image_encoding == "raw" else decode.encode_png(pixels)
     record, offset = example.encode(stored, cell.label, cell.filename, cell.patient_id)
     header, footer = tfrecord.frame(record)

@@ -31,7 +31,7 @@ class Settings:
     cells_per_shard: int = 1024  # at most; 1024 raw cells are 46 MiB
     class_folders: tuple[str, ...] = DEFAULT_CLASS_FOLDERS  # in label order
     patient_regex: str = DEFAULT_PATIENT_REGEX  # finds the patient in a file's base name
-    background: str = "keep"  # what surrounds the cell; or "black", see `source.background`
+    background: str = "keep"  # what surrounds the cell; or "black", see `source.decode.apply_background`
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON values, in the manifest's form: without those that older data sets lack, if default."""

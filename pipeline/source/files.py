@@ -9,8 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 from pipeline.cells import Cell, ZipEntry
 from pipeline.storage import NotRegular, open_regular
 
-MAX_ENCODED_BYTES = 1 << 26
-"""Larger image files are rejected: no cell crop comes near this, and a zip bomb must not fill the memory."""
+MAX_ENCODED_BYTES = 1 << 26  # larger image files are rejected: no crop comes near this, as a zip bomb may
 
 
 class UnreadableImage(Exception):

@@ -19,7 +19,6 @@ import numpy as np
 
 from pipeline.cells import IMAGE_SUFFIXES
 from pipeline.source import decode
-from pipeline.source.background import apply_background
 from pipeline.source.files import UnreadableImage, read_image_file
 
 Files = Iterator[tuple[str, str]]
@@ -89,7 +88,7 @@ def decode_files(
       files: see `image_files`.
       image_size_px: side of the result in pixels.
       num_threads: by default one per CPU.
-      background: what surrounds the cells, see `apply_background`.
+      background: what surrounds the cells, see `decode.apply_background`.
     """
     num_threads = num_threads or os.cpu_count() or 1
 
@@ -118,7 +117,7 @@ def _decode(file: str, error: str, image_size_px: int, background: str) -> Decod
     try:
         pixels, conversions = decode.decode(read_image_file(file), file)
         side_px = max(pixels.shape)
-        pixels = decode.resize(apply_background(pixels, background), image_size_px)
+        pixels = decode.resize(decode.apply_background(pixels, background), image_size_px)
         return Decoded(file, pixels, "", conversions, side_px)
     except FileNotFoundError:
         return Decoded(file, None, "does not exist")

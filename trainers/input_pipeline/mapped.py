@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.records import image, layout, tfrecord
+from pipeline.records import example, layout, tfrecord
 from pipeline.records.index import INDEX_COLUMNS, read_index
 from pipeline.records.manifest import corrupt_shard
 from pipeline.storage import is_remote
@@ -86,7 +86,7 @@ class MappedCells:
         for i, (part, (start, num_bytes)) in enumerate(places):
             try:
                 stored = self._views[part][start : start + num_bytes]
-                images[i] = image.decode_png(stored).reshape(shape[1:])
+                images[i] = example.decode_png(stored).reshape(shape[1:])
             except ValueError as error:
                 raise self._corrupt(int(indices[i]), error) from error
         return images

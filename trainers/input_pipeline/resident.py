@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from pipeline.progress import progress_bar
-from pipeline.records import example, image, tfrecord
+from pipeline.records import example, tfrecord
 from pipeline.records.manifest import corrupt_shard
 from trainers.data import Split
 from trainers.input_pipeline.mapped import MappedCells, is_mappable
@@ -79,7 +79,7 @@ def read_cells(split: Split) -> Iterator[tuple[example.ParsedExample, np.ndarray
                     if number > skip:
                         cell = example.parse(record)
                         stored = np.frombuffer(cell.image, np.uint8)
-                        yield cell, (image.decode_png(stored) if split.is_png else stored).reshape(shape)
+                        yield cell, (example.decode_png(stored) if split.is_png else stored).reshape(shape)
                     if number == skip + take:
                         break
         except tfrecord.CorruptRecord as error:
