@@ -39,12 +39,11 @@ def lay_out(source: str, folder: Path, num_cells: int) -> int:
 
 def prepare_synthetic(folder: Path, num_cells: int, image_size_px: int) -> str:
     """Prepares about so many synthetic cells as data set `by_patient` within a folder; returns the data set's root."""
-    archive, cells, data_dir = folder / "cells.zip", folder / "cells", str(folder / "data")
-    synthetic.write(archive, num_patients=16, cells_per_patient=25, seed=0)
-    lay_out(str(archive), cells, num_cells)
-    job = [f"--source={cells}", f"--data_dir={data_dir}", f"--image_size_px={image_size_px}"]
+    synthetic.write(folder / "cells.zip", num_patients=16, cells_per_patient=25, seed=0)
+    lay_out(str(folder / "cells.zip"), folder / "cells", num_cells)
+    job = [f"--source={folder}/cells", f"--data_dir={folder}/data", f"--image_size_px={image_size_px}"]
     measurement.measure("preprocess", [sys.executable, "-m", "pipeline.preprocess", *job])
-    return data_dir
+    return f"{folder}/data"
 
 
 def main() -> None:
