@@ -60,10 +60,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         if not isinstance(features[IMAGE], tfds.features.Image):
             features = tfds.features.FeaturesDict({**features, IMAGE: RawImage(features[IMAGE])})
         return self.dataset_info_from_configs(
-            features=features,
-            supervised_keys=(IMAGE, LABEL),
-            homepage=tfds_metadata.HOMEPAGE,
-            disable_shuffling=True,
+            features=features, supervised_keys=(IMAGE, LABEL), homepage=tfds_metadata.HOMEPAGE, disable_shuffling=True
         )
 
     def as_dataset(

@@ -123,9 +123,9 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> Itera
         raise InputError(f"{source_name}{''.join(examples[:1])}: {error}") from error
     hashes = (seeded_hash(settings.split_seed, cells.filename(index)) for index in range(len(cells)))
     order = np.lexsort((np.fromiter(hashes, "S16", len(cells)), splits))
-    if listing.overrides:
-        order = order[listing.overrides.labels[order] != EXCLUDED]
-        cells = dataclasses.replace(cells, labels=listing.overrides.labels)
+    if listing.overrides is not None:
+        order = order[listing.overrides[order] != EXCLUDED]
+        cells = dataclasses.replace(cells, labels=listing.overrides)
     bounds = np.searchsorted(splits[order], range(len(config.splits) + 1))
     if empty := [config.splits[split] for split in np.unique(splits) if bounds[split] == bounds[split + 1]]:
         raise InputError(f"--label_overrides leaves no cell in the split {empty[0]}; leave out fewer")

@@ -28,10 +28,8 @@ _NEIGHBOUR_BRIDGE = 0.3  # of the shorter side: narrower bridges to neighbouring
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-_PNG_BIT_DEPTH = 24  # where the header has it
 _PNG_HEADER = struct.Struct(">16xII5s4x")  # width, height, kind
 _PNG_CHUNK = struct.Struct(">I4s")
-_PNG_CHUNK_FRAME_BYTES = 12  # length, name, CRC-32
 _PLAIN_PNG_KIND = b"\x08\x02\0\0\0"  # 8 bits, RGB, not interlaced
 _PLAIN_PNG_CHUNKS = {b"IDAT", b"pHYs", b"tEXt", b"tIME"}  # these leave the pixels alone, as tRNS and others do not
 
@@ -129,7 +127,7 @@ def _plain_png_size(encoded: bytes) -> tuple[int, int] | None:
         num_bytes, name = _PNG_CHUNK.unpack_from(encoded, offset)
         if name not in _PLAIN_PNG_CHUNKS:
             return None
-        offset += _PNG_CHUNK_FRAME_BYTES + num_bytes
+        offset += 12 + num_bytes  # length, name, content, CRC-32
     return (height, width) if offset == end else None
 
 
@@ -153,7 +151,7 @@ def _read_header(encoded: bytes, filename: str) -> tuple[str, ...]:
             image_format, mode, size = image.format or "", image.mode, image.size
             exif, bits = Image.Exif() if is_png else image.getexif(), 8
             if is_png:
-                bits = encoded[_PNG_BIT_DEPTH]
+                bits = encoded[24]
                 exif.load(encoded.partition(b"eXIf")[2])  # may lie behind the pixels, where Pillow would decode them
             elif image_format == "TIFF":
                 bits = np.max(exif.get(ExifTags.Base.BitsPerSample, bits))

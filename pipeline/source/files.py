@@ -4,7 +4,7 @@ import marshal
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from pipeline.cells import Cell, ZipEntry
 from pipeline.storage import NotRegular, open_regular
@@ -64,12 +64,8 @@ def read_zip_directory(file: BinaryIO, add: Callable[[zipfile.ZipInfo], None]) -
             add(entry)
 
     class ForgetfulZipFile(zipfile.ZipFile):  # which has no option for this
-        filelist = Entries()
-        NameToInfo = property(lambda _: {})  # another one for each entry
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            if name not in ("filelist", "NameToInfo"):
-                super().__setattr__(name, value)
+        filelist = property(lambda _: Entries(), lambda *_: None)
+        NameToInfo = property(lambda _: {}, lambda *_: None)
 
     ForgetfulZipFile(file).close()
 

@@ -101,9 +101,8 @@ class Table(NamedTuple):
                 for file in files:
                     if file.fault == LINK_TO_FOLDER and (root + path).startswith(f"{file.path}/"):
                         raise fault(self.name, line, f"{file.path!r} is a {file.fault}; put the folder itself there")
-                expected = f"in the source's folder {root}" if root else "in the source"
-                expected += f"; expected a file of {', '.join(IMAGE_SUFFIXES)}"
-                raise fault(self.name, line, f"there is no image {path!r} {expected}")
+                absent = f"there is no image {path!r} in {root or 'the source'}"
+                raise fault(self.name, line, f"{absent}; expected a file of {', '.join(IMAGE_SUFFIXES)}")
         return self._replace(root=root)
 
 

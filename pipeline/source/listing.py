@@ -14,7 +14,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -61,13 +60,6 @@ class Cells:
         return map(self.__getitem__, range(len(self)))
 
 
-class LabelOverrides(NamedTuple):
-    """What a list of labels says of the cells."""
-
-    sha256: str  # of the list
-    labels: np.ndarray  # int8 [cells], `EXCLUDED` for cells that the data set leaves out
-
-
 class Listing(NamedTuple):
     """What a source holds.
 
@@ -82,12 +74,8 @@ class Listing(NamedTuple):
     same_names: list[str]  # base names that are in both classes, which may be a mistake in copying
     fingerprint: str
     layout: layouts.Layout  # how the source tells labels
-    overrides: LabelOverrides | None = None
-
-    @property
-    def overridden(self) -> np.ndarray:
-        """The cells that have another label by the list, or are left out: int64 indices."""
-        return np.flatnonzero(self.overrides.labels != self.cells.labels) if self.overrides else np.array([], np.int64)
+    overrides_sha256: str = ""  # of the list of labels, if there is one
+    overrides: np.ndarray | None = None  # by the list, int8 [cells]; `EXCLUDED` for cells that the data set leaves out
 
 
 def list_cells(
@@ -95,7 +83,7 @@ def list_cells(
     source_name: str,
     class_names: Sequence[str],
     patient_regex: re.Pattern[str],
-    columns: layouts.Columns = MappingProxyType({}),
+    columns: layouts.Columns | None = None,
     table: layouts.Table | None = None,
 ) -> Listing:
     """Lists the cells of a source, which errors call `source_name`.
@@ -111,7 +99,9 @@ def list_cells(
     """
     try:
         files = source.walk()
-        layout = table.located(files, "") if table else layouts.find(files, source, source_name, class_names, columns)
+        layout = (
+            table.located(files, "") if table else layouts.find(files, source, source_name, class_names, columns or {})
+        )
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be listed: {error}; check that it can be read") from error
     root = layout.root
@@ -177,17 +167,13 @@ def override(listing: Listing, label_list: LabelList) -> Listing:
         labels[row_of[filename]] = EXCLUDED if label == EXCLUDE else LABELS.index(label)
     if lost := [name for label, name in enumerate(LABELS) if label in cells.labels and label not in labels]:
         raise InputError(f"{label_list.name} leaves no {lost[0]} cell in the data set; expected cells of both labels")
-    return listing._replace(overrides=LabelOverrides(label_list.sha256, labels))
+    return listing._replace(overrides_sha256=label_list.sha256, overrides=labels)
 
 
 def _name_fault(path: str) -> str | None:
     if len(path) > _MAX_NAME_CHARACTERS:
         return f"name of {len(path)} characters; expected at most {_MAX_NAME_CHARACTERS}"
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "name is not UTF-8"
-    return None
+    return "name is not UTF-8" if re.search(r"[\ud800-\udfff]", path) else None
 
 
 def _fingerprint(cells: Cells, source: Source, source_name: str, with_labels: bool) -> str:
