@@ -64,8 +64,7 @@ class Listing(NamedTuple):
     """What a source holds.
 
     The fingerprint is a sha256 over the sorted file names and sizes and the CRC-32 of 1,024 files chosen by a hash of
-    their names; with a table also over what it tells. It is the same for a folder and a zip of that folder, and
-    cheap for both.
+    their names; with a table also over what it tells. It is the same for a folder and a zip of that folder.
     """
 
     cells: Cells
