@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 # The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's.
 DEFAULT_PATIENT_REGEX = r"^(C\d+)"
-BACKGROUNDS = ("keep", "black")  # what may surround a stored cell, see `source.background`
+BACKGROUNDS = ("keep", "black")  # what may surround a stored cell, see `source.decode.apply_background`
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that count as images
 
 _MEANS_UNINFECTED = re.compile(r"\b(un|non?|not)(infect|parasit)|\b(healthy|normal|negative)", re.IGNORECASE)
