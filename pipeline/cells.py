@@ -79,7 +79,7 @@ def guess_label(name: str) -> int | None:
 def patient_noun(settings: Mapping[str, Any]) -> str:
     """What the patients of a data set with these settings are, by the table's column that tells them: `slide`."""
     column = settings.get("patient_column", "patient").lower()
-    return re.sub(r"[\W_]*(id|name|number)$", "", column) or "patient"
+    return re.sub(r"(^|[\W_]+|(?<=patient))(id|name|number)$", "", column) or "patient"
 
 
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:
