@@ -24,17 +24,17 @@ def lay_out(source: str, folder: Path, num_cells: int) -> int:
     Returns how many cells there are: the multiple of the source's number that is next to `num_cells`.
     """
     patient_regex = compile_patient_regex(DEFAULT_PATIENT_REGEX)
-    with open_source(source) as opened:
-        listing = list_cells(opened, f"--source={source}", DEFAULT_CLASS_FOLDERS, patient_regex)
-        copies = max(1, round(num_cells / len(listing.cells)))
-        for cell in listing.cells:
-            path = folder / cell.filename
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(opened.read(listing.root, cell))
-            for copy in range(1, copies):
-                patient = f"{cell.patient_id}{copy:03d}"
-                os.link(path, path.with_name(path.name.replace(cell.patient_id, patient, 1)))
-    return copies * len(listing.cells)
+    opened = open_source(source)
+    cells = list_cells(opened, f"--source={source}", DEFAULT_CLASS_FOLDERS, patient_regex).cells
+    copies = max(1, round(num_cells / len(cells)))
+    for cell in cells:
+        path = folder / cell.filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(opened.read(cells.root, cell))
+        for copy in range(1, copies):
+            patient = f"{cell.patient_id}{copy:03d}"
+            os.link(path, path.with_name(path.name.replace(cell.patient_id, patient, 1)))
+    return copies * len(cells)
 
 
 def prepare_synthetic(folder: Path, num_cells: int, image_size_px: int) -> str:

@@ -5,16 +5,20 @@
 On two CPU cores an epoch takes about a minute for 6,000 cells. The same command again continues a run that was stopped.
 """
 
-import functools
-
 from absl import flags
 
 from pipeline.command import run
 from trainers import training_flags
-from trainers.training.main import main
 
 _GROUPS = training_flags.define(optimizer="adam", learning_rate=1e-3)
 flags.adopt_module_key_flags(training_flags)
 
+
+def _main() -> int | None:
+    from trainers.training.main import main  # takes a second, in which `run` answers to Ctrl-C
+
+    return main("basic_cnn")
+
+
 if __name__ == "__main__":
-    run(functools.partial(main, "basic_cnn"), flag_groups=_GROUPS)
+    run(_main, flag_groups=_GROUPS)

@@ -13,7 +13,6 @@ from absl import flags
 from pipeline.command import run
 from pipeline.errors import InputError
 from trainers import training_flags
-from trainers.training.main import main
 
 _GROUPS = training_flags.define(optimizer="adam", learning_rate=1e-3)
 _MODEL = flags.DEFINE_string(
@@ -34,6 +33,8 @@ def _main() -> int | None:
             f"--model={_MODEL.value} is no module:function that can be imported; expected such as my_module:my_cnn, "
             "with my_module.py in the current folder and a name that none of the project's models has"
         )
+    from trainers.training.main import main  # takes a second, in which `run` answers to Ctrl-C
+
     return main(function)
 
 

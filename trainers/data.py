@@ -1,11 +1,11 @@
 """What a run works on: the data set and its splits, checked before anything slow begins. No TensorFlow needed.
 
-This is the one place in `trainers` that opens a data set, with the builder of `tfds_malaria`: it knows the features and
-what a split expression means. `trainers.input_pipeline` then reads records straight from the shards that the builder
-names, because the position in the data is a number there: training can start at any step, on any host, which a stream
-of examples from `as_dataset` cannot.
+The builder of `tfds_malaria` knows the features and what a split expression means. `trainers.input_pipeline` then reads
+records straight from the shards that it names, because the position in the data is a number there: training can start
+at any step, on any host, which a stream of examples from `as_dataset` cannot.
 """
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -21,42 +21,30 @@ from pipeline.records import index, layout, manifest
 from pipeline.records.example import IMAGE
 from pipeline.storage import is_remote
 from trainers import run_dir
-from trainers.training_flags import Options
+from trainers.training_flags import SPLITS, Options
 
 _NLM_NAME = re.compile(r"(?:.*/)?C\d+\w*_IMG_\d{8}_\d{6}\w*_cell_\d+\.png")
 _CONTENTS = ("settings", "splits", "files")  # of the manifest: patients and sha256 of all files included
 
 
 class Split(NamedTuple):
-    """A split expression of a data set, resolved to parts of shards.
+    """A split expression of a data set, resolved to parts of shards."""
 
-    Attributes:
-      expression: such as `train`, `fold_0+fold_1`, `train[:10%]`.
-      files: shards, in order.
-      skips, takes: first record and number of records of each.
-      image_size_px: side of the stored images.
-      is_png: whether they are encoded.
-      shards: the manifest's entries of the files.
-      data_set: where it was opened.
-    """
-
-    expression: str
-    files: tuple[str, ...]
-    skips: tuple[int, ...]
-    takes: tuple[int, ...]
-    image_size_px: int
-    is_png: bool
-    shards: tuple[Mapping[str, Any], ...]
+    expression: str  # such as `train`, `fold_0+fold_1`, `train[:10%]`
+    files: tuple[str, ...]  # shards, in order
+    skips: tuple[int, ...]  # first record of each
+    takes: tuple[int, ...]  # number of records of each
+    image_size_px: int  # side of the stored images
+    is_png: bool  # whether they are encoded
+    shards: tuple[Mapping[str, Any], ...]  # the manifest's entries of the files
     data_set: "DataSet"
 
     @property
     def num_cells(self) -> int:
-        """Number of cells."""
         return sum(self.takes)
 
     @property
-    def num_bytes(self) -> int:
-        """Size of its images in memory."""
+    def num_bytes(self) -> int:  # of its images in memory
         return self.num_cells * self.image_size_px**2 * 3
 
     def check_unchanged(self) -> None:
@@ -75,19 +63,12 @@ class Split(NamedTuple):
 
 
 class DataSet(NamedTuple):
-    """An open data set.
+    """An open data set."""
 
-    Attributes:
-      config: such as `by_patient`.
-      directory: its version folder.
-      manifest: see `pipeline.records.manifest`.
-      builder: the TFDS view of the folder.
-    """
-
-    config: str
-    directory: epath.Path
+    config: str  # such as `by_patient`
+    directory: epath.Path  # its version folder
     manifest: manifest.Manifest
-    builder: tfds.core.DatasetBuilder
+    builder: tfds.core.DatasetBuilder  # the TFDS view of the folder
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -113,15 +94,7 @@ class DataSet(NamedTuple):
         return all(_NLM_NAME.fullmatch(cell.filename) for cell in cells)
 
     def open_split(self, expression: str, flag: str = "split") -> Split:
-        """Resolves a TFDS split expression.
-
-        Args:
-          expression: such as `train`, `fold_0+fold_1`, `train[:10%]`.
-          flag: name of the flag it came from, for errors.
-
-        Raises:
-          InputError: if it names no split or no cell, or a cell twice.
-        """
+        """Resolves a TFDS split expression of a flag; InputError if it names no split or no cell, or a cell twice."""
         info = self.builder.info
         try:
             parts = info.splits[expression].file_instructions
@@ -166,29 +139,23 @@ class TrainingData(NamedTuple):
 def open_data_set(data_dir: str, config: str) -> DataSet:
     """Opens a prepared data set, such as `by_patient`.
 
-    Raises:
-      InputError: if there is none, with the command that makes it, or it is not what its manifest vouches for.
+    Raises InputError if there is none, with the command that makes it, or it is not what its manifest vouches for.
     """
     directory, contents = manifest.read_dataset(data_dir, config)
     return DataSet(config, directory, contents, tfds_malaria.Builder(config=config, data_dir=data_dir))
 
 
 def open_training_data(options: Options) -> TrainingData:
-    """Opens the data set and the splits that the flags name.
-
-    Raises:
-      InputError: if there is no such data set or split, or two splits share cells.
-    """
+    """Opens the data set and the splits that the flags name; InputError also if two of them share cells."""
     data_set = open_data_set(options.data_dir, options.config)
-    flags = ("train_split", "validation_split", "test_split")
-    splits = [data_set.open_split(getattr(options, flag), flag) for flag in flags]
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        if shared := overlap(splits[i], splits[j]):
+    splits = {flag: data_set.open_split(getattr(options, flag), flag) for flag, _ in SPLITS}
+    for (flag, split), (other_flag, other) in itertools.combinations(splits.items(), 2):
+        if shared := overlap(split, other):
             raise InputError(
-                f"--{flags[i]}={splits[i].expression} and --{flags[j]}={splits[j].expression} share {shared} cells; "
+                f"--{flag}={split.expression} and --{other_flag}={other.expression} share {shared} cells; "
                 "expected disjoint splits"
             )
-    return TrainingData(data_set, *splits)
+    return TrainingData(data_set, *splits.values())
 
 
 def overlap(one: Split, other: Split) -> int:
@@ -228,9 +195,6 @@ def patients_of(split: Split) -> list[str]:
     """The patients of a split's cells, sorted; "" among them for cells without a patient.
 
     The manifest knows them for complete splits; for a part such as `train[:10%]` they are read from the records.
-
-    Raises:
-      InputError: if a shard cannot be read.
     """
     parts = list(zip(split.files, split.skips, split.takes, strict=True))
     num_taken = {Path(file).name: take for file, _, take in parts}

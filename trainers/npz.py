@@ -10,25 +10,22 @@ import numpy as np
 from pipeline import storage
 
 _MAX_RATIO = 100  # of an entry's size to the file's: weights do not compress, bombs do
-_HEADER_READERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 def read(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Reads the arrays of a file, or those of some names that it has.
 
     Raises:
-      ValueError, KeyError, EOFError, zipfile.BadZipFile: if the file is damaged, holds Python objects, or says that it
-        has more than it can have.
-      OSError: if it cannot be read.
+      ValueError, EOFError, OSError, zipfile.BadZipFile: if the file cannot be read, is damaged, holds Python objects,
+        or says that it has more than it can have.
     """
     with storage.open_regular(str(path)) as opened, zipfile.ZipFile(opened) as archive:
         size = path.stat().st_size
         for entry in archive.infolist():
             with archive.open(entry) as array:
-                shape, _, dtype = _HEADER_READERS[np.lib.format.read_magic(array)](array)
+                if np.lib.format.read_magic(array) != (1, 0):  # of all arrays without many named fields
+                    raise ValueError(f"{entry.filename} is of an unknown format")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(array)
                 num_bytes = entry.file_size - array.tell()
             if dtype.hasobject:
                 raise ValueError(f"{entry.filename} holds Python objects, which are never loaded")

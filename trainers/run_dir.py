@@ -1,7 +1,7 @@
 """A run's folder: what lies in it, and `run.json`, which records its settings and data and vouches for the result.
 
 run.json        model, flags, data (source, settings, digest, patients), statistics of the training images, versions,
-                timings, status; its own checksum, and of a finished run the sha256 of model.keras and history.csv
+                timings, status, checksums: its own, and of a finished run those of model.keras and history.csv
 model.keras     the model of the best epoch by validation loss
 history.csv     one line per epoch
 thresholds.json   thresholds and temperature of model.keras, fitted on the validation split
@@ -49,15 +49,8 @@ _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
 _MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "hosts", "host_index"}
 
 HISTORY_COLUMNS = (
-    "epoch",
-    "loss",
-    "accuracy",
-    "val_loss",
-    "val_accuracy",
-    "learning_rate",
-    "seconds",
-    "images_per_second",
-    "waiting_share",
+    *("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"),
+    *("seconds", "images_per_second", "waiting_share"),
 )
 """Columns of `history.csv`."""
 
@@ -74,11 +67,10 @@ def versions() -> dict[str, str]:
 
 
 def read(run_dir: str) -> Run:
-    """Reads a run's `run.json`, and compares what it says with itself and with the files that it vouches for.
+    """Reads a run's `run.json`.
 
-    Raises:
-      InputError: if there is no run, or the file is damaged or has values that no trainer writes, or the model or the
-        history of a finished run is not the one that was saved.
+    Raises InputError if there is no run, or the file is damaged or has values that no trainer writes, or the model or
+    the history of a finished run is not the one that was saved.
     """
     path = Path(run_dir) / RUN
     if not path.exists():
@@ -113,10 +105,7 @@ def digests(run_dir: str) -> dict[str, str]:
 
 @contextmanager
 def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[None]:
-    """Holds the folder of a flag, which is made if it is missing, by a file in it.
-
-    Raises InputError if another process holds it, or it cannot be written.
-    """
+    """Holds the folder of a flag, which is made if it is missing; InputError if another process does, or it cannot."""
     if not folder or not folder.isprintable():  # a lone surrogate included, which TensorFlow would not take
         raise InputError(f"{flag}={folder} is empty, not UTF-8 or has control characters; give another")
     with ExitStack() as stack:
@@ -128,13 +117,9 @@ def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[Non
 
 
 def acquire(run_dir: str, wanted: Run) -> Run:
-    """Creates the folder of a new run, or reads the unfinished or finished run in it.
+    """Creates the folder of a new run, or reads the unfinished or finished run in it; gives its `run.json`.
 
-    Returns:
-      the `run.json` of the folder: `wanted` if it is new.
-
-    Raises:
-      InputError: if the folder holds something else, or a run with other settings.
+    Raises InputError if the folder holds something else, or a run with other settings.
     """
     directory = Path(run_dir)
     if not (directory / RUN).exists():
@@ -150,7 +135,7 @@ def acquire(run_dir: str, wanted: Run) -> Run:
     if differing := differences(run, wanted):
         raise InputError(
             f"--run_dir={run_dir} holds a run with other settings: {'; '.join(differing)}; give the same flags and the "
-            "same data set to continue it, or another --run_dir"
+            "same data set to continue it (its --epochs cannot be raised), or another --run_dir"
         )
     return run
 
@@ -169,24 +154,18 @@ def release(run_dir: str) -> None:
 
 def differences(run: Run, wanted: Run) -> list[str]:
     """How a run differs from the wanted one; empty if it can continue."""
-    result = []
-    for name, shown in (("model", "model"), ("backend", "KERAS_BACKEND")):
-        if run[name] != wanted[name]:
-            result.append(f"its {shown} is {run[name]}, wanted {wanted[name]}")
-    for name in sorted(run["flags"].keys() | wanted["flags"].keys()):
-        old, new = run["flags"].get(name), wanted["flags"].get(name)
-        if old != new and name not in _MAY_DIFFER:
-            result.append(f"its --{name} is {old}, wanted {new}")
+    names = sorted((run["flags"].keys() | wanted["flags"].keys()) - _MAY_DIFFER)
+    compared = [
+        ("model", run["model"], wanted["model"]),
+        ("KERAS_BACKEND", run["backend"], wanted["backend"]),
+        *((f"--{name}", run["flags"].get(name), wanted["flags"].get(name)) for name in names),
+    ]
+    result = [f"its {name} is {old}, wanted {new}" for name, old, new in compared if old != new]
     return result + data_differences(run["data"], wanted["data"])
 
 
 def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """How a data set differs from the one of a run: `its data set's split_seed was 42, is 7`; empty if it does not.
-
-    Args:
-      old: `data` of the run's `run.json`.
-      new: the same of the other data set, see `data.DataSet.identity`.
-    """
+    """How a data set, as of `data.DataSet.identity`, differs from the `data` of a run; empty if it does not."""
     if old["fingerprint"] != new["fingerprint"]:
         return ["its data set was made from another source"]
     was, wanted = old["settings"], new["settings"]
@@ -213,7 +192,7 @@ def next_steps(run_dir: str, data_dir: str) -> str:
 
 
 def read_history(path: Path) -> list[HistoryRow]:
-    """Reads `history.csv`; empty if there is none. Raises InputError if it holds anything but numbers."""
+    """Reads `history.csv`; empty if there is none, InputError if it holds anything but numbers."""
     if not path.exists():
         return []
     try:

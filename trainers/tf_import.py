@@ -1,8 +1,5 @@
 """How a command starts TensorFlow and Keras: without C++ messages about CPU instructions and CUDA, whatever Keras's own
 configuration (`~/.keras/keras.json`, `KERAS_MAX_EPOCHS`, …) says, and with its memory.
-
-TF_CPP_MIN_LOG_LEVEL does not reach what TensorFlow 2.21 logs before logging is set up
-(github.com/tensorflow/tensorflow/issues/100442). Where the import fails, all of it is shown.
 """
 
 import ctypes
@@ -16,7 +13,6 @@ from pipeline.errors import InputError
 
 TENSORFLOW, JAX = "tensorflow", "jax"
 
-_FLAGS = {"TF_XLA_FLAGS", "XLA_FLAGS"}
 _STANDARD_ERROR = 2
 _M_TRIM_THRESHOLD = -1  # malloc.h of glibc
 _M_MMAP_MAX = -4
@@ -26,8 +22,7 @@ _MAX_INT = 2**31 - 1
 def choose_backend() -> str:
     """The backend that Keras computes on: TensorFlow unless KERAS_BACKEND names another one; quick, without imports.
 
-    Raises:
-      InputError: if the models do not run on it, or it is not installed.
+    Raises InputError if the models do not run on it, or it is not installed.
     """
     backend = os.environ.get("KERAS_BACKEND") or TENSORFLOW
     if backend not in (TENSORFLOW, JAX):
@@ -77,6 +72,7 @@ def import_tensorflow() -> None:
 def _import_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
+    # It does not reach what TensorFlow logs before logging is set up (github.com/tensorflow/tensorflow/issues/100442).
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     shown = os.dup(_STANDARD_ERROR)
@@ -84,7 +80,7 @@ def _import_tensorflow() -> None:
         os.dup2(held_back.fileno(), _STANDARD_ERROR)
         try:
             tensorflow = importlib.import_module("tensorflow")
-            if _FLAGS.isdisjoint(os.environ):  # an unknown one ends the process here, and only TensorFlow says why
+            if {"TF_XLA_FLAGS", "XLA_FLAGS"}.isdisjoint(os.environ):  # a wrong one ends the process here, with a reason
                 tensorflow.config.list_physical_devices()
         except ImportError:
             os.dup2(shown, _STANDARD_ERROR)
@@ -96,14 +92,13 @@ def _import_tensorflow() -> None:
             os.close(shown)
 
 
-def keep_freed_memory() -> bool:
-    """Tells glibc to keep freed memory for the next step; returns whether that was possible, otherwise does nothing.
+def keep_freed_memory() -> None:
+    """Tells glibc, where it is the C library, to keep freed memory for the next step.
 
     By default each activation of some megabytes is mapped, zeroed and unmapped again in every step: `basic_cnn` spent a
     quarter of its CPU time in the kernel, and a tenth with this.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return False
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _MAX_INT))
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _MAX_INT)

@@ -18,7 +18,7 @@ from trainers.augmentation.ranges import FILLS, FLIPS, LIMITS, Ranges
 MODELS = ("basic_cnn", "vgg_frozen", "vgg_ft")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 INPUT_MODES = ("auto", "device", "resident", "mapped", "streaming")
-_SPLITS = (("train_split", "train"), ("validation_split", "validation"), ("test_split", "test"))
+SPLITS = (("train_split", "train"), ("validation_split", "validation"), ("test_split", "test"))
 
 
 class Options(NamedTuple):
@@ -118,7 +118,7 @@ def _define_data() -> None:
     flags.DEFINE_string("data_dir", None, "Root of the data sets, as given to pipeline.preprocess.", required=True)
     _define("config", next(iter(CONFIGS)), list(CONFIGS), "Config of the data set: how its splits are made.")
     uses = ("to train on", "that choose the best epoch and the thresholds", "to keep for trainers.evaluate")
-    for (name, default), use in zip(_SPLITS, uses, strict=True):
+    for (name, default), use in zip(SPLITS, uses, strict=True):
         meaning = f"TFDS split expression of the cells {use}. Default: {default}; --config=folds has no default."
         flags.DEFINE_string(name, None, meaning)
     meaning = (
@@ -215,7 +215,7 @@ def read() -> Options:
     """
     values: dict[str, Any] = {name: flags.FLAGS[name].value for name in Options._fields if name in flags.FLAGS}
     names = CONFIGS[values["config"]].splits
-    for flag, default in _SPLITS:
+    for flag, default in SPLITS:
         if values[flag] is None:
             if default not in names:
                 raise InputError(

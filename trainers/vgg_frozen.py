@@ -8,16 +8,20 @@ With augmentation the frozen layers see every cell in every epoch, since it is a
 again continues a run that was stopped.
 """
 
-import functools
-
 from absl import flags
 
 from pipeline.command import run
 from trainers import training_flags
-from trainers.training.main import main
 
 _GROUPS = training_flags.define(optimizer="rmsprop", learning_rate=1e-4, is_vgg=True)
 flags.adopt_module_key_flags(training_flags)
 
+
+def _main() -> int | None:
+    from trainers.training.main import main  # takes a second, in which `run` answers to Ctrl-C
+
+    return main("vgg_frozen")
+
+
 if __name__ == "__main__":
-    run(functools.partial(main, "vgg_frozen"), flag_groups=_GROUPS)
+    run(_main, flag_groups=_GROUPS)

@@ -5,14 +5,11 @@
 Use a GPU: two CPU cores train on about ten cells per second. The same command again continues a run that was stopped.
 """
 
-import functools
-
 from absl import flags
 
 from pipeline.command import run
 from trainers import training_flags
 from trainers.augmentation.ranges import Ranges
-from trainers.training.main import main
 
 _GROUPS = training_flags.define(
     optimizer="rmsprop",
@@ -23,5 +20,12 @@ _GROUPS = training_flags.define(
 )
 flags.adopt_module_key_flags(training_flags)
 
+
+def _main() -> int | None:
+    from trainers.training.main import main  # takes a second, in which `run` answers to Ctrl-C
+
+    return main("vgg_ft")
+
+
 if __name__ == "__main__":
-    run(functools.partial(main, "vgg_ft"), flag_groups=_GROUPS)
+    run(_main, flag_groups=_GROUPS)

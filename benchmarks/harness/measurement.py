@@ -125,7 +125,7 @@ def rates_entry(rates: Sequence[float]) -> dict[str, Any]:
 def report(path: str, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
     """Writes a benchmark's file, see `write`, and prints it as Markdown."""
     write(path, cases, ratios, **more)
-    print(f"{table(cases)}\n\n{markdown(('ratio', ''), ((name, f'{ratio:.2f}') for name, ratio in ratios.items()))}")
+    print(f"{table(cases)}\n\n{markdown(('ratio', ''), ((name, f'{ratio:,.4g}') for name, ratio in ratios.items()))}")
     print(f"\n{path}")
 
 

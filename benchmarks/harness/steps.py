@@ -66,7 +66,7 @@ def build(step: Step, split: Split, batch_size: int) -> tuple["keras.Model", Cal
     from trainers.input_pipeline import batching, device, resident
     from trainers.input_pipeline.shuffle_order import ShuffleOrder
     from trainers.models import architectures
-    from trainers.models.many_steps import ManySteps
+    from trainers.models.train_steps import ManySteps
     from trainers.training import hardware
 
     keras.utils.set_random_seed(SEED)

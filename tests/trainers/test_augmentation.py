@@ -34,7 +34,9 @@ def transform(flip_x=False, flip_y=False, **changes):
     from trainers.augmentation import params
 
     values = {name: tf.constant([value], tf.float32) for name, value in (CHANGES | changes).items()}
-    return params.compose(SIZE, flip_x=tf.constant([flip_x]), flip_y=tf.constant([flip_y]), **values)
+    rotation, zoom_x, zoom_y, shift_x, shift_y, shear = values.values()
+    zooms = -zoom_x if flip_x else zoom_x, -zoom_y if flip_y else zoom_y
+    return params.compose(SIZE, rotation, zooms, (shift_x, shift_y), shear)
 
 
 @pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")  # in Keras

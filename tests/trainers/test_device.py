@@ -69,7 +69,7 @@ def test_cells_that_do_not_fit_the_device_are_one_line(monkeypatch):
 @pytest.fixture
 def train(data_dir, tmp_path, monkeypatch):
     """Trains; returns history, size of the first checkpoint, TensorBoard's events. Steps are as Keras counts them."""
-    count, save = callbacks.TrainStep.on_train_batch_end, checkpoint.save
+    count, save = callbacks.Progress.on_train_batch_end, checkpoint.save
 
     def check_count(self, batch, logs=None):
         count(self, batch, logs)
@@ -79,7 +79,7 @@ def train(data_dir, tmp_path, monkeypatch):
         save(folder, *arguments)
         sizes.append(next(folder.iterdir()).stat().st_size)
 
-    monkeypatch.setattr(callbacks.TrainStep, "on_train_batch_end", check_count)
+    monkeypatch.setattr(callbacks.Progress, "on_train_batch_end", check_count)
     monkeypatch.setattr(checkpoint, "save", note_size)
     sizes = []
 

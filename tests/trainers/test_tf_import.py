@@ -4,9 +4,9 @@ import ctypes
 import importlib.util
 import json
 import os
-import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, assert_one_line_error
@@ -84,10 +84,12 @@ def test_a_backend_that_cannot_be_used(backend, is_installed, expected, monkeypa
         tf_import.choose_backend()
 
 
-def test_glibc_keeps_freed_memory():
-    assert tf_import.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
-
-
-def test_other_c_libraries_are_left_alone(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-    assert tf_import.keep_freed_memory() is False
+def test_glibc_keeps_freed_memory_and_other_c_libraries_are_left_alone(monkeypatch):
+    called = []
+    library = SimpleNamespace(mallopt=lambda *arguments: called.append(arguments))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    tf_import.keep_freed_memory()
+    assert called == [(-4, 0), (-1, 2**31 - 1)]
+    del library.mallopt
+    tf_import.keep_freed_memory()
+    assert len(called) == 2

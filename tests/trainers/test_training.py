@@ -236,7 +236,8 @@ def test_the_same_command_again_fits_thresholds_that_are_missing_or_of_another_m
 def test_other_settings_in_the_same_folder_are_refused(run, data_dir):
     path, _ = run
     result = train(data_dir, path, "--learning_rate=0.01", "--seed=1")
-    assert_one_line_error(result, "its --learning_rate is 0.001, wanted 0.01", "its --seed is 42, wanted 1")
+    expected = "its --learning_rate is 0.001, wanted 0.01", "its --seed is 42, wanted 1", "--epochs cannot be raised"
+    assert_one_line_error(result, *expected)
 
 
 @pytest.mark.parametrize(

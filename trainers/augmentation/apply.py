@@ -1,7 +1,6 @@
 """Augmentation on the device: uint8 images and the numbers that `params` samples in, changed uint8 images out.
 
-It belongs to the training step and is not part of the saved model. The step uses Keras's public operations alone, for
-any backend.
+It belongs to the training step and is not part of the saved model. It uses Keras's operations alone, for any backend.
 """
 
 from pathlib import Path
@@ -22,15 +21,9 @@ _NUM_CELLS, _NUM_VERSIONS = 5, 5  # in a preview
 
 
 def augmented(model: keras.Model, ranges: Ranges, *, by_gathers: bool) -> keras.Model:
-    """A model for training that changes its images first; it shares all weights with `model`.
+    """A model for training that changes its images first, with all its weights; `by_gathers` is as of `warp`.
 
-    Args:
-      model: uint8 RGB [batch, size, size, 3] -> probability [batch, 1].
-      ranges: those that the numbers are sampled from.
-      by_gathers: which form the warp takes, see `warp`.
-
-    Returns:
-      a model of the inputs `image` as before and `augmentation`, see `params.sample`.
+    It takes `image`, as `model` does, and `augmentation`, what `params.sample` gives for the ranges.
     """
     image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
     numbers = keras.Input((ranges.num_numbers,), dtype="float32", name="augmentation")
@@ -47,29 +40,22 @@ def change(images: keras.KerasTensor, numbers: keras.KerasTensor, fill: str, *, 
     exponents, surroundings, part = ops.split(ops.reshape(strangers, (-1, 1, 1, 12)), [3, 11], axis=-1)
     images = 255 * ops.exp(exponents * ops.log(images / 255))  # a quarter of the time of a power; 0 stays 0
     images = stain(images, stains)
-    return to_uint8(blur(surround(images, transforms, surroundings, fill, by_gathers=by_gathers), part))
+    return to_uint8(blur(surround(images, transforms, surroundings, fill, by_gathers), part))
 
 
 def surround(
-    images: keras.KerasTensor,
-    transforms: keras.KerasTensor,
-    surroundings: keras.KerasTensor,
-    fill: str,
-    *,
-    by_gathers: bool,
+    images: keras.KerasTensor, transforms: keras.KerasTensor, numbers: keras.KerasTensor, fill: str, by_gathers: bool
 ) -> keras.KerasTensor:
-    """Warps cells, and puts some of them before plain light, where a neighbour may reach into the image.
+    """Warps cells, float32 RGB [batch, size, size, 3] on black, and puts some of them before plain light, where a
+    neighbour may reach into the image; the result is in 0…255.
 
     A neighbour is the cell itself once more: it has the same stain, and its parasites do not change the label. Two
     further ones are the first one's image turned by 180° and mirrored at the diagonal.
 
-    Args:
-      images: float32 RGB [batch, size, size, 3], black around the cell; the result is in 0…255.
-      transforms, fill, by_gathers: see `warp`.
-      surroundings: float32 [batch, 1, 1, 8]: 1 for cells that get surroundings, 0 for others; their colour in 0…255;
-        how far the neighbour lies from the cell, x and y in pixels; 1 or 0 for each of the two further ones.
+    The numbers are float32 [batch, 1, 1, 8]: 1 for cells that get them, 0 for others; their colour in 0…255; how far
+    the neighbour lies from the cell, x and y in pixels; 1 or 0 for each of the two further ones.
     """
-    is_chosen, behind, neighbour, *copies = ops.split(surroundings, [1, 4, 6, 7], axis=-1)
+    is_chosen, behind, neighbour, *copies = ops.split(numbers, [1, 4, 6, 7], axis=-1)
     outside = ops.cast(ops.max(images, axis=-1, keepdims=True) <= 0, "float32")
     # The outermost pixels of a cell are mixed with black, which would draw a dark line around it.
     rim = ops.max_pool(outside, _window(images), 1, "same")
@@ -102,10 +88,11 @@ def _window(images: keras.KerasTensor) -> int:
 
 
 def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str, *, by_gathers: bool) -> keras.KerasTensor:
-    """Rotation, zoom, shift, shear and flip of each image as one bilinear resampling.
+    """Rotation, zoom, shift, shear and flip of each image, float32 [batch, size, size, channels], as one bilinear
+    resampling.
 
     Args:
-      images: float32 [batch, size, size, channels], as the result.
+      images: to be changed.
       transforms: float32 [batch, 8], from a pixel of the result to the point of the source it is taken from:
         (x, y) ← (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels, x to the right, y down.
       fill: see `ranges.FILLS`.
@@ -144,12 +131,8 @@ def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str, *,
 def stain(images: keras.KerasTensor, stains: keras.KerasTensor) -> keras.KerasTensor:
     """Changes stain and light: contrast about the cell's mean colour, then gain and hue, then an offset.
 
-    The black background, where all channels are 0, stays black.
-
-    Args:
-      images: float32 RGB [batch, height, width, 3] in 0…255; the result is not clipped.
-      stains: float32 [batch, 15]: a 3×3 matrix of gain and hue row by row, contrast per channel, offset per channel
-        in 0…255.
+    Images are float32 RGB [batch, height, width, 3] in 0…255, not clipped in the result; pixels of 0 in all channels
+    stay so. `stains` are float32 [batch, 15]: a 3×3 matrix of gain and hue row by row, contrast and offset per channel.
     """
     matrix = ops.reshape(stains[:, :9], (-1, 3, 3))
     contrast, offset = stains[:, 9:12], stains[:, 12:15]
@@ -164,22 +147,15 @@ def stain(images: keras.KerasTensor, stains: keras.KerasTensor) -> keras.KerasTe
 
 
 def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
-    """Rounds and clips to uint8 in 0…255, which the saved model takes."""
+    """Rounds and clips to uint8 in 0…255."""
     return ops.cast(ops.clip(ops.round(images), 0.0, 255.0), "uint8")
 
 
 def save_preview(images: np.ndarray, labels: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
-    """Plots cells, the first few of both classes, with augmented versions of each: do they still look like cells?
-
-    Args:
-      images: uint8 RGB [cells, size, size, 3].
-      labels: int [cells], 1 is parasitized.
-      ranges, seed, path: of the augmentation, and where to write the plot.
-    """
+    """Plots cells, uint8 RGB [cells, size, size, 3], the first few of both classes, with augmented versions of each."""
     shown = np.concatenate([np.flatnonzero(labels == 1)[:3], np.flatnonzero(labels == 0)[:3]])[:_NUM_CELLS]
-    count = tf.constant([len(shown) * _NUM_VERSIONS])
-    position = tf.constant(params.RAMP_CELLS, tf.int64)
-    numbers = params.sample(ranges, images.shape[1], seed, position, count)
+    position, shape = tf.constant(params.RAMP_CELLS, tf.int64), tf.constant([len(shown) * _NUM_VERSIONS])
+    numbers = params.sample(ranges, images.shape[1], seed, position, shape)
     repeated = np.tile(images[shown], (_NUM_VERSIONS, 1, 1, 1))  # in this order neighbours in the batch are others
     changed = np.asarray(change(repeated, np.asarray(numbers), ranges.fill, by_gathers=False))
     with plot_style.style():

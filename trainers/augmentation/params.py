@@ -25,14 +25,15 @@ def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, s
     """Samples the numbers for a batch, or the batches of several steps.
 
     Args:
-      ranges, image_size_px: how far cells are changed, and the side of their images.
+      ranges: how far cells are changed.
+      image_size_px: side of their images.
       seed: of the run.
       position: of the first cell, int64 scalar: the step, counted over all epochs from 0, times the batch size.
       shape: int vector, [num_cells] or [num_steps, num_cells]; the positions of the cells follow one another.
 
     Returns:
-      float32 [*shape, ranges.num_numbers]: 8 of `trainers.augmentation.apply.warp`, 15 of its `stain` and, if they are
-      used, 12 of its `surround` and `blur`.
+      float32 [*shape, ranges.num_numbers]: 8 of `apply.warp`, 15 of `apply.stain` and, if they are used, 12 of
+      `apply.surround` and `apply.blur`.
     """
     uniform = _uniform(seed ^ _STREAM, _COUNTS_PER_CELL, position, shape)
     flips = FLIPS.index(ranges.flip)
@@ -56,17 +57,8 @@ def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, s
     if ranges.num_numbers > 23:
         scale, *strangers = _strangers(ranges, image_size_px, seed, position, shape)
         zoom_x, zoom_y = zoom_x * scale, zoom_y * scale
-    transforms = compose(
-        image_size_px,
-        rotation_degrees=rotation,
-        zoom_x=zoom_x,
-        zoom_y=zoom_y,
-        shift_x_px=shift_x,
-        shift_y_px=shift_y,
-        shear_degrees=shear,
-        flip_x=flip_x < 0,
-        flip_y=flip_y < 0,
-    )
+    zooms = tf.where(flip_x < 0, -zoom_x, zoom_x), tf.where(flip_y < 0, -zoom_y, zoom_y)
+    transforms = compose(image_size_px, rotation, zooms, (shift_x, shift_y), shear)
     numbers = tf.concat([transforms, _hue_and_gain(hue, gains), values[:, 12:], *strangers], axis=1)
     return tf.reshape(numbers, tf.concat([shape, numbers.shape[1:]], 0))
 
@@ -85,12 +77,8 @@ def _uniform(key: int, counts_per_cell: int, position: tf.Tensor, shape: tf.Tens
 def _strangers(
     ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, shape: tf.Tensor
 ) -> tuple[tf.Tensor, ...]:
-    """What makes cells look like another laboratory's.
-
-    Returns:
-      float32: scale [n], by which they are smaller; then, as `trainers.augmentation.apply` takes them, exponents of
-      the density [n, 3], whether they have surroundings [n, 1] and of which colour [n, 3], how far from the cell's the
-      neighbour's centre is [n, 2], which copies of it there are [n, 2], and the part of the blur [n, 1].
+    """What makes cells look like another laboratory's: the scale [n] by which they are smaller, exponents of density
+    [n, 3], the numbers [n, 1 + 3 + 2 + 2] of `apply.surround`, and the part of the blur [n, 1].
     """
     uniform = _uniform(seed ^ _STRANGER_STREAM, _STRANGER_COUNTS_PER_CELL, position, shape)
     positions = tf.cast(position + tf.range(tf.shape(uniform, tf.int64)[0]), tf.float32)[:, None]
@@ -111,25 +99,20 @@ def _strangers(
 
 def compose(
     image_size_px: int,
-    *,
     rotation_degrees: tf.Tensor,
-    zoom_x: tf.Tensor,
-    zoom_y: tf.Tensor,
-    shift_x_px: tf.Tensor,
-    shift_y_px: tf.Tensor,
+    zooms: tuple[tf.Tensor, tf.Tensor],
+    shifts_px: tuple[tf.Tensor, tf.Tensor],
     shear_degrees: tf.Tensor,
-    flip_x: tf.Tensor,
-    flip_y: tf.Tensor,
 ) -> tf.Tensor:
-    """Combines rotation, shift, shear, zoom about the centre, then flips, into one map from result to source.
+    """Combines rotation, shift, shear and zoom about the centre into one map from result to source, see `apply.warp`.
 
-    Order and directions are those of Keras's `ImageDataGenerator`, which the original used. Changes are float32 [n],
-    flips bool [n], the map float32 [n, 8], see `trainers.augmentation.apply.warp`.
+    Order and directions are those of Keras's `ImageDataGenerator`, which the original used. Changes are float32 [n], of
+    x and y, the map float32 [n, 8]; a negative zoom flips.
     """
     theta, phi = rotation_degrees * (math.pi / 180), shear_degrees * (math.pi / 180)
     centre = (image_size_px - 1) / 2
     cos, sin = tf.cos(theta), tf.sin(theta)
-    scale_x, scale_y = tf.where(flip_x, -zoom_x, zoom_x), tf.where(flip_y, -zoom_y, zoom_y)
+    (scale_x, scale_y), (shift_x_px, shift_y_px) = zooms, shifts_px
     # The product of the matrices; a shear by phi after the rotation turns the second axis by as much.
     a0, a1 = cos * scale_x, -tf.sin(theta + phi) * scale_y
     b0, b1 = sin * scale_x, tf.cos(theta + phi) * scale_y

@@ -11,7 +11,7 @@ Resident and mapped are the same batch for batch, and any step can be the first 
 exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,10 +39,7 @@ Finish = Callable[..., tuple[Any, ...]]
 
 
 def choose_mode(mode: str, split: Split, bytes_on_device: int = 0, gpu_bytes: int | None = None) -> str:
-    """Turns `auto` into a mode that fits, and prints it with the sizes.
-
-    Device where there is a GPU and a quarter of its free memory suffices, else resident where the split fits into half
-    of the free memory, else mapped where all shards are local and have an index, else streaming.
+    """Turns `auto` into a mode that fits, see `--input`, and prints it with the sizes.
 
     Args:
       mode: value of `--input`.
@@ -109,19 +106,9 @@ def open_training(
 
 
 def gathered_batches(
-    gather: _Gather,
-    labels: np.ndarray,
-    order: ShuffleOrder,
-    starts: tf.data.Dataset,
-    finish: Finish = lambda _, *batch: batch,
+    gather: _Gather, labels: np.ndarray, order: ShuffleOrder, starts: tf.data.Dataset, finish: Finish
 ) -> tf.data.Dataset:
-    """Shuffled batches by random access.
-
-    Args:
-      gather: row numbers int32 [n] -> what lies there, such as images.
-      labels: int64 [cells].
-      order, starts, finish: see `open_training`.
-    """
+    """Shuffled batches by random access: `gather` takes row numbers int32 [n]; the rest is as of `open_training`."""
 
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and that takes longer than all else
     def fill(inputs: Any, *others: tf.Tensor) -> tuple[Any, ...]:
@@ -207,37 +194,34 @@ def with_options(batches: tf.data.Dataset, has_one_thread: bool = False) -> tf.d
 def reading(*splits: Split) -> Iterator[None]:
     """Around whatever reads batches of these splits: at its end their data set must be the one that was opened.
 
-    It turns TensorFlow's errors into one that names what is corrupt.
-
-    TensorFlow names neither shard nor record, and hides the exceptions of Python functions in texts. So the shards are
-    read again, record by record; where they are intact, the error passes.
+    TensorFlow names neither shard nor record, and hides the exceptions of Python functions in texts. So after one of
+    its errors the shards are read again, record by record; where they are intact, the error passes.
 
     Raises:
       InputError: names the first corrupt record, or the shard that is missing or too short, or says that the data set
         has been replaced, so that nothing of what was read may be kept.
     """
     try:
-        yield
-        _check_unchanged(splits)
-    except InputError:
-        _check_unchanged(splits)  # the better reason for what does not fit
+        try:
+            yield
+        finally:  # before any error that replaced files have caused
+            for split in splits:
+                split.check_unchanged()
+    except tf.errors.ResourceExhaustedError:  # memory, not input
         raise
     except tf.errors.OpError as error:
-        _check_unchanged(splits)
-        if not isinstance(error, tf.errors.ResourceExhaustedError):  # memory, not input
-            try:
-                for split in splits:
-                    for _ in resident.read_cells(split):
-                        pass
-                    if is_mappable(split):  # the index and the records may be intact, but not each other's
-                        cells = MappedCells(split)
-                        for start in range(0, split.num_cells, _CELLS_PER_CHECK):
-                            cells.gather(np.arange(start, min(start + _CELLS_PER_CHECK, split.num_cells)))
-            except InputError as corrupt:
-                raise corrupt from error
+        for split in splits:
+            _read_again(split, error)
         raise
 
 
-def _check_unchanged(splits: Sequence[Split]) -> None:
-    for split in splits:
-        split.check_unchanged()
+def _read_again(split: Split, cause: Exception) -> None:
+    try:
+        for _ in resident.read_cells(split):
+            pass
+        if is_mappable(split):  # the index and the records may be intact, but not each other's
+            cells = MappedCells(split)
+            for start in range(0, split.num_cells, _CELLS_PER_CHECK):
+                cells.gather(np.arange(start, min(start + _CELLS_PER_CHECK, split.num_cells)))
+    except InputError as corrupt:
+        raise corrupt from cause

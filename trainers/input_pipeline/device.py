@@ -27,29 +27,22 @@ class CellsOnDevice(keras.layers.Layer):
 
     @property
     def weights(self) -> list[keras.Variable]:
-        """None: the images are in `variables`, where the step finds them, but are nothing to look at or to save."""
-        return []
+        return []  # the images are in `variables`, where the step finds them, but are nothing to look at or to save
 
     def get_config(self) -> dict[str, Any]:
-        """What TensorBoard draws; a layer is not made again from it."""
-        return {"name": self.name}
+        return {"name": self.name}  # for TensorBoard; a layer is not made again from it
 
     def call(self, rows: keras.KerasTensor) -> keras.KerasTensor:
-        """Gathers a batch."""
         if keras.backend.backend() == JAX:
             return ops.take(self._images, rows, axis=0)
         return tf.gather(self._images.value, rows)  # of bytes, TensorFlow's GPUs can gather from a variable alone
 
 
 def on_device(model: keras.Model, images: np.ndarray) -> keras.Model:
-    """A model that takes row numbers, int32 [batch], in the place of images.
+    """A model that takes row numbers, int32 [batch], of images, uint8 RGB [cells, size, size, 3], in their place.
 
-    Args:
-      model: of one input, or of several by name, among them "image".
-      images: uint8 RGB [cells, size, size, 3], which the device's memory gets a copy of.
-
-    Raises:
-      InputError: if the copy does not fit.
+    The given one has one input, or several by name, among them "image". Raises InputError if the device's memory has
+    no room for a copy of the images.
     """
     row = keras.Input((), dtype="int32", name="image")
     try:

@@ -1,7 +1,5 @@
-"""Is training input-bound? How long each step waits for its batch, measured inside the tf.data pipeline.
-
-A batch is taken between two readings of the clock by the same thread: the time between them is the stall, whatever
-backend and training loop take the batches. TensorFlow adds them up, without Python.
+"""Is training input-bound? How long each step waits for its batch, measured inside the tf.data pipeline, by readings of
+the clock before and after it; so the training loop does not matter, and no Python runs per batch.
 """
 
 import tensorflow as tf
@@ -18,11 +16,9 @@ class InputStall:
 
     @property
     def seconds(self) -> float:
-        """The time so far."""
         return float(self.variable.numpy())
 
     def reset(self) -> None:
-        """Sets the time to zero."""
         self.variable.assign(0.0)
 
 
@@ -38,12 +34,7 @@ def measured(batches: tf.data.Dataset, stall: InputStall) -> tf.data.Dataset:
 
 
 def message(fraction: float, mode: str) -> str:
-    """Says in one line whether training waits for its input, and which flag to change if it does.
-
-    Args:
-      fraction: part of the step time that is spent waiting, 0…1.
-      mode: mode of the input.
-    """
+    """Says whether training waits for its input, for a fraction of the step time in a mode, and which flag helps."""
     waited = f"input: waited {fraction:.1%} of the step time for data"
     if fraction < _INPUT_BOUND_FRACTION:
         return f"{waited}: not input-bound"

@@ -1,9 +1,8 @@
 """Random access into the TFRecord files of a split: memory maps, and the index of where each image lies.
 
 The shards must lie on a local disk, each with the index that the Beam job wrote. Images are copied once, from the page
-cache into the batch. Nothing is loaded beforehand, and no memory grows with the data.
-
-The checksum of a record is verified when a run first reads it: about 10 µs per cell in the first epoch.
+cache into the batch; no memory grows with the data. The checksum of a record is verified when a run first reads it:
+about 10 µs per cell in the first epoch.
 """
 
 import mmap
@@ -25,13 +24,9 @@ def is_mappable(split: Split) -> bool:
 
 
 class MappedCells:
-    """The cells of a split, by index.
+    """The cells of a split for which `is_mappable` holds, by index; `labels` are int64 [cells].
 
-    Args:
-      split: see `is_mappable`.
-
-    Raises:
-      InputError: if a shard or its index is missing, or is not what the manifest says.
+    Raises InputError if a shard or its index is missing, or is not what the manifest says.
     """
 
     def __init__(self, split: Split) -> None:
@@ -50,6 +45,7 @@ class MappedCells:
             mapped.madvise(mmap.MADV_RANDOM)
             self._views.append(np.frombuffer(mapped, np.uint8))
         self._rows = np.concatenate(rows)
+        self.labels = self._rows[:, INDEX_COLUMNS.index("label")]
         self._part = np.repeat(np.arange(len(split.files)), split.takes)
         self._is_verified = np.zeros(split.num_cells, bool)
         # All maps are one array of overlapping windows, since an image may begin at any byte: NumPy gathers from it in
@@ -60,47 +56,29 @@ class MappedCells:
         lowest = self._views[addresses.argmin()]
         self._windows = np.lib.stride_tricks.as_strided(lowest, shape, (1, 1), writeable=False)
 
-    @property
-    def labels(self) -> np.ndarray:
-        """int64 [cells]."""
-        return self._rows[:, INDEX_COLUMNS.index("label")]
-
     def gather(self, indices: np.ndarray) -> np.ndarray:
-        """Copies the images of some cells.
+        """Copies the images of cells, integers [n] -> uint8 RGB [n, size, size, 3].
 
-        Args:
-          indices: integers [n].
-
-        Returns:
-          uint8 RGB [n, size, size, 3].
-
-        Raises:
-          InputError: if a record is corrupt.
+        Raises InputError if a record is corrupt.
         """
-        self._verify(indices)
+        unread = indices[~self._is_verified[indices]]
+        for i, start in zip(unread.tolist(), self._rows[unread, 0].tolist(), strict=True):
+            try:
+                tfrecord.read_at(self._views[self._part[i]], start)  # a view: nothing is copied
+            except tfrecord.CorruptRecord as error:
+                raise self._corrupt(i, error) from error
+        self._is_verified[unread] = True
         shape = (len(indices), self._split.image_size_px, self._split.image_size_px, 3)
         if not self._split.is_png:
             return self._windows[self._starts[indices]].reshape(shape)
         images = np.empty(shape, np.uint8)
-        places = zip(self._part[indices].tolist(), self._rows[indices, 1:3].tolist(), strict=True)
-        for i, (part, (start, num_bytes)) in enumerate(places):
+        for number, (i, (start, num_bytes)) in enumerate(zip(indices, self._rows[indices, 1:3].tolist(), strict=True)):
             try:
-                stored = self._views[part][start : start + num_bytes]
-                images[i] = image.decode_png(stored).reshape(shape[1:])
+                stored = self._views[self._part[i]][start : start + num_bytes]
+                images[number] = image.decode_png(stored).reshape(shape[1:])
             except ValueError as error:
-                raise self._corrupt(int(indices[i]), error) from error
+                raise self._corrupt(int(i), error) from error
         return images
-
-    def _verify(self, indices: np.ndarray) -> None:
-        """Checks the checksums of the records that were not read before."""
-        unread = indices[~self._is_verified[indices]]
-        places = zip(self._part[unread].tolist(), self._rows[unread, 0].tolist(), strict=True)
-        for i, (part, start) in enumerate(places):
-            try:
-                tfrecord.read_at(self._views[part], start)  # a view: nothing is copied
-            except tfrecord.CorruptRecord as error:
-                raise self._corrupt(int(unread[i]), error) from error
-        self._is_verified[unread] = True
 
     def _corrupt(self, i: int, error: Exception) -> InputError:
         part = self._part[i]

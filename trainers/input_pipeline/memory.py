@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,36 +15,25 @@ _Names = tuple[str, str, tuple[str, str]]  # files of the limit and the usage, e
 
 
 def free_bytes(root: Path = Path("/")) -> int:
-    """The free memory of the machine, or of this process's control group or one above it if that is less.
+    """The free memory of the machine, or of this process's control group or one above it if that is less, in bytes.
 
-    Args:
-      root: where `/proc` and `/sys` are.
-
-    Returns:
-      bytes; page cache counts as free.
+    Page cache counts as free; `root` is where `/proc` and `/sys` are.
     """
     free = psutil.virtual_memory().available
     for group, (limit, usage, cache) in _groups(root):
-        try:
+        with suppress(OSError, ValueError):  # no such file, or "max": no limit
             statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             used = int((group / usage).read_text()) - sum(int(statistics.get(name, 0)) for name in cache)
             free = min(free, int((group / limit).read_text()) - used)
-        except (OSError, ValueError):  # no such file, or "max": no limit
-            continue
     return max(free, 0)
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, _Names]]:
-    """The folders of this process's control groups and of all above them, of both versions.
-
-    A container may see its own group as the topmost one under the path that the host knows: what is not there is left
-    to the caller.
+    """The folders of this process's control groups and of all above them, of both versions, whether there or not: a
+    container may see its own group as the topmost one under the path that the host knows.
     """
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # not on Linux
-        return
-    for line in lines:
+    cgroup = root / "proc/self/cgroup"
+    for line in cgroup.read_text().splitlines() if cgroup.exists() else ():  # only Linux has it
         _, controllers, path = line.split(":", 2)
         top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
         if not controllers or "memory" in controllers.split(","):
@@ -53,14 +43,7 @@ def _groups(root: Path) -> Iterator[tuple[Path, _Names]]:
 
 
 def free_gpu_bytes(gpus: Sequence[Any]) -> int | None:
-    """The free memory of the one that has least of it.
-
-    Args:
-      gpus: of JAX or of TensorFlow.
-
-    Returns:
-      bytes; None without a GPU, or where nobody tells.
-    """
+    """The free bytes of that one of JAX's or TensorFlow's GPUs that has least; None without one, or if nobody tells."""
     if not gpus:
         return None
     if hasattr(gpus[0], "memory_stats"):  # JAX's

@@ -1,7 +1,5 @@
-"""A complete split in memory, as uint8: read once from the TFRecords, then gathered from.
-
-Shards with an index are copied out of memory maps by several threads; others, such as those on an object store, are
-read record by record. Both verify checksums and counts.
+"""A complete split in memory: copied out of memory maps by several threads, or read record by record where shards have
+no index or lie on an object store. Both verify checksums and counts.
 """
 
 import contextlib
@@ -9,6 +7,7 @@ import mmap
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -24,15 +23,10 @@ _CELLS_PER_TASK = 64
 
 
 class Cells(NamedTuple):
-    """A split in memory, in the order of its records.
+    """A split in memory, in the order of its records."""
 
-    Attributes:
-      images: uint8 RGB [cells, size, size, 3] in 0…255.
-      labels: int64 [cells].
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # uint8 RGB [cells, size, size, 3] in 0…255
+    labels: np.ndarray  # int64 [cells]
 
 
 def load(split: Split) -> Cells:
@@ -46,8 +40,8 @@ def load(split: Split) -> Cells:
     cells = Cells(images, np.zeros(split.num_cells, np.int64))
     with progress_bar(split.num_cells, f"reading {split.expression}", "cells") as bar:
         if not is_mappable(split):
-            for i, (cell, image) in enumerate(read_cells(split)):
-                cells.images[i], cells.labels[i] = image, cell.label
+            for i, (cell, pixels) in enumerate(read_cells(split)):
+                cells.images[i], cells.labels[i] = pixels, cell.label
                 bar.update()
             return cells
         source = MappedCells(split)
@@ -72,24 +66,22 @@ def read_cells(split: Split) -> Iterator[tuple[example.ParsedExample, np.ndarray
     """
     shape = (split.image_size_px, split.image_size_px, 3)
     for file, skip, take in zip(split.files, split.skips, split.takes, strict=True):
-        number = 0
+        number = -1
         try:
             with epath.Path(file).open("rb") as opened:
-                for number, (_, record) in enumerate(tfrecord.read_records(opened), 1):
-                    if number > skip:
+                for number, (_, record) in enumerate(islice(tfrecord.read_records(opened), skip + take)):
+                    if number >= skip:
                         cell = example.parse(record)
                         stored = np.frombuffer(cell.image, np.uint8)
                         yield cell, (image.decode_png(stored) if split.is_png else stored).reshape(shape)
-                    if number == skip + take:
-                        break
         except tfrecord.CorruptRecord as error:
-            raise corrupt_shard(file, f"record {number} is corrupt ({error})") from error
+            raise corrupt_shard(file, f"record {number + 1} is corrupt ({error})") from error
         except ValueError as error:  # the record is what was written, but no cell
-            raise corrupt_shard(file, f"record {number - 1} is corrupt ({error})") from error
+            raise corrupt_shard(file, f"record {number} is corrupt ({error})") from error
         except OSError as error:
             raise corrupt_shard(file, f"cannot be read ({error})") from error
-        if number < skip + take:
-            raise corrupt_shard(file, f"has {number} records, expected {skip + take}")
+        if number + 1 < skip + take:
+            raise corrupt_shard(file, f"has {number + 1} records, expected {skip + take}")
 
 
 def _zeros(num_bytes: int) -> np.ndarray:

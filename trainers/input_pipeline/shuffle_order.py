@@ -1,9 +1,8 @@
 """Which cell comes when: (seed, step) → indices into the split. No state, so any step can be the first, on any host.
 
-Resident and mapped input and frozen features use this order; streaming shuffles in a buffer of its own.
-
 The order of an epoch is a stateless permutation (`tf.random.experimental.index_shuffle`, a Feistel-like cipher of the
-position; the operation is marked experimental, so a test pins a golden order). It is a global shuffle without a buffer.
+position; the operation is marked experimental, so a test pins a golden order). It is a global shuffle without a buffer,
+which resident and mapped input and frozen features use; streaming shuffles in a buffer of its own.
 """
 
 from typing import NamedTuple
@@ -12,29 +11,18 @@ import tensorflow as tf
 
 
 class ShuffleOrder(NamedTuple):
-    """The order of a training run.
-
-    Attributes:
-      num_cells: number of cells in the split.
-      batch_size: cells per global batch; an epoch's last batch may be smaller.
-      seed: decides the order of every epoch.
-      shard_index, shard_count: which contiguous slice of each global batch this host takes.
-      is_padded: whether an epoch's smaller last batch is filled up, by its last cell with weight 0, so that each host
-        has as many cells of it as of others.
-      only_full: whether `steps` and `calls` leave an epoch's smaller last batch out; steps count on as if they had not.
-    """
+    """The order of a training run; an epoch's last batch may be smaller."""
 
     num_cells: int
-    batch_size: int
+    batch_size: int  # cells per global batch
     seed: int
-    shard_index: int = 0
+    shard_index: int = 0  # which contiguous slice of each global batch this host takes
     shard_count: int = 1
-    is_padded: bool = False
-    only_full: bool = False
+    is_padded: bool = False  # a smaller last batch is filled up, by its last cell with weight 0: hosts get equal slices
+    only_full: bool = False  # `steps` and `calls` leave a smaller last batch out; steps count on as if they had not
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches per epoch."""
         return -(-self.num_cells // self.batch_size)
 
     @property
@@ -78,15 +66,9 @@ class ShuffleOrder(NamedTuple):
         return several.concatenate(last.map(lambda step: (step, tf.constant(1, tf.int64))))
 
     def indices(self, step: tf.Tensor, num_steps: tf.Tensor | None = None) -> tf.Tensor:
-        """The cells of this host's batch at a step, or at several.
+        """The cells of this host's batch at a step, counted over all epochs from 0: int64 [n].
 
-        Args:
-          step: int64 scalar, counted over all epochs from 0.
-          num_steps: int64 scalar, how many steps from there on: with full batches, and of one epoch.
-
-        Returns:
-          int64 [n], or with `num_steps` [num_steps, n]; over all steps of an epoch and all hosts, each cell of
-          the split once.
+        With `num_steps` those of so many steps, with full batches and of one epoch: int64 [num_steps, n].
         """
         num_cells = tf.constant(self.num_cells, tf.int64)
         epoch, step_in_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch

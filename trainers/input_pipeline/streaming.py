@@ -1,8 +1,7 @@
 """Records read while training, for object stores and for shards without an index; bounded memory.
 
 Shards are read several at a time in an order that (seed, epoch) decides, and their encoded records are shuffled in a
-buffer. The order is the same for the same (seed, step), but it is not that of random access: the buffer is smaller than
-the split.
+buffer that is smaller than the split: the order depends on (seed, step) alone, but is not that of random access.
 """
 
 import numpy as np
@@ -15,36 +14,20 @@ from trainers.input_pipeline.shuffle_order import ShuffleOrder
 _SHUFFLED_RECORDS = 4096
 _SHARDS_AT_A_TIME = 4
 _GRAPH_SEED = 87654321  # what TensorFlow takes where no global seed is set
-_SPEC = {
-    IMAGE: tf.io.FixedLenFeature([], tf.string),
-    LABEL: tf.io.FixedLenFeature([], tf.int64),
-    FILENAME: tf.io.FixedLenFeature([], tf.string),
-    PATIENT_ID: tf.io.FixedLenFeature([], tf.string),
-}
+_SPEC = {name: tf.io.FixedLenFeature([], tf.string) for name in (IMAGE, FILENAME, PATIENT_ID)}
+_SPEC[LABEL] = tf.io.FixedLenFeature([], tf.int64)
 
 
 def in_order(split: Split, batch_size: int) -> tf.data.Dataset:
-    """Every cell once, in the order of the records.
-
-    Returns:
-      a data set of (uint8 [batch, size, size, 3], int64 [batch], filename string [batch], patient_id string [batch]).
-    """
-    parts = tf.data.Dataset.from_tensor_slices(_parts(split))
-    records = parts.flat_map(_read)
+    """What `batching.evaluation_batches` gives."""
+    records = tf.data.Dataset.from_tensor_slices(_parts(split)).flat_map(_read)
     return records.batch(batch_size).map(_parser(split), num_parallel_calls=2, deterministic=True)
 
 
 def shuffled(split: Split, order: ShuffleOrder, starts: tf.data.Dataset) -> tf.data.Dataset:
-    """Each cell once per epoch.
+    """Each cell once per epoch, as (uint8 [n, size, size, 3], int64 [n]); batches before a start are read and dropped.
 
     Every host of several reads all shards and takes its slice of each batch.
-
-    Args:
-      split, order: see `batching.training_batches`.
-      starts: see `ShuffleOrder.starts`; the earlier batches of an epoch are read and dropped.
-
-    Returns:
-      a data set of (uint8 [n, size, size, 3], int64 [n]).
     """
     parse = _parser(split)
     files, skips, takes = _parts(split)
@@ -74,9 +57,8 @@ def shuffled(split: Split, order: ShuffleOrder, starts: tf.data.Dataset) -> tf.d
 
 
 def _read(file: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
-    """Some records of a shard; an error if it has fewer, which TensorFlow's reader alone would not notice."""
     records = tf.data.TFRecordDataset(file).skip(skip).take(take)
-    return records.apply(tf.data.experimental.assert_cardinality(take))
+    return records.apply(tf.data.experimental.assert_cardinality(take))  # the reader would not notice a missing record
 
 
 def _parts(split: Split) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -89,9 +71,7 @@ def _parser(split: Split) -> "tf.types.experimental.Callable":
     def parse(records: tf.Tensor) -> tuple[tf.Tensor, ...]:
         features = tf.io.parse_example(records, _SPEC)
         if split.is_png:
-            images = tf.map_fn(
-                lambda png: tf.io.decode_png(png, channels=3), features[IMAGE], fn_output_signature=tf.uint8
-            )
+            images = tf.map_fn(lambda png: tf.io.decode_png(png, 3), features[IMAGE], fn_output_signature=tf.uint8)
         else:
             images = tf.io.decode_raw(features[IMAGE], tf.uint8)
         images = tf.reshape(images, [-1, size, size, 3])

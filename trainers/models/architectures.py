@@ -1,7 +1,8 @@
 """The three architectures, as uncompiled Keras models.
 
 Every model takes plain uint8 RGB images [batch, size, size, 3] in 0…255 and gives the probability of `parasitized`
-[batch, 1], float32. Scaling and channel order are Keras layers of the model, so a saved model needs nothing else.
+[batch, 1], float32. Scaling and channel order are Keras layers of the model, so a saved model needs nothing else. The
+dropout rate in [0, 1) is that of both dropouts of the head.
 
 Source of all three: D. Sarkar, "Detecting Malaria with Deep Learning", 2019.
 """
@@ -23,10 +24,7 @@ _IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)  # mean pixel of ImageNet in 0�
 
 
 def basic_cnn(image_size_px: int, *, dropout_rate: float = 0.3) -> keras.Model:
-    """Model 1, from scratch: 15,102,529 parameters at 125 pixels.
-
-    Raises InputError if the image is smaller than 8 pixels. The rate, in [0, 1), is that of both dropouts of the head.
-    """
+    """Model 1, from scratch: 15,102,529 parameters at 125 pixels; InputError below 8 pixels."""
     image = _image(image_size_px, at_least=8, model="basic_cnn")
     x = layers.Rescaling(1 / 255, name="scale")(image)
     for i, filters in enumerate((32, 64, 128), 1):
@@ -36,23 +34,16 @@ def basic_cnn(image_size_px: int, *, dropout_rate: float = 0.3) -> keras.Model:
 
 
 def vgg_frozen(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate: float = 0.3) -> keras.Model:
-    """Model 2, only the head trains: 22,647,361 parameters at 125 pixels, of which 2,622,977 trainable.
-
-    Arguments and errors are those of `vgg_ft`.
-    """
+    """Model 2, `vgg_ft` of which only the head trains: 2,622,977 parameters."""
     return _vgg("vgg_frozen", image_size_px, vgg_input, dropout_rate, train_from="flatten")
 
 
 def vgg_ft(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate: float = 0.3) -> keras.Model:
     """Model 3, trainable from `block4_conv1` on: 22,647,361 parameters at 125 pixels, of which 20,321,793 trainable.
 
-    The convolutions have He initialisation until `trainers.models.vgg_weights` loads others.
-
-    Args:
-      image_size_px: side of the input in pixels; InputError if it is less than 32.
-      vgg_input: what the convolutions see: "imagenet", BGR in 0…255 minus ImageNet's mean, as the public weights
-        expect; or "original", BGR in 0…1, as in the original work.
-      dropout_rate: rate of both dropouts of the head, in [0, 1).
+    The convolutions have He initialisation until `trainers.models.vgg_weights` loads others. They see, by `vgg_input`,
+    BGR in 0…255 minus ImageNet's mean, as the public weights expect, or BGR in 0…1, as in the original work. Raises
+    InputError below 32 pixels.
     """
     return _vgg("vgg_ft", image_size_px, vgg_input, dropout_rate, train_from="block4_conv1")
 

@@ -1,11 +1,10 @@
 """Features of a frozen backbone: computed once per split, stored in a file, and trained on in batches.
 
 A file's name is a fingerprint of everything that decides its features, so that stale features are never read. It holds
-one NumPy array and, behind it, the SHA-256 of the array's file content; a file that does not fit it is computed again.
+a row per cell and, behind them, their SHA-256; a file that does not fit it is computed again.
 """
 
 import hashlib
-import io
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,6 @@ from trainers.input_pipeline import batching
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 
 _MAX_FLOAT16 = float(np.finfo(np.float16).max)
-_SHA256_BYTES = hashlib.sha256().digest_size
 
 
 class Parts(NamedTuple):
@@ -62,23 +60,23 @@ def extract(
 ) -> Features:
     """Runs a backbone of `Parts`, built with `vgg_input`, once over a split, unless the cache has its features already.
 
-    Args:
-      cache: folder for the features of any number of splits and backbones.
+    The cache is a folder for the features of any number of splits and backbones.
 
     Raises:
       InputError: if a feature is beyond float16's range, a shard cannot be read, or the cache cannot be written.
     """
     identity = fingerprint(backbone, split, vgg_input) | {"batch_size": batch_size}
-    path = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.npy"
+    path = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.rows"
+    row = np.dtype([("label", np.int64), ("features", np.float16, backbone.output_shape[-1:])])
+    num_bytes = split.num_cells * row.itemsize
     try:
-        header = _header(backbone, split)
-        if _is_intact(path, header):
+        if _is_intact(path, num_bytes):
             say(f"features of {split.expression}: computed before, in {path}")
         else:
             print(f"features of {split.expression}: {split.num_cells} cells go through the frozen layers once")
             cache.mkdir(parents=True, exist_ok=True)
-            _write(path, header, backbone, split, batch_size)
-        rows = np.load(path, mmap_mode="r")
+            _write(path, row, backbone, split, batch_size)
+        rows = np.memmap(path, row, "r", shape=(split.num_cells,))
     except OSError as error:
         raise InputError(
             f"{cache} cannot hold the features: {error}; free disk space or give another --run_dir; the same command "
@@ -88,7 +86,7 @@ def extract(
 
 
 def fingerprint(backbone: keras.Model, split: Split, vgg_input: str | None) -> dict[str, Any]:
-    """Everything that decides features, as JSON values: digests for weights and data. Arguments as of `extract`."""
+    """Everything that decides features, as JSON values: digests for weights and data."""
     return {
         "backbone": digest(backbone),
         "num_features": backbone.output_shape[-1],
@@ -113,7 +111,7 @@ def training_batches(
     features: Features,
     order: ShuffleOrder,
     starts: tf.data.Dataset,
-    finish: batching.Finish = lambda _, *batch: batch[:2],
+    finish: batching.Finish = lambda _, *batch: batch,
 ) -> tf.data.Dataset:
     """Batches as of `evaluation_batches`, in the order of `batching.training_batches`."""
     return batching.gathered_batches(lambda rows: _gather(features, rows), features.labels, order, starts, finish)
@@ -130,28 +128,14 @@ def _gather(features: Features, rows: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(values, [None, features.values.shape[1]])
 
 
-def _row(backbone: keras.Model) -> np.dtype:
-    return np.dtype([("label", np.int64), ("features", np.float16, backbone.output_shape[-1:])])
-
-
-def _header(backbone: keras.Model, split: Split) -> bytes:
-    """The beginning of the `.npy` file: its dtype and shape."""
-    header = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(_row(backbone))
-    contents = {"descr": descr, "fortran_order": False, "shape": (split.num_cells,)}
-    np.lib.format.write_array_header_1_0(header, contents)
-    return header.getvalue()
-
-
-def _write(path: Path, header: bytes, backbone: keras.Model, split: Split, batch_size: int) -> None:
+def _write(path: Path, row: np.dtype, backbone: keras.Model, split: Split, batch_size: int) -> None:
     """Computes the features batch by batch; the file appears once it is complete."""
-    row, digest = _row(backbone), hashlib.sha256(header)
+    digest = hashlib.sha256()
     with (
         storage.open_atomic(path) as file,
         batching.reading(split),
         progress_bar(split.num_cells, f"features of {split.expression}", "images") as bar,
     ):
-        file.write(header)
         for image, label, *_ in batching.evaluation_batches(split, batch_size):
             values = np.asarray(backbone.predict_on_batch(image.numpy()), np.float32)
             if not (np.abs(values) <= _MAX_FLOAT16).all():
@@ -167,12 +151,11 @@ def _write(path: Path, header: bytes, backbone: keras.Model, split: Split, batch
         file.write(digest.digest())
 
 
-def _is_intact(path: Path, header: bytes) -> bool:
-    """Whether there is a file that begins with a header and fits its checksum."""
-    try:
-        content = np.memmap(path, np.uint8, "r")
-    except (FileNotFoundError, ValueError):  # ValueError: an empty file
+def _is_intact(path: Path, num_bytes: int) -> bool:
+    """Whether there is a file of that many bytes and the checksum that they have."""
+    digest = hashlib.sha256()
+    if not path.exists() or path.stat().st_size != num_bytes + digest.digest_size:
         return False
-    if content[: len(header)].tobytes() != header:
-        return False
-    return hashlib.sha256(content[:-_SHA256_BYTES].data).digest() == content[-_SHA256_BYTES:].tobytes()
+    content = np.memmap(path, np.uint8, "r")
+    digest.update(content[:num_bytes].data)
+    return digest.digest() == content[num_bytes:].tobytes()

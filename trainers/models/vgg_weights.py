@@ -1,18 +1,16 @@
 """Loads weights of VGG-19's convolutions from what `--vgg_weights` names.
 
-imagenet                Keras's own download, cached in ~/.keras/models
-<file>.npz              arrays `<layer>/kernel` and `<layer>/bias`
-<file>.keras            a saved model, the project's own or another, with VGG-19's layer names
-<file>.h5               Keras's older format, which the download has, with VGG-19's layer names
-<file>.weights.h5       `save_weights` of Keras 3: VGG-19 with or without its top, or a model of this project
-none                    He initialisation
+imagenet         Keras's own download, cached in ~/.keras/models
+<file>.npz       arrays `<layer>/kernel` and `<layer>/bias`
+<file>.h5        Keras's older format, which the download has, with VGG-19's layer names
+<file>.weights.h5, <file>.keras    of Keras 3: VGG-19 with or without its top, or a model of this project
+none             He initialisation
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 
@@ -57,7 +55,7 @@ def load(model: keras.Model, source: str) -> list[str]:
 
 def _imagenet() -> _Arrays:
     try:
-        return _of_model(keras.applications.VGG19(include_top=False, weights=IMAGENET, input_shape=(32, 32, 3)))
+        return _convolutions(_vgg19(IMAGENET))
     except Exception as error:  # Keras raises a plain Exception where there is no network
         raise InputError(
             f"--vgg_weights={IMAGENET} cannot be downloaded ({error}); connect this machine, or copy {_IMAGENET_FILE} "
@@ -65,47 +63,31 @@ def _imagenet() -> _Arrays:
         ) from error
 
 
+def _vgg19(weights: str | None) -> keras.Model:
+    return keras.applications.VGG19(include_top=False, weights=weights, input_shape=(32, 32, 3))
+
+
+def _convolutions(vgg19: keras.Model) -> _Arrays:
+    return {name: vgg19.get_layer(name).get_weights() for name in VGG_CONVOLUTIONS}
+
+
 def _read(path: Path) -> _Arrays:
     if path.suffix == ".npz":
         arrays = npz.read(path, [f"{name}/{part}" for name in VGG_CONVOLUTIONS for part in ("kernel", "bias")])
         names = {key.rpartition("/")[0] for key in arrays}
         return {name: [arrays[f"{name}/kernel"], arrays[f"{name}/bias"]] for name in names}
-    if path.suffix == ".keras":
-        return _of_model(keras.models.load_model(path, compile=False))
-    if path.suffix == ".h5":
-        with h5py.File(path) as file:
-            group = file.get("model_weights", file)
-            if "layer_names" in group.attrs:
-                return _of_older_format(group)
-        # The new format numbers layers by type, so that convolutions load whatever layers follow them.
-        vgg19 = keras.applications.VGG19(include_top=False, weights=None, input_shape=(32, 32, 3))
-        try:
-            with warnings.catch_warnings(action="ignore"):  # one per layer of another model
-                vgg19.load_weights(path)
-        except ValueError as error:
-            raise InputError(f"--vgg_weights={path} holds the weights of another model; {_REMEDY}") from error
-        return _of_model(vgg19)
-    raise InputError(f"--vgg_weights={path} is of an unknown type; {_REMEDY}")
-
-
-def _of_older_format(group: h5py.Group) -> _Arrays:
-    names = [name.decode() if isinstance(name, bytes) else name for name in group.attrs["layer_names"]]
-    return {
-        name: [np.asarray(group[name][weight]) for weight in group[name].attrs["weight_names"]]
-        for name in names
-        if name in VGG_CONVOLUTIONS
-    }
-
-
-def _of_model(model: keras.Model) -> _Arrays:
-    """The convolutions of a model, including those of models nested in it."""
-    arrays: dict[str, Sequence[np.ndarray]] = {}
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            arrays.update(_of_model(layer))
-        elif layer.name in VGG_CONVOLUTIONS:
-            arrays[layer.name] = layer.get_weights()
-    return arrays
+    if path.suffix not in (".h5", ".keras"):
+        raise InputError(f"--vgg_weights={path} is of an unknown type; {_REMEDY}")
+    # The new formats number layers by type, so that convolutions load whatever layers follow them.
+    is_older = path.suffix == ".h5" and not path.name.endswith(".weights.h5")
+    vgg19 = _vgg19(None)
+    vgg19.set_weights([np.full(weight.shape, np.nan) for weight in vgg19.weights])
+    try:
+        with warnings.catch_warnings(action="ignore"):  # one per layer of another model
+            vgg19.load_weights(path, **({"by_name": True} if is_older else {}))
+    except ValueError as error:
+        raise InputError(f"--vgg_weights={path} holds the weights of another model; {_REMEDY}") from error
+    return {name: weights for name, weights in _convolutions(vgg19).items() if not np.isnan(weights[0]).all()}
 
 
 def _assign(model: keras.Model, arrays: _Arrays, source: str) -> str:

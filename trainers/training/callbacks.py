@@ -1,11 +1,11 @@
-"""Keras callbacks of a call, which is one training step or several: count them, stop at NaN, show progress, average
-weights. Of an epoch's end: `epoch_end`.
+"""Keras callbacks of a run: count steps and show progress, average weights, validate, lower the learning rate; the one
+that saves everything is in `checkpoint`. A call is one training step or several.
 """
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import keras
 import tensorflow as tf
@@ -15,36 +15,13 @@ from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 from trainers import run_dir
 from trainers.input_pipeline import input_stall
+from trainers.run_dir import HistoryRow
 from trainers.tf_import import TENSORFLOW
 from trainers.training.setup import TrainSetup
 
 _SECONDS_BETWEEN_READS = 0.5
 _STEPS_BETWEEN_AVERAGES = 8  # averaging at each step would cost as much memory traffic as the optimizer
-
-
-class TrainStep(keras.callbacks.Callback):
-    """How far a run is: Keras's number of the batch counts a short call as a full one.
-
-    Attributes:
-      epoch: the current epoch, from 0.
-      step_in_epoch: steps of it that are done.
-    """
-
-    def __init__(self, setup: TrainSetup) -> None:
-        super().__init__()
-        self._setup = setup
-        self.epoch = self.step_in_epoch = 0
-
-    @property
-    def step(self) -> int:
-        """Steps over all epochs."""
-        return self.epoch * self._setup.steps_per_epoch + self.step_in_epoch
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self.step_in_epoch = self._setup.after_call(self.step_in_epoch)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.epoch, self.step_in_epoch = epoch + 1, 0
+_NAN_ADVICE = "give a lower --learning_rate or another --precision, and another --run_dir"
 
 
 class CallbackList(keras.callbacks.CallbackList):
@@ -60,22 +37,30 @@ class CallbackList(keras.callbacks.CallbackList):
 
 
 class Progress(keras.callbacks.Callback):
-    """Shows each epoch as a bar, and logs its `learning_rate`, `seconds`, `images_per_second` and `waiting_share`.
-
-    The rate is that of training alone, from the first step to the last, without validation. After the first epoch it
-    prints whether training waits for its input.
+    """Counts steps (Keras counts a short call as a full one), shows each epoch as a bar, and logs `learning_rate`,
+    `seconds`, `images_per_second` (without validation) and `waiting_share`.
 
     The epoch's running loss is read from the device twice a second, at the epoch's end and before a checkpoint: each
     reading waits for the device. A loss that is NaN or infinite, which a mean keeps, ends the run.
+
+    Attributes:
+      epoch: the current epoch, from 0.
+      step_in_epoch: steps of it that are done.
+      seconds_before: what it has taken in earlier processes.
     """
 
-    def __init__(self, setup: TrainSetup, step: TrainStep, stall: input_stall.InputStall) -> None:
+    def __init__(self, setup: TrainSetup, stall: input_stall.InputStall) -> None:
         super().__init__()
-        self._setup, self._step, self._stall = setup, step, stall
+        self._setup, self._stall = setup, stall
+        self.epoch = self.step_in_epoch = 0
+        self.seconds_before = self._seconds = 0.0
         self._has_reported_input = False
-        self.seconds_before = 0.0
-        self._seconds = 0.0
         self._read_at = -math.inf
+
+    @property
+    def step(self) -> int:
+        """Steps over all epochs."""
+        return self.epoch * self._setup.steps_per_epoch + self.step_in_epoch
 
     @property
     def seconds(self) -> float:
@@ -83,7 +68,7 @@ class Progress(keras.callbacks.Callback):
         return self.seconds_before + self._seconds
 
     def _num_seen(self) -> int:
-        return min(self._step.step_in_epoch * self._setup.options.batch_size, self._setup.num_cells)
+        return min(self.step_in_epoch * self._setup.options.batch_size, self._setup.num_cells)
 
     def read_loss(self) -> None:
         """Reads the newest loss; raises InputError if it is NaN or infinite."""
@@ -91,9 +76,8 @@ class Progress(keras.callbacks.Callback):
         self._read_at = time.monotonic()
         if not math.isfinite(loss):
             raise InputError(
-                f"the loss was NaN or infinite at or before step {self._step.step}; the last good checkpoint stays in "
-                f"{self._setup.directory}/{run_dir.CHECKPOINT}; give a lower --learning_rate or another --precision, "
-                "and another --run_dir"
+                f"the loss was NaN or infinite at or before step {self.step}; the last good checkpoint stays in "
+                f"{self._setup.directory}/{run_dir.CHECKPOINT}; {_NAN_ADVICE}"
             )
         self._bar.set_postfix({"loss": f"{loss:.4f}"}, refresh=False)
 
@@ -105,6 +89,7 @@ class Progress(keras.callbacks.Callback):
         self._seconds, self._started = 0.0, time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, keras.KerasTensor]) -> None:
+        self.step_in_epoch = self._setup.after_call(self.step_in_epoch)
         seen_before, self._seen = self._seen, self._num_seen()
         self._newest_loss = logs["loss"]
         if time.monotonic() - self._read_at >= _SECONDS_BETWEEN_READS:
@@ -118,7 +103,7 @@ class Progress(keras.callbacks.Callback):
         logs["seconds"] = round(self.seconds, 3)
         logs["images_per_second"] = round((self._seen - self._seen_before) / self._seconds, 1)
         logs["waiting_share"] = round(min(self._stall.seconds / self._seconds, 1.0), 5)
-        self.seconds_before = 0.0
+        self.epoch, self.step_in_epoch, self.seconds_before = epoch + 1, 0, 0.0
         self._bar.close()
         if not self._has_reported_input:
             self._has_reported_input = True
@@ -128,16 +113,14 @@ class Progress(keras.callbacks.Callback):
 class WeightAverage(keras.callbacks.Callback):
     """A moving average of the trainable weights, which is validated and saved in their place.
 
-    The weights of single steps jump about; their average generalises better and makes epochs comparable (Polyak &
-    Juditsky, 1992; Izmailov et al., "Averaging Weights Leads to Wider Optima", UAI 2018). Keras's optimizers can
-    average too, but overwrite the weights by it at the end of each `fit`, after which a run could not continue.
-
-    The momentum in 0…1 is how much of the average a step keeps; less in the first steps.
+    It generalises better than the weights of single steps and makes epochs comparable (Izmailov et al., UAI 2018).
+    Keras's optimizers can average too, but overwrite the weights by it at the end of each `fit`, after which a run
+    could not continue. The momentum in 0…1 is how much of the average a step keeps; less in the first steps.
     """
 
-    def __init__(self, model: keras.Model, momentum: float, step: TrainStep) -> None:
+    def __init__(self, model: keras.Model, momentum: float, progress: Progress) -> None:
         super().__init__()
-        self._weights, self._momentum, self._step = model.trainable_variables, momentum, step
+        self._weights, self._momentum, self._progress = model.trainable_variables, momentum, progress
         self.averages = [
             keras.Variable(ops.convert_to_numpy(weight), trainable=False, name=f"average_{i}")
             for i, weight in enumerate(self._weights)
@@ -147,10 +130,10 @@ class WeightAverage(keras.callbacks.Callback):
             self._update = function  # type: ignore[method-assign]
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self._num_updates = self._step.step // _STEPS_BETWEEN_AVERAGES
+        self._num_updates = self._progress.step // _STEPS_BETWEEN_AVERAGES
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        num_updates = self._step.step // _STEPS_BETWEEN_AVERAGES
+        num_updates = self._progress.step // _STEPS_BETWEEN_AVERAGES
         if num_updates == self._num_updates:
             return
         num_steps = (num_updates - self._num_updates) * _STEPS_BETWEEN_AVERAGES
@@ -175,3 +158,52 @@ class WeightAverage(keras.callbacks.Callback):
         finally:
             for weight, value in zip(self._weights, weights, strict=True):
                 weight.assign(value)
+
+
+class ValidateAndSaveBest(keras.callbacks.Callback):
+    """Validates the compiled `validation_model` after each epoch, on averaged weights if any, and saves the best model.
+
+    It only reads the history of the epochs so far, which `Checkpointer` extends.
+    """
+
+    def __init__(self, setup: TrainSetup, average: WeightAverage | None, history: Sequence[HistoryRow]) -> None:
+        super().__init__()
+        self._setup, self._average, self._history = setup, average, history
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        setup = self._setup
+        with self._average.applied() if self._average else nullcontext():
+            keras.distribution.set_distribution(None)  # of several hosts, each validates all cells
+            metrics = setup.validation_model.evaluate(setup.validation_batches, verbose=0, return_dict=True)
+            keras.distribution.set_distribution(setup.hardware.distribution)
+            tn, fp = metrics.pop("tn"), metrics.pop("fp")
+            metrics["specificity"] = tn / max(1, tn + fp)  # Keras has no metric of that name
+            setup.data.train.check_unchanged()
+            logs |= {f"val_{name}": value for name, value in metrics.items()}
+            if not math.isfinite(logs["val_loss"]):
+                raise InputError(
+                    f"the validation loss was NaN or infinite after epoch {epoch + 1}; the last good checkpoint stays; "
+                    f"{_NAN_ADVICE}"
+                )
+            if logs["val_loss"] < min((row["val_loss"] for row in self._history), default=math.inf):
+                path = setup.directory / run_dir.MODEL
+                partial = path.with_name(f"partial.{path.name}")  # Keras wants the suffix
+                setup.model.save(partial)
+                partial.replace(path)
+
+
+class ResumablePlateau(keras.callbacks.ReduceLROnPlateau):
+    """ReduceLROnPlateau that knows the epochs of earlier processes: Keras saves none of its state.
+
+    `learning_rate` is the rate that the first epoch starts with.
+    """
+
+    def __init__(self, history: Sequence[HistoryRow], learning_rate: float, **plateau: float | str) -> None:
+        super().__init__(**plateau)
+        self._history, self._first_learning_rate = history, learning_rate
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        super().on_train_begin(logs)
+        self.model.optimizer.learning_rate = self._first_learning_rate
+        for row in self._history:
+            self.on_epoch_end(int(row["epoch"]), {self.monitor: row[self.monitor]})

@@ -1,4 +1,4 @@
-"""Checkpoints: all that the next step depends on, in one `.npz` that is complete or not there.
+"""Checkpoints: all that the next step depends on, in one `.npz` that is complete or not there, and what writes them.
 
 It has the weights, dropout's seeds, the optimizer, running metrics, averaged weights, and as JSON the step and the
 history. Keras's own files leave out seeds and metrics, so a run that continues from them differs; and
@@ -7,6 +7,7 @@ history. Keras's own files leave out seeds and metrics, so a run that continues 
 
 import json
 import math
+import time
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,30 +20,24 @@ import numpy as np
 from pipeline import storage
 from pipeline.errors import InputError
 from trainers import npz, run_dir
+from trainers.run_dir import HistoryRow
+from trainers.training.callbacks import Progress
+from trainers.training.setup import TrainSetup
+from trainers.training.signals import StopRequest
 
 _META = "meta"
-_NAME = "step_{:09d}.npz"
 _ADVICE = "give another --run_dir"
 
 
 class Checkpoint(NamedTuple):
-    """The state of a run after a step.
+    """The state of a run after a step."""
 
-    Attributes:
-      epoch: number of finished epochs.
-      step_in_epoch: steps of the current epoch that are done; 0 between epochs.
-      history: a row for each finished epoch.
-      seconds: how long the current epoch has taken so far.
-      arrays: values of all variables, by name, in their order.
-      run: see `run_dir.identity`.
-    """
-
-    epoch: int
-    step_in_epoch: int
-    history: list[dict[str, float]]
-    seconds: float
-    arrays: Mapping[str, np.ndarray]
-    run: str
+    epoch: int  # number of finished epochs
+    step_in_epoch: int  # steps of the current epoch that are done; 0 between epochs
+    history: list[HistoryRow]  # a row for each finished epoch
+    seconds: float  # how long the current epoch has taken so far
+    arrays: Mapping[str, np.ndarray]  # values of all variables, by name, in their order
+    run: str  # see `run_dir.identity`
 
 
 def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
@@ -50,7 +45,7 @@ def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
     folder.mkdir(exist_ok=True)
     meta = checkpoint._asdict()
     arrays = {**meta.pop("arrays"), _META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}
-    path = folder / _NAME.format(step)
+    path = folder / f"step_{step:09d}.npz"
     with storage.open_atomic(path) as file:
         np.savez(file, **arrays)
     for other in folder.iterdir():
@@ -70,14 +65,12 @@ def read_newest(folder: Path, run: str) -> Checkpoint | None:
     try:
         arrays = npz.read(paths[-1])
         checkpoint = Checkpoint(arrays=arrays, **json.loads(bytes(arrays.pop(_META))))
-        _check(checkpoint)
-        if checkpoint.run != run:
-            raise ValueError("it is of another run")
+        _check(checkpoint, run)
         return checkpoint
     except (
         OSError,
         ValueError,
-        KeyError,
+        LookupError,
         TypeError,
         EOFError,
         RuntimeError,  # of a zip that says it is encrypted, and RecursionError
@@ -95,7 +88,7 @@ def damaged(path: Path, reason: object) -> InputError:
     )
 
 
-def _check(checkpoint: Checkpoint) -> None:
+def _check(checkpoint: Checkpoint, run: str) -> None:
     """Raises ValueError or TypeError for numbers that no training has; `fit` knows how large they may be."""
     if any(type(number) is not int or number < 0 for number in (checkpoint.epoch, checkpoint.step_in_epoch)):
         raise ValueError(f"it is of step {checkpoint.step_in_epoch!r:.60} in epoch {checkpoint.epoch!r:.60}")
@@ -105,6 +98,8 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError(f"its history is not that of {checkpoint.epoch} epochs")
     if not all(math.isfinite(row[name]) for row in checkpoint.history for name in run_dir.HISTORY_COLUMNS):
         raise ValueError("its history holds a value that is NaN or infinite")
+    if checkpoint.run != run:
+        raise ValueError("it is of another run")
 
 
 def named(variables: Sequence[keras.Variable]) -> dict[str, keras.Variable]:
@@ -118,16 +113,76 @@ def restore(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.nda
     Raises:
       InputError: if the checkpoint is of another model; no variable has been changed then.
     """
-    if differing := sorted(variables.keys() ^ arrays.keys()):
-        raise InputError(
-            f"the checkpoint in {folder} does not fit this model: only one of them has {differing[0]}; use the version "
-            f"that began the run, or {_ADVICE}"
-        )
-    for name, variable in variables.items():
-        if tuple(variable.shape) != arrays[name].shape:
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    stored = {name: array.shape for name, array in arrays.items()}
+    for name in sorted(shapes.keys() | stored.keys()):
+        if shapes.get(name) != stored.get(name):
             raise InputError(
-                f"the checkpoint in {folder} does not fit this model: {name} has shape {arrays[name].shape}, expected "
-                f"{tuple(variable.shape)}; {_ADVICE}"
+                f"the checkpoint in {folder} does not fit this model: {name} has the shape {stored.get(name)}, "
+                f"expected {shapes.get(name)}; use the version that began the run, or {_ADVICE}"
             )
     for name, variable in variables.items():
         variable.assign(arrays[name])
+
+
+class Checkpointer(keras.callbacks.Callback):
+    """After every epoch writes the history, then a checkpoint; within epochs, checkpoints at times or when asked to.
+
+    It also stops early where the validation loss has stood still. A kill at any moment leaves a run that can continue:
+    each file is complete or not there, and they are written in the order best model, history, checkpoint.
+    """
+
+    def __init__(
+        self,
+        setup: TrainSetup,
+        progress: Progress,
+        variables: Mapping[str, keras.Variable],
+        history: list[HistoryRow],
+        request: StopRequest,
+    ) -> None:
+        super().__init__()
+        self._setup, self._progress, self._request = setup, progress, request
+        self._variables, self._history = variables, history
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._request.end_call()
+        if self._progress.step_in_epoch == self._setup.steps_per_epoch:
+            return  # the epoch's end will save
+        if self._request or time.monotonic() - self._saved_at >= self._setup.options.checkpoint_minutes * 60:
+            self._save()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        row = {"epoch": epoch, **{name: float(logs[name]) for name in run_dir.HISTORY_COLUMNS[1:]}}
+        self._history.append(row)
+        run_dir.write_history(self._history, self._setup.directory / run_dir.HISTORY)
+        metrics = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
+        print(f"epoch {epoch + 1}: {metrics}, {row['images_per_second']:.0f} images/s", flush=True)
+        self._save()
+        # Keras's `EarlyStopping` forgets the epochs of earlier processes.
+        self.model.stop_training = has_stood_still(self._history, self._setup.options.early_stopping_patience)
+
+    def _save(self) -> None:
+        setup, progress = self._setup, self._progress
+        progress.read_loss()
+        setup.data.train.check_unchanged()
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()
+        arrays = {name: np.asarray(variable) for name, variable in self._variables.items()}
+        state = Checkpoint(
+            progress.epoch, progress.step_in_epoch, self._history, progress.seconds, arrays, setup.identity
+        )
+        save(setup.directory / run_dir.CHECKPOINT, state, progress.step)
+        self._saved_at = time.monotonic()
+        if self._request:
+            raise Stopped
+
+
+def has_stood_still(history: Sequence[HistoryRow], patience: int) -> bool:
+    """Whether the last `patience` epochs brought no lower validation loss; never for a patience of 0."""
+    losses = [row["val_loss"] for row in history]
+    return bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
+
+
+class Stopped(Exception):
+    """The process was told to stop, and a checkpoint has been written."""

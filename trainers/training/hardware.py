@@ -13,27 +13,18 @@ from trainers.training import hosts
 
 _BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 _BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
-# The VGGs' large convolutions gain from it, basic_cnn does not.
+# The VGGs' large convolutions gain from it, basic_cnn does not; JAX has not been seen to be faster with it.
 _FASTER_IN_BFLOAT16_ON_CPUS = {"vgg_frozen", "vgg_ft"}
-
-
 _STEPS_PER_CALL_ON_GPUS = 32
 
 
 class Hardware(NamedTuple):
-    """What a run computes on.
+    """What a run computes on."""
 
-    Attributes:
-      policy: Keras's dtype policy.
-      jit_compile: whether steps are compiled by XLA.
-      strategy: for several devices of this machine; None on one.
-      distribution: for the devices of several hosts, see `hosts`; None without them.
-    """
-
-    policy: str
-    jit_compile: bool
-    strategy: tf.distribute.Strategy | None
-    distribution: keras.distribution.DataParallel | None = None
+    policy: str  # Keras's dtype policy
+    jit_compile: bool  # whether XLA compiles steps
+    strategy: tf.distribute.Strategy | None  # for several devices of this machine
+    distribution: keras.distribution.DataParallel | None = None  # for the devices of several hosts, see `hosts`
 
     @property
     def num_replicas(self) -> int:
@@ -48,13 +39,7 @@ class Hardware(NamedTuple):
 
 
 def prepare(
-    model: str,
-    *,
-    precision: str,
-    jit_compile: str,
-    distribute: str,
-    batch_size: int,
-    policy: str | None = None,
+    model: str, *, precision: str, jit_compile: str, distribute: str, batch_size: int, policy: str | None = None
 ) -> Hardware:
     """Chooses, prints the choices, and sets Keras's dtype policy for all layers that are built from now on.
 
@@ -89,6 +74,10 @@ def prepare(
     return used
 
 
+def _is_on_jax() -> bool:
+    return keras.backend.backend() == JAX
+
+
 def gpus() -> list[Any]:
     """The GPUs of the backend that computes."""
     if not _is_on_jax():
@@ -105,6 +94,12 @@ def describe_device(gpu: Any) -> str:
     return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
 
 
+def _compute_capability(gpu: Any) -> tuple[int, ...]:
+    if not _is_on_jax():
+        return tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+    return tuple(map(int, str(getattr(gpu, "compute_capability", "0.0")).split(".")))
+
+
 def choose_steps_per_call(steps_per_execution: str, steps_per_epoch: int) -> int:
     """Turns `--steps_per_execution` into a number; raises InputError if it is more than an epoch has."""
     if steps_per_execution == "auto":
@@ -117,52 +112,30 @@ def choose_steps_per_call(steps_per_execution: str, steps_per_epoch: int) -> int
     return int(steps_per_execution)
 
 
-def _is_on_jax() -> bool:
-    return keras.backend.backend() == JAX
-
-
-def _compute_capability(gpu: Any) -> tuple[int, ...]:
-    if not _is_on_jax():
-        return tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
-    return tuple(map(int, str(getattr(gpu, "compute_capability", "0.0")).split(".")))
-
-
 def choose_precision(precision: str, model: str) -> tuple[str, str]:
     """Turns `--precision` into a Keras dtype policy for a model by name, and the reason."""
-    if precision == "float32":
-        return "float32", "asked for"
     if precision != "auto":
-        return f"mixed_{precision}", "asked for"
-    if not gpus():
-        if not cpu_has_bfloat16():
-            return "float32", "no GPU, and the CPU has no bfloat16"
-        if _is_on_jax():
-            return "float32", "no GPU, and JAX has not been seen to be faster in bfloat16 on CPUs"
-        if model in _FASTER_IN_BFLOAT16_ON_CPUS:
-            return "mixed_bfloat16", f"the CPU has bfloat16, and {model} is faster with it"
-        return "float32", f"no GPU, and {model} is no faster in bfloat16 on CPUs"
-    if _compute_capability(gpus()[0]) >= _BFLOAT16_COMPUTE_CAPABILITY:
-        return "mixed_bfloat16", "the GPU has bfloat16"
-    return "mixed_float16", "the GPU has no bfloat16; the loss is scaled"
+        return precision if precision == "float32" else f"mixed_{precision}", "asked for"
+    if gpus():
+        if _compute_capability(gpus()[0]) >= _BFLOAT16_COMPUTE_CAPABILITY:
+            return "mixed_bfloat16", "the GPU has bfloat16"
+        return "mixed_float16", "the GPU has no bfloat16; the loss is scaled"
+    if model in _FASTER_IN_BFLOAT16_ON_CPUS and not _is_on_jax() and cpu_has_bfloat16():
+        return "mixed_bfloat16", f"the CPU has bfloat16, and {model} is faster with it"
+    return "float32", f"no GPU, and {model} is no faster in bfloat16 on this CPU"
 
 
 def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether the CPU has instructions for bfloat16, as Linux reports."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return False
-    return any(not _BFLOAT16_CPU_FLAGS.isdisjoint(line.split()) for line in lines if line.startswith("flags"))
+    return cpuinfo.exists() and not _BFLOAT16_CPU_FLAGS.isdisjoint(cpuinfo.read_text().split())
 
 
 def choose_jit(jit_compile: str) -> tuple[bool, str]:
     """Turns `--jit_compile` into whether XLA compiles, and the reason."""
+    if jit_compile != "auto":
+        return jit_compile == "true", "asked for"
     if _is_on_jax():
-        return jit_compile != "false", "JAX always compiles" if jit_compile != "false" else "asked for"
-    if jit_compile == "false":
-        return False, "asked for"
-    if jit_compile == "true":
-        return True, "asked for"
+        return True, "JAX always compiles"
     return (True, "there is a GPU") if gpus() else (False, "it halves the speed on CPUs")
 
 
@@ -179,14 +152,13 @@ def choose_strategy(distribute: str) -> tuple[tf.distribute.Strategy | None, str
                 "KERAS_BACKEND"
             )
         names = keras.distribution.list_devices()
+        kind = names[0].partition(":")[0].upper()
         if distribute == "hosts":
-            return None, f"{len(names)} × {names[0].partition(':')[0].upper()} of several hosts on JAX"
+            return None, f"{len(names)} × {kind} of several hosts on JAX"
         others = f", of {len(names)}: only on TensorFlow several share batches" if len(names) > 1 else ""
-        return None, f"1 × {names[0].partition(':')[0].upper()} on JAX{others}"
-    devices = [device.name for device in tf.config.list_logical_devices("GPU")]
-    kind = "GPU"
-    if not devices:
-        devices, kind = [device.name for device in tf.config.list_logical_devices("CPU")], "CPU"
+        return None, f"1 × {kind} on JAX{others}"
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    devices = [device.name for device in tf.config.list_logical_devices(kind)]
     if distribute == "mirrored" or (distribute == "auto" and kind == "GPU" and len(devices) > 1):
         return tf.distribute.MirroredStrategy(devices), f"{len(devices)} × {kind}, mirrored"
     return None, f"1 × {kind}"

@@ -41,7 +41,6 @@ class Host(NamedTuple):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where the first host waits for the others."""
         name, _, port = self.names[0].rpartition(":")
         return name, int(port)
 
@@ -66,22 +65,20 @@ def find(options: Options, backend: str) -> Host | None:
 
 
 def meet(host: Host, run_folder: str, run: run_dir.Run) -> run_dir.Run:
-    """Waits until all hosts are there, with the same settings and checkpoint; the first one has begun the run.
+    """Waits until all hosts are there, with the same settings and checkpoint; gives `run.json` of the first one.
 
     Args:
       host: this one.
       run_folder: where it sees the run.
-      run: `run.json` of the first host; of the others, what it has to say by their flags.
-
-    Returns:
-      `run.json` of the first host.
+      run: `run.json` of the first host, which has begun the run; of the others, what it has to say by their flags.
 
     Raises:
       InputError: if a host does not come in time, or differs; on all hosts.
     """
-    newest = max((path.name for path in Path(run_folder, run_dir.CHECKPOINT).glob("step_*.npz")), default="none")
+    checkpoint = max((path.name for path in Path(run_folder, run_dir.CHECKPOINT).glob("step_*.npz")), default="none")
+    end = time.monotonic() + host.timeout_seconds
     try:
-        fault, run = (_join if host.number else _gather)(host, newest, run)
+        fault, run = (_join if host.number else _gather)(host, end, checkpoint, run)
     except (OSError, ValueError) as error:
         fault = f"host 0 cannot be reached at {host.names[0]} ({error}): start all hosts at the same time"
     if fault:
@@ -89,8 +86,7 @@ def meet(host: Host, run_folder: str, run: run_dir.Run) -> run_dir.Run:
     return run
 
 
-def _join(host: Host, newest: str, run: run_dir.Run) -> tuple[str, run_dir.Run]:
-    end = time.monotonic() + host.timeout_seconds
+def _join(host: Host, end: float, checkpoint: str, run: run_dir.Run) -> tuple[str, run_dir.Run]:
     while True:
         try:
             connection = socket.create_connection(host.address, host.timeout_seconds)
@@ -101,17 +97,16 @@ def _join(host: Host, newest: str, run: run_dir.Run) -> tuple[str, run_dir.Run]:
             time.sleep(0.1)
     with connection, connection.makefile("rw") as stream:
         connection.settimeout(2 * host.timeout_seconds)  # the first one is to name who is missing
-        print(json.dumps([host.number, host.names, newest, run]), file=stream, flush=True)
+        print(json.dumps([host.number, host.names, checkpoint, run]), file=stream, flush=True)
         fault, run = json.loads(stream.readline())
     return fault, run
 
 
-def _gather(host: Host, newest: str, run: run_dir.Run) -> tuple[str, run_dir.Run]:
-    end = time.monotonic() + host.timeout_seconds
+def _gather(host: Host, end: float, checkpoint: str, run: run_dir.Run) -> tuple[str, run_dir.Run]:
     faults = dict.fromkeys(range(1, len(host.names)), f"does not answer for {host.timeout_seconds:g} seconds")
+    streams: dict[int, IO[str]] = {}
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("", host.address[1])))
-        streams: dict[int, IO[str]] = {}
         while len(streams) < len(faults) and (left := end - time.monotonic()) > 0:
             server.settimeout(left)
             with suppress(OSError, ValueError, TypeError, KeyError):  # the time is over, or a stranger
@@ -120,8 +115,8 @@ def _gather(host: Host, newest: str, run: run_dir.Run) -> tuple[str, run_dir.Run
                 stream = stack.enter_context(connection.makefile("rw"))
                 number, *theirs, wanted = json.loads(stream.readline(_MAX_CHARACTERS))
                 differing = run_dir.differences(run, wanted)
-                if theirs != [host.names, newest]:
-                    differing.append(f"its --hosts and checkpoint are {theirs}, wanted {[host.names, newest]}")
+                if theirs != [host.names, checkpoint]:
+                    differing.append(f"its --hosts and checkpoint are {theirs}, wanted {[host.names, checkpoint]}")
                 if number in faults:
                     faults[number] = f"differs from host 0: {'; '.join(differing)}" if differing else ""
                     streams[number] = stream
@@ -176,7 +171,6 @@ class SharedStopRequest(StopRequest):
     _num_calls = 0
 
     def end_call(self) -> None:
-        """Asks JAX, which names a call in the near future."""
         from jax.experimental import multihost_utils
 
         self._num_calls += 1

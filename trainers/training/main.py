@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+from pipeline.errors import InputError
 from pipeline.terminal import say
 from trainers import export_formats, run_dir, tf_import, training_flags
 from trainers.data import TrainingData, describe, open_training_data
@@ -21,9 +22,12 @@ def main(model: str) -> int | None:
     data = open_training_data(options)
     wanted = describe(model, data, options, backend)
     host = hosts.find(options, backend)
+    is_run = (Path(options.run_dir) / run_dir.RUN).exists()
     if host and host.number:
-        return _follow(data, options, wanted, host)
-    if (Path(options.run_dir) / run_dir.RUN).exists():  # a finished run needs no lock: its folder may be read-only
+        if is_run and run_dir.read(options.run_dir)["status"] == "finished":
+            return None
+        return _train(data, options, hosts.meet(host, options.run_dir, wanted), host)
+    if is_run:  # a finished run needs no lock: its folder may be read-only
         record = run_dir.acquire(options.run_dir, wanted)
         if record["status"] == "finished" and "image_statistics" in record and _is_complete(options):
             print(f"{model} is trained already", flush=True)
@@ -38,27 +42,16 @@ def main(model: str) -> int | None:
             to_stderr=True,
         )
     with run_dir.lock(options.run_dir):
-        return _lead(model, data, options, run_dir.acquire(options.run_dir, wanted), host)
-
-
-def _lead(model: str, data: TrainingData, options: Options, record: run_dir.Run, host: hosts.Host | None) -> int | None:
-    if record["status"] == "finished":
-        print(f"{model} is trained already; what was not written after its training is written now", flush=True)
-        host = None
-    try:
-        if host:
-            hosts.meet(host, options.run_dir, record)
-        return _train(data, options, record, host)
-    except BaseException:
-        run_dir.release(options.run_dir)
-        raise
-
-
-def _follow(data: TrainingData, options: Options, wanted: run_dir.Run, host: hosts.Host) -> int | None:
-    path = Path(options.run_dir) / run_dir.RUN
-    if path.exists() and run_dir.read(options.run_dir)["status"] == "finished":
-        return None
-    return _train(data, options, hosts.meet(host, options.run_dir, wanted), host)
+        record = run_dir.acquire(options.run_dir, wanted)
+        if record["status"] == "finished":
+            print(f"{model} is trained already; what was not written after its training is written now", flush=True)
+            host = None
+        try:
+            record = hosts.meet(host, options.run_dir, record) if host else record
+            return _train(data, options, record, host)
+        except BaseException:
+            run_dir.release(options.run_dir)
+            raise
 
 
 def _train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts.Host | None) -> int | None:
@@ -66,7 +59,12 @@ def _train(data: TrainingData, options: Options, record: run_dir.Run, host: host
         tf_import.import_tensorflow()
         from trainers.training.train import train  # seconds of imports that mistakes need not wait for
 
-        return train(data, options, record, host)
+        try:
+            return train(data, options, record, host)
+        except OSError as error:
+            raise InputError(
+                f"{options.run_dir} cannot be written ({error}); fix that, then the same command continues"
+            ) from error
 
 
 def _is_complete(options: Options) -> bool:

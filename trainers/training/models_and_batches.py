@@ -1,5 +1,6 @@
 """The models that train and validate, and their batches: on cells, or on what a frozen backbone gives for them."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,38 @@ from trainers.augmentation.apply import augmented
 from trainers.data import TrainingData
 from trainers.input_pipeline import batching, device, resident
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
-from trainers.models import features
-from trainers.models.many_steps import ManySteps
+from trainers.models import architectures, features, vgg_weights
+from trainers.models.train_steps import ManySteps
 from trainers.training import hardware
-from trainers.training.optimizer import class_weights
 from trainers.training_flags import Options
 
-Open = Callable[[tf.data.Dataset], tf.data.Dataset]  # `ShuffleOrder.starts` -> what `fit` gets
+_Built = tuple[keras.Model, keras.Model, Callable[[tf.data.Dataset], tf.data.Dataset], tf.data.Dataset]
+"""What trains, what validates, `ShuffleOrder.starts` -> the batches of the one, the batches of the other."""
+
+
+def build_model(name: str, image_size_px: int, options: Options) -> keras.Model:
+    """The model of a name in `architectures`, or that of --model; prints where a VGG's weights come from."""
+    if options.model:
+        return _build_custom(options.model, image_size_px, options.dropout_rate)
+    architecture = getattr(architectures, name)
+    if options.vgg_input is None or options.vgg_weights is None:
+        return architecture(image_size_px, dropout_rate=options.dropout_rate)
+    model = architecture(image_size_px, vgg_input=options.vgg_input, dropout_rate=options.dropout_rate)
+    print("\n".join(vgg_weights.load(model, options.vgg_weights)))
+    return model
+
+
+def _build_custom(path: str, image_size_px: int, dropout_rate: float) -> keras.Model:
+    module, _, function = path.partition(":")
+    build = getattr(importlib.import_module(module), function, None)
+    model = build(image_size_px, dropout_rate=dropout_rate) if callable(build) else None
+    shapes = (None, image_size_px, image_size_px, 3), (None, 1)
+    if not isinstance(model, keras.Model) or (model.input_shape, model.output_shape) != shapes:
+        got = f"{model.input_shape} → {model.output_shape}" if isinstance(model, keras.Model) else f"{model!r:.60}"
+        raise InputError(f"--model={path} gives {got}; expected a Keras model of shapes {shapes[0]} → {shapes[1]}")
+    if (dtype := model.outputs[0].dtype) != "float32":  # else a confidently wrong probability has no gradient
+        raise InputError(f"--model={path} gives {dtype}; expected float32: give dtype='float32' to its last layer")
+    return model
 
 
 def on_cells(
@@ -29,25 +55,24 @@ def on_cells(
     data: TrainingData,
     options: Options,
     order: ShuffleOrder,
-    mode: str,
+    finish: batching.Finish,
     used: hardware.Hardware,
+    mode: str,
     steps_per_call: int | None,
-) -> tuple[keras.Model, keras.Model, tf.data.Dataset, Open]:
-    """Gives the model that trains, the one that validates, and their batches; `steps_per_call` if those are stacked."""
+) -> _Built:
+    """Models and batches of images, in an input mode; with `steps_per_call` the batches of a call are stacked."""
     with used.scope():
-        training_model = (
-            model if options.ranges.is_nothing else augmented(model, options.ranges, by_gathers=used.jit_compile)
-        )
-    finish = _finish(data, options, order)
+        if options.ranges.is_nothing:  # `model` itself is not compiled, or its file would hold the optimizer's state
+            training_model = keras.Model(model.input, model.output, name=model.name)
+        else:
+            training_model = augmented(model, options.ranges, by_gathers=used.jit_compile)
     if mode != "device":
         validation = batching.evaluation_batches(data.validation, options.batch_size)
         validation = validation.map(lambda image, label, *_: (image, label))
-        return training_model, model, validation, batching.open_training(data.train, order, mode, finish)
+        return training_model, model, batching.open_training(data.train, order, mode, finish), validation
     train, validated = (resident.load(split) for split in (data.train, data.validation))
     with used.scope():
         training_model = device.on_device(training_model, train.images)
-    validation_model = device.on_device(model, validated.images)
-    validation = device.evaluation_rows(validated.labels, options.batch_size)
     labels = train.labels  # not the images, which `open_rows` would keep
     if steps_per_call:
         training_model = ManySteps(training_model.input, training_model.output, name=training_model.name)
@@ -55,7 +80,8 @@ def on_cells(
     def open_rows(starts: tf.data.Dataset) -> tf.data.Dataset:
         return batching.training_rows(labels, order, starts, finish, steps_per_call)
 
-    return training_model, validation_model, validation, open_rows
+    validation = device.evaluation_rows(validated.labels, options.batch_size)
+    return training_model, device.on_device(model, validated.images), open_rows, validation
 
 
 def on_features(
@@ -63,9 +89,10 @@ def on_features(
     data: TrainingData,
     options: Options,
     order: ShuffleOrder,
+    finish: batching.Finish,
     used: hardware.Hardware,
     record: run_dir.Run,
-) -> tuple[keras.Model, keras.Model, tf.data.Dataset, Open]:
+) -> _Built:
     """The same for a head on the features of its frozen backbone."""
     with used.scope():
         backbone, head = features.split_backbone(model, used.jit_compile)
@@ -75,37 +102,31 @@ def on_features(
             f"--vgg_weights={options.vgg_weights} has other weights than {options.run_dir} began with; give the same "
             "file, or another --run_dir"
         )
-    run_dir.write(options.run_dir, record)
     cache = Path(options.run_dir) / run_dir.FEATURES
     train, validation = (
         features.extract(backbone, split, cache, vgg_input=options.vgg_input, batch_size=options.batch_size)
         for split in (data.train, data.validation)
     )
     validation_batches = features.evaluation_batches(validation, options.batch_size)
-    finish = _finish(data, options, order)
-    return head, head, validation_batches, lambda starts: features.training_batches(train, order, starts, finish)
+    return head, head, lambda starts: features.training_batches(train, order, starts, finish), validation_batches
 
 
-def _finish(data: TrainingData, options: Options, order: ShuffleOrder) -> batching.Finish:
-    """Adds the numbers of augmentation to the cells of a batch, and with --class_weight weights behind the labels."""
-    weights = None
-    if options.class_weight != "none":
-        labels = [label.numpy() for _, label, *_ in batching.evaluation_batches(data.train, 1024)]
-        with tf.device("cpu"):
-            weights = tf.constant(class_weights(options.class_weight, np.concatenate(labels)))
+def finish(options: Options, image_size_px: int, order: ShuffleOrder, weights: np.ndarray | None) -> batching.Finish:
+    """Adds the numbers of augmentation to the cells of a batch, and weights of the classes behind the labels."""
+    with tf.device("cpu"):
+        by_class = None if weights is None else tf.constant(weights)
 
     def finish(step: tf.Tensor, cells: tf.Tensor, label: tf.Tensor) -> tuple[Any, ...]:
         inputs: Any = cells
         if not options.ranges.is_nothing:
             position = step * options.batch_size
-            size = data.train.image_size_px
             # Of the whole batches, or they would not follow one another.
             shape = tf.shape(label) * [*[1] * (label.shape.rank - 1), order.shard_count]
-            numbers = params.sample(options.ranges, size, options.seed, position, shape)
+            numbers = params.sample(options.ranges, image_size_px, options.seed, position, shape)
             inputs = {"image": cells, "augmentation": numbers[..., slice(*order.bounds), :]}
         if order.is_padded:
             weight = tf.broadcast_to(order.weights(step), tf.shape(label))
-            return inputs, label, weight if weights is None else weight * tf.gather(weights, label)
-        return (inputs, label) if weights is None else (inputs, label, tf.gather(weights, label))
+            return inputs, label, weight if by_class is None else weight * tf.gather(by_class, label)
+        return (inputs, label) if by_class is None else (inputs, label, tf.gather(by_class, label))
 
     return finish

@@ -23,9 +23,8 @@ def build_optimizer(options: Options, steps_per_epoch: int) -> keras.optimizers.
 
 
 def learning_rate(options: Options, steps_per_epoch: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """A number, which a callback may change, or for --schedule=cosine a function of the step.
-
-    Source of the cosine: Loshchilov & Hutter, "SGDR", ICLR 2017, without restarts.
+    """A number, which a callback may change, or for --schedule=cosine a function of the step: Loshchilov & Hutter,
+    "SGDR", ICLR 2017, without restarts.
     """
     if options.schedule != "cosine":
         return options.learning_rate
@@ -49,11 +48,8 @@ class GeneralizedCrossentropy(keras.losses.Loss):
     """(1 - p^q) / q of the labelled class's probability p: a wrong label pulls less than in cross-entropy, the limit
     for q = 0 (Zhang & Sabuncu, NeurIPS 2018).
 
-    Keras has it for one-hot classes only, without label smoothing, and with an infinite gradient where p is 0.
-
-    Args:
-      q: in (0, 1].
-      label_smoothing: as in `keras.losses.BinaryCrossentropy`.
+    Keras has it for one-hot classes only, without label smoothing, and with an infinite gradient where p is 0. q is in
+    (0, 1], and `label_smoothing` is as in `keras.losses.BinaryCrossentropy`.
     """
 
     def __init__(self, q: float, label_smoothing: float = 0.0) -> None:
@@ -69,17 +65,10 @@ class GeneralizedCrossentropy(keras.losses.Loss):
 
 
 def class_weights(mode: str, labels: np.ndarray) -> np.ndarray:
-    """Weight of each class in the loss.
+    """Weight of each class in the loss, float32 [classes], for int labels [cells] of the training split.
 
-    Args:
-      mode: of scikit-learn: "balanced", that is num_cells / (num_classes × num_cells_of_class).
-      labels: int [cells] of the training split.
-
-    Returns:
-      float32 [classes].
-
-    Raises:
-      InputError: if one of the classes has no cells.
+    The mode is scikit-learn's: "balanced", that is num_cells / (num_classes × num_cells_of_class). Raises InputError
+    if one of the classes has no cells.
     """
     classes = np.arange(len(LABELS))
     if len(present := np.unique(labels)) < len(classes):

@@ -1,11 +1,11 @@
 """What a run trains, on what: hardware, models and batches for the flags, built once."""
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import InputError
@@ -15,9 +15,9 @@ from trainers.augmentation.apply import save_preview
 from trainers.data import TrainingData
 from trainers.input_pipeline import batching, memory
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
-from trainers.models import architectures, vgg_weights
-from trainers.models.padded import Padded
+from trainers.models.train_steps import Padded
 from trainers.training import hardware, hosts, models_and_batches
+from trainers.training.optimizer import class_weights
 from trainers.training_flags import Options
 
 _NUM_LOOKED_AT = 64  # cells of the training split, for some of both classes
@@ -26,19 +26,19 @@ _FEATURES = "features"  # input mode of a head that is trained on what its froze
 
 @dataclasses.dataclass(frozen=True)
 class TrainSetup:
-    """Everything that training needs.
+    """Everything that training needs; the three models share their weights.
 
     Attributes:
       options: the flags.
+      data: the data set and its splits.
+      identity: see `run_dir.identity`.
       hardware: what the run computes on.
       input_mode: how cells are read, see `trainers.input_pipeline.batching`, or "features".
       model: the model that is saved: uint8 RGB [batch, size, size, 3] -> probability [batch, 1].
-      training_model: what `fit` gets, and `training_batches` is for; shares its weights with `model`.
-      validation_model: what takes `validation_batches`; shares its weights with `model`.
-      training_batches: the batches from `ShuffleOrder.starts` on.
+      training_model: what `fit` gets, and `training_batches` is for.
+      validation_model: what takes `validation_batches`.
+      training_batches: `ShuffleOrder.starts` -> the batches from there on.
       validation_batches: the validation split.
-      run: see `run_dir.identity`.
-      check_data: raises InputError if the data set has been replaced: nothing may be saved then.
       order: the order of the cells.
       num_cells: trained cells per epoch.
       steps_per_epoch: trained steps per epoch.
@@ -47,6 +47,8 @@ class TrainSetup:
     """
 
     options: Options
+    data: TrainingData
+    identity: str
     hardware: hardware.Hardware
     input_mode: str
     model: keras.Model
@@ -54,19 +56,11 @@ class TrainSetup:
     validation_model: keras.Model
     training_batches: Callable[[tf.data.Dataset], tf.data.Dataset]
     validation_batches: tf.data.Dataset
-    run: str
-    check_data: Callable[[], None]
     order: ShuffleOrder
     num_cells: int
     steps_per_epoch: int
     steps_per_call: int
     is_stacked: bool
-
-    def after_call(self, step_in_epoch: int) -> int:
-        """The number of done steps after a call that begins at a step of an epoch."""
-        # The smaller last batch cannot be stacked with others.
-        num_full = self.num_cells // self.options.batch_size if self.is_stacked else self.steps_per_epoch
-        return min(step_in_epoch + self.steps_per_call, num_full if step_in_epoch < num_full else self.steps_per_epoch)
 
     @property
     def directory(self) -> Path:
@@ -74,17 +68,20 @@ class TrainSetup:
         return Path(self.options.run_dir)
 
     @property
-    def state(self) -> list[keras.Variable]:
-        """The variables that a checkpoint has of the training model: all but the cells, which nothing changes."""
-        variables = self.training_model.variables
-        return [variable for variable in variables if variable.dtype != "uint8"]
+    def _num_full(self) -> int:
+        """Steps that can share a call: if they are stacked, not that of a smaller last batch."""
+        return self.num_cells // self.options.batch_size if self.is_stacked else self.steps_per_epoch
 
-    def num_calls(self, step_in_epoch: int = 0) -> int:
+    def after_call(self, step_in_epoch: int) -> int:
+        """The number of done steps after a call that begins at a step of an epoch."""
+        limit = self._num_full if step_in_epoch < self._num_full else self.steps_per_epoch
+        return min(step_in_epoch + self.steps_per_call, limit)
+
+    def num_calls(self, step_in_epoch: int) -> int:
         """How many elements of `training_batches` an epoch has from a step on."""
         if not self.is_stacked:
             return self.steps_per_epoch - step_in_epoch
-        num_full = self.num_cells // self.options.batch_size
-        return -(-(num_full - step_in_epoch) // self.steps_per_call) + self.steps_per_epoch - num_full
+        return -(-(self._num_full - step_in_epoch) // self.steps_per_call) + self.steps_per_epoch - self._num_full
 
 
 def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSetup:
@@ -102,10 +99,10 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     used = hardware.prepare(
         name,
         precision=options.precision,
-        policy=record.get("hardware", {}).get("policy"),
         jit_compile=options.jit_compile,
         distribute=options.distribute,
         batch_size=options.batch_size,
+        policy=record.get("hardware", {}).get("policy"),
     )
     if not options.ranges.is_nothing:
         (images, labels, *_), *_ = batching.evaluation_batches(data.train, _NUM_LOOKED_AT).take(1)
@@ -115,55 +112,61 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     keras.utils.set_random_seed(options.seed)
     # A frozen backbone needs to see each cell only once; augmented cells are new ones in each epoch.
     is_on_features = name == "vgg_frozen" and options.ranges.is_nothing and not used.distribution
-    mode = record.get("input", {}).get("mode")
-    if mode is None:
-        on_device, gpu_bytes = data.train.num_bytes + data.validation.num_bytes, memory.free_gpu_bytes(hardware.gpus())
-        mode = _FEATURES if is_on_features else batching.choose_mode(options.input, data.train, on_device, gpu_bytes)
-        mode = hosts.same_on_all(mode) if used.distribution else mode
+    mode = record.get("input", {}).get("mode") or (_FEATURES if is_on_features else _choose_mode(data, options, used))
     order = ShuffleOrder(data.train.num_cells, options.batch_size, options.seed)
     if used.distribution:
-        order = order._replace(
-            shard_index=used.distribution.data_shard_id,
-            shard_count=used.distribution.num_processes,
-            is_padded=True,
-        )
-    record["input"] = {"mode": mode, "batch_size": options.batch_size, "shard_count": order.shard_count}
-    record["hardware"] = {"policy": used.policy, "jit_compile": used.jit_compile, "num_replicas": used.num_replicas}
-    run_dir.write(options.run_dir, record)
-
+        shard = used.distribution.data_shard_id
+        order = order._replace(shard_index=shard, shard_count=used.distribution.num_processes, is_padded=True)
     with used.scope():
-        model = _build_model(name, data.train.image_size_px, options)
+        model = models_and_batches.build_model(name, data.train.image_size_px, options)
     num_left_out = _count_left_out(order, used)
     order = order._replace(only_full=bool(num_left_out))
     steps_per_epoch = order.steps_per_epoch - bool(num_left_out)
     steps_per_call = hardware.choose_steps_per_call(options.steps_per_execution, steps_per_epoch)
-    record["input"]["steps_per_execution"] = steps_per_call
     is_stacked = mode == "device" and steps_per_call > 1 and not (used.strategy or used.distribution)
+    weights = None
+    if options.class_weight != "none":
+        labels = np.concatenate([label.numpy() for _, label, *_ in batching.evaluation_batches(data.train, 1024)])
+        weights = class_weights(options.class_weight, labels)
+        record["class_weights"] = weights.tolist()
+    finish = models_and_batches.finish(options, data.train.image_size_px, order, weights)
     if is_on_features:
-        training_model, validation_model, validation, batches = models_and_batches.on_features(
-            model, data, options, order, used, record
+        training_model, validation_model, training, validation = models_and_batches.on_features(
+            model, data, options, order, finish, used, record
         )
     else:
         if name == "vgg_frozen":
             reason = "several hosts train" if used.distribution else "augmentation is on"
             print(f"{reason}, so features are not cached: the frozen layers compute every cell in each epoch")
-        training_model, validation_model, validation, batches = models_and_batches.on_cells(
-            model, data, options, order, mode, used, steps_per_call if is_stacked else None
+        training_model, validation_model, training, validation = models_and_batches.on_cells(
+            model, data, options, order, finish, used, mode, steps_per_call if is_stacked else None
         )
+    if weights is not None:
+        with tf.device("cpu"):
+            by_class = tf.constant(weights)
+        validation = validation.map(lambda cells, label: (cells, label, tf.gather(by_class, label)))
+    record["input"] = {
+        "mode": mode,
+        "batch_size": options.batch_size,
+        "shard_count": order.shard_count,
+        "steps_per_execution": steps_per_call,
+    }
+    record["hardware"] = {"policy": used.policy, "jit_compile": used.jit_compile, "num_replicas": used.num_replicas}
+    run_dir.write(options.run_dir, record)
     if used.distribution:
         training_model = Padded(training_model.input, training_model.output, name=training_model.name)
     return TrainSetup(
         options=options,
+        data=data,
+        identity=run_dir.identity(record),
         hardware=used,
         input_mode=mode,
         model=model,
         training_model=training_model,
         # One of its own, since it is compiled in another way.
         validation_model=keras.Model(validation_model.inputs, validation_model.outputs, name=validation_model.name),
-        training_batches=batches,
+        training_batches=training,
         validation_batches=validation,
-        run=run_dir.identity(record),
-        check_data=data.train.check_unchanged,
         order=order,
         num_cells=order.num_cells - num_left_out,
         steps_per_epoch=steps_per_epoch,
@@ -172,28 +175,10 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     )
 
 
-def _build_model(name: str, image_size_px: int, options: Options) -> keras.Model:
-    if options.model:
-        return _build_custom(options.model, image_size_px, options.dropout_rate)
-    architecture = getattr(architectures, name)
-    if options.vgg_input is None or options.vgg_weights is None:
-        return architecture(image_size_px, dropout_rate=options.dropout_rate)
-    model = architecture(image_size_px, vgg_input=options.vgg_input, dropout_rate=options.dropout_rate)
-    print("\n".join(vgg_weights.load(model, options.vgg_weights)))
-    return model
-
-
-def _build_custom(path: str, image_size_px: int, dropout_rate: float) -> keras.Model:
-    module, _, function = path.partition(":")
-    build = getattr(importlib.import_module(module), function, None)
-    model = build(image_size_px, dropout_rate=dropout_rate) if callable(build) else None
-    shapes = (None, image_size_px, image_size_px, 3), (None, 1)
-    if not isinstance(model, keras.Model) or (model.input_shape, model.output_shape) != shapes:
-        got = f"{model.input_shape} → {model.output_shape}" if isinstance(model, keras.Model) else f"{model!r:.60}"
-        raise InputError(f"--model={path} gives {got}; expected a Keras model of shapes {shapes[0]} → {shapes[1]}")
-    if (dtype := model.outputs[0].dtype) != "float32":  # else a confidently wrong probability has no gradient
-        raise InputError(f"--model={path} gives {dtype}; expected float32: give dtype='float32' to its last layer")
-    return model
+def _choose_mode(data: TrainingData, options: Options, used: hardware.Hardware) -> str:
+    gpu_bytes = memory.free_gpu_bytes(hardware.gpus())
+    mode = batching.choose_mode(options.input, data.train, data.train.num_bytes + data.validation.num_bytes, gpu_bytes)
+    return hosts.same_on_all(mode) if used.distribution else mode
 
 
 def _count_left_out(order: ShuffleOrder, used: hardware.Hardware) -> int:

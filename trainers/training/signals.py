@@ -3,9 +3,10 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command again continues
 INTERRUPTED = 130
@@ -33,23 +34,22 @@ def catch_stop_signals() -> Iterator[StopRequest]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         print("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with _handling({signal.SIGTERM: note, signal.SIGINT: note}):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run_trainer(command: Sequence[str]) -> int:
     """Runs a trainer, which gets SIGTERM passed on and alone answers to Ctrl-C; returns its exit status."""
-    with subprocess.Popen(command) as trainer:
-        before = {
-            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: trainer.terminate()),
-            signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        }
-        try:
-            return trainer.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    trainer = subprocess.Popen(command)
+    with trainer, _handling({signal.SIGTERM: lambda *_: trainer.terminate(), signal.SIGINT: signal.SIG_IGN}):
+        return trainer.wait()
+
+
+@contextmanager
+def _handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -4,8 +4,7 @@ import math
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from trainers.evaluation.report import image_grid, plots, style, warnings
 from trainers.input_pipeline import batching
 from trainers.run_dir import HistoryRow
 from trainers.training import checkpoint, hosts, setup
-from trainers.training.epoch_end import Stopped
 from trainers.training.fit import fit
 from trainers.training.signals import StopRequest, catch_stop_signals
 from trainers.training_flags import Options
@@ -45,39 +43,41 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
 
     Raises:
       InputError: if the loss became NaN or infinite, or the checkpoint or a shard cannot be read.
+      OSError: if the run's folder cannot be written.
     """
     tf_import.keep_freed_memory()
-    with _explained_errors(options):
-        if record["status"] != "finished":
-            try:
-                with nullcontext(hosts.SharedStopRequest()) if host else catch_stop_signals() as request:
-                    history = _fit(data, options, record, request)
-            except Stopped:
-                if host is None or host.number == 0:
-                    say(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
-                return request.status
-            if host:
-                hosts.disconnect()
-                if host.number:
-                    return None
-            _finish(history, data, options, record)
-        else:
-            model = predictions.load_model(options.run_dir)
-            validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
-            history = run_dir.read_history(Path(options.run_dir) / run_dir.HISTORY)
-            _complete(history, model, validated, data, options, record)
+    directory, is_finished = Path(options.run_dir), record["status"] == "finished"
+    if is_finished:
+        history = run_dir.read_history(directory / run_dir.HISTORY)
+    else:
+        try:
+            with nullcontext(hosts.SharedStopRequest()) if host else catch_stop_signals() as request:
+                history = _fit(data, options, record, request)
+        except checkpoint.Stopped:
+            if host is None or host.number == 0:
+                say(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
+            return request.status
+        if host:
+            hosts.disconnect()
+            if host.number:
+                return None
+    model = predictions.load_model(options.run_dir)
+    validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
+    if not is_finished:
+        _finish(history, validated, options, record)
+    for text in warnings.of_one_class(record["model"], validated.labels, validated.probabilities):
+        say(f"warning: validation split {options.validation_split}: {text}", to_stderr=True)
+    for unfinished in (run_dir.CHECKPOINT, run_dir.FEATURES):
+        shutil.rmtree(directory / unfinished, ignore_errors=True)
+    with optional(run_dir.CURVES):
+        title = f"{record['model']}, {options.config}"
+        style.save(plots.learning_curves({"": history}, title), directory / run_dir.CURVES)
+    with optional(image_grid.TAG):
+        folder = directory / run_dir.TENSORBOARD / "validation"
+        image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])
+    _export(model, data, options, record)
     say(run_dir.next_steps(options.run_dir, options.data_dir))
     return None
-
-
-@contextmanager
-def _explained_errors(options: Options) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{options.run_dir} cannot be written ({error}); fix that, then the same command continues"
-        ) from error
 
 
 def _fit(data: TrainingData, options: Options, record: run_dir.Run, request: StopRequest) -> list[HistoryRow]:
@@ -105,9 +105,10 @@ def fit_image_statistics(train: Split) -> dict[str, Any]:
     return image_statistics.fit(images, np.array([name.decode() for name in patient_ids]))
 
 
-def _finish(history: list[HistoryRow], data: TrainingData, options: Options, record: run_dir.Run) -> None:
-    """Prints the best epoch, then writes what belongs to its model: thresholds, `run.json`, plots, exports."""
-    directory, name = Path(options.run_dir), record["model"]
+def _finish(
+    history: list[HistoryRow], validated: predictions.Predictions, options: Options, record: run_dir.Run
+) -> None:
+    """Prints the best epoch, checks that `model.keras` is its model, and completes `run.json`."""
     best = min(history, key=lambda row: row["val_loss"])
 
     def mean(column: str) -> float:
@@ -118,46 +119,23 @@ def _finish(history: list[HistoryRow], data: TrainingData, options: Options, rec
     record["timings"]["images_per_second"] = round(mean("images_per_second"), 1)
     record["input"]["waiting_share"] = round(mean("waiting_share"), 5)
     print(
-        f"{name}: best of {len(history)} epochs is {record['best_epoch']}, validation loss {best['val_loss']:.4f}, "
-        f"accuracy {best['val_accuracy']:.4f}",
+        f"{record['model']}: best of {len(history)} epochs is {record['best_epoch']}, validation loss "
+        f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f}",
         flush=True,
     )
-    model = predictions.load_model(options.run_dir)
-    validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
-    _check_is_best(validated, best["val_loss"], directory)
+    _check_is_best(validated, best["val_loss"], np.array(record.get("class_weights", [1, 1])), Path(options.run_dir))
     record |= {"status": "finished", "files": run_dir.digests(options.run_dir)}
     run_dir.write(options.run_dir, record)
-    _complete(history, model, validated, data, options, record)
 
 
-def _complete(
-    history: list[HistoryRow],
-    model: keras.Model,
-    validated: predictions.Predictions,
-    data: TrainingData,
-    options: Options,
-    record: run_dir.Run,
+def _check_is_best(
+    validated: predictions.Predictions, val_loss: float, class_weights: np.ndarray, directory: Path
 ) -> None:
-    """Does what follows a finished run: removes its checkpoint, draws its plots, exports its model."""
-    directory = Path(options.run_dir)
-    for text in warnings.of_one_class(record["model"], validated.labels, validated.probabilities):
-        say(f"warning: validation split {options.validation_split}: {text}", to_stderr=True)
-    for unfinished in (run_dir.CHECKPOINT, run_dir.FEATURES):
-        shutil.rmtree(directory / unfinished, ignore_errors=True)
-    with optional(run_dir.CURVES):
-        title = f"{record['model']}, {options.config}"
-        style.save(plots.learning_curves({"": history}, title), directory / run_dir.CURVES)
-    with optional(image_grid.TAG):
-        folder = directory / run_dir.TENSORBOARD / "validation"
-        image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])
-    _export(model, data, options, record)
-
-
-def _check_is_best(validated: predictions.Predictions, val_loss: float, directory: Path) -> None:
     """Raises InputError if `model.keras` does not have the validation loss of the best epoch: nothing else vouches for
     the file of a run that was stopped.
     """
-    loss = metrics.log_loss(validated.labels, validated.probabilities)
+    labels, probabilities = validated.labels, metrics.clip(validated.probabilities)
+    loss = np.mean(class_weights[labels] * -np.log(np.where(labels == 1, probabilities, 1 - probabilities)))
     is_finite = (np.abs(validated.probabilities - 0.5) < 0.5 - 1e-6).all()  # else Keras's loss, of logits, is larger
     if loss > 1.1 * val_loss + 0.005 or (is_finite and loss < 0.9 * val_loss - 0.005):
         raise InputError(
