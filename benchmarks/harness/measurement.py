@@ -57,14 +57,15 @@ def measure(name: str, command: Sequence[str]) -> Measurement:
 
     Peak memory is the sum over all its processes, sampled four times per second: what they share counts in each.
     """
-    peak, cpu_seconds_before, started = 0, sum(os.times()[2:4]), time.perf_counter()  # of children
+    peak, pause = 0, 0.01  # short at first, for commands that end soon
+    cpu_seconds_before, started = sum(os.times()[2:4]), time.perf_counter()  # of children
     with psutil.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while True:
             try:
-                output, errors = process.communicate(timeout=_SECONDS_BETWEEN_SAMPLES)
+                output, errors = process.communicate(timeout=pause)
                 break
             except subprocess.TimeoutExpired:
-                peak = max(peak, _rss_bytes(process))
+                peak, pause = max(peak, _rss_bytes(process)), min(2 * pause, _SECONDS_BETWEEN_SAMPLES)
     seconds, cpu_seconds = time.perf_counter() - started, sum(os.times()[2:4]) - cpu_seconds_before
     if process.returncode:
         last_line = (errors.strip().splitlines() or [""])[-1]
