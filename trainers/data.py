@@ -176,7 +176,7 @@ def describe(model: str, data: TrainingData, options: Options, backend: str) -> 
         "model": model,
         "backend": backend,
         "status": "unfinished",
-        "flags": options._asdict(),
+        "flags": options.by_flag(),
         "seed": options.seed,
         "data": {
             **data.data_set.identity,
@@ -196,14 +196,8 @@ def patients_of(split: Split) -> list[str]:
 
     The manifest knows them for complete splits; for a part such as `train[:10%]` they are read from the records.
     """
-    parts = list(zip(split.files, split.skips, split.takes, strict=True))
-    num_taken = {Path(file).name: take for file, _, take in parts}
-    patients: set[str] = set()
-    for entry in split.data_set.manifest["splits"].values():
-        num_records = {shard["file"]: shard["num_records"] for shard in entry["shards"]}
-        if all(num_taken.get(file) == num for file, num in num_records.items()):
-            patients |= set(entry["patients"])
-            parts = [part for part in parts if Path(part[0]).name not in num_records]
-    for part in parts:
-        patients |= {cell.patient_id for cell in index.read_without_images(*part)}
-    return sorted(patients)
+    entries, names = split.data_set.manifest["splits"], split.expression.split("+")
+    if entries.keys() >= set(names):
+        return sorted({patient for name in names for patient in entries[name]["patients"]})
+    parts = zip(split.files, split.skips, split.takes, strict=True)
+    return sorted({cell.patient_id for part in parts for cell in index.read_without_images(*part)})

@@ -21,7 +21,7 @@ from trainers.run_dir import HISTORY_COLUMNS, read_history
 from trainers.training import checkpoint
 from trainers.training.callbacks import ResumablePlateau
 from trainers.training.checkpoint import has_stood_still
-from trainers.training.optimizer import PLATEAU
+from trainers.training.fit import PLATEAU
 
 # Everything that has a state: dropout, augmentation, cosine or plateau, averaged weights, running metrics.
 FLAGS = ("--seed=7", "--checkpoint_minutes=0", "--validation_split=validation[:8]")

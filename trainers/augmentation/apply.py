@@ -88,16 +88,12 @@ def _window(images: keras.KerasTensor) -> int:
 
 
 def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str, *, by_gathers: bool) -> keras.KerasTensor:
-    """Rotation, zoom, shift, shear and flip of each image, float32 [batch, size, size, channels], as one bilinear
-    resampling.
+    """Rotation, zoom, shift, shear and flip of each image, float32 [batch, size, size, channels], in one bilinear
+    resampling: pixel (x, y) of the result, x to the right, y down, comes from (a0 x + a1 y + a2, b0 x + b1 y + b2).
+    `transforms` are float32 [batch, 8], of which the last two are 0.
 
-    Args:
-      images: to be changed.
-      transforms: float32 [batch, 8], from a pixel of the result to the point of the source it is taken from:
-        (x, y) ← (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels, x to the right, y down.
-      fill: see `ranges.FILLS`.
-      by_gathers: True for the form that XLA compiles, False for Keras's `affine_transform`, which XLA cannot compile
-        on TensorFlow but which is the faster one on a processor without XLA. They differ by rounding alone.
+    By gathers, as XLA compiles it, or by Keras's `affine_transform`, which XLA cannot compile on TensorFlow but which
+    is faster on a processor without XLA. They differ by rounding alone.
     """
     if not by_gathers:
         return ops.image.affine_transform(images, transforms, interpolation="bilinear", fill_mode=_FILL_MODES[fill])
@@ -153,7 +149,7 @@ def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
 
 def save_preview(images: np.ndarray, labels: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
     """Plots cells, uint8 RGB [cells, size, size, 3], the first few of both classes, with augmented versions of each."""
-    shown = np.concatenate([np.flatnonzero(labels == 1)[:3], np.flatnonzero(labels == 0)[:3]])[:_NUM_CELLS]
+    shown = np.concatenate([np.flatnonzero(labels == label)[:3] for label in (1, 0)])[:_NUM_CELLS]
     position, shape = tf.constant(params.RAMP_CELLS, tf.int64), tf.constant([len(shown) * _NUM_VERSIONS])
     numbers = params.sample(ranges, images.shape[1], seed, position, shape)
     repeated = np.tile(images[shown], (_NUM_VERSIONS, 1, 1, 1))  # in this order neighbours in the batch are others

@@ -25,8 +25,7 @@ def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, s
     """Samples the numbers for a batch, or the batches of several steps.
 
     Args:
-      ranges: how far cells are changed.
-      image_size_px: side of their images.
+      ranges, image_size_px: how far cells are changed, and the side of their images.
       seed: of the run.
       position: of the first cell, int64 scalar: the step, counted over all epochs from 0, times the batch size.
       shape: int vector, [num_cells] or [num_steps, num_cells]; the positions of the cells follow one another.

@@ -50,10 +50,8 @@ def vgg_ft(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate: flo
 
 def _image(size: int, at_least: int, model: str) -> keras.KerasTensor:
     if size < at_least:
-        raise InputError(
-            f"{model} needs images of at least {at_least} pixels, the data set has {size}; make one with a larger "
-            "--image_size_px"
-        )
+        advice = "make one with a larger --image_size_px"
+        raise InputError(f"{model} needs images of at least {at_least} pixels, the data set has {size}; {advice}")
     return keras.Input((size, size, 3), dtype="uint8", name="image")
 
 

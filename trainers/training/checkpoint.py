@@ -1,7 +1,6 @@
 """Checkpoints: all that the next step depends on, in one `.npz` that is complete or not there, and what writes them.
 
-It has the weights, dropout's seeds, the optimizer, running metrics, averaged weights, and as JSON the step and the
-history. Keras's own files leave out seeds and metrics, so a run that continues from them differs; and
+Keras's own files leave out dropout's seeds and running metrics, so a run that continues from them differs; and
 `Model.set_state_tree` ignores unknown names silently, where a mismatch has to be an error.
 """
 
@@ -27,6 +26,8 @@ from trainers.training.signals import StopRequest
 
 _META = "meta"
 _ADVICE = "give another --run_dir"
+# RuntimeError is that of a zip that says it is encrypted, and includes RecursionError.
+_ERRORS = OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error
 
 
 class Checkpoint(NamedTuple):
@@ -54,11 +55,7 @@ def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
 
 
 def read_newest(folder: Path, run: str) -> Checkpoint | None:
-    """Reads the newest checkpoint of a folder; None if there is none.
-
-    Raises:
-      InputError: if it is damaged, or not of this run, see `run_dir.identity`.
-    """
+    """Reads the newest checkpoint of a folder; None if there is none, InputError if it is damaged or of another run."""
     paths = sorted(folder.glob("step_*.npz"))
     if not paths:
         return None
@@ -67,21 +64,12 @@ def read_newest(folder: Path, run: str) -> Checkpoint | None:
         checkpoint = Checkpoint(arrays=arrays, **json.loads(bytes(arrays.pop(_META))))
         _check(checkpoint, run)
         return checkpoint
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        EOFError,
-        RuntimeError,  # of a zip that says it is encrypted, and RecursionError
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _ERRORS as error:
         raise damaged(paths[-1], error) from error
 
 
 def damaged(path: Path, reason: object) -> InputError:
-    """The error for a checkpoint that no training has written like this."""
+    """The error for a checkpoint that no training writes."""
     return InputError(
         f"{path} is damaged ({reason}); nothing was changed: remove it to train this run from its beginning, or "
         f"{_ADVICE}"
@@ -108,11 +96,7 @@ def named(variables: Sequence[keras.Variable]) -> dict[str, keras.Variable]:
 
 
 def restore(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray], folder: Path) -> None:
-    """Sets variables, see `named`, to the arrays of a checkpoint in a folder.
-
-    Raises:
-      InputError: if the checkpoint is of another model; no variable has been changed then.
-    """
+    """Sets variables, see `named`, to the arrays of a checkpoint in a folder; all, or none with an InputError."""
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     stored = {name: array.shape for name, array in arrays.items()}
     for name in sorted(shapes.keys() | stored.keys()):
