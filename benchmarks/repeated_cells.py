@@ -24,27 +24,26 @@ def lay_out(source: str, folder: Path, num_cells: int) -> int:
     Returns how many cells there are: the multiple of the source's number that is next to `num_cells`.
     """
     patient_regex = compile_patient_regex(DEFAULT_PATIENT_REGEX)
-    with open_source(source) as opened:
-        listing = list_cells(opened, f"--source={source}", DEFAULT_CLASS_FOLDERS, patient_regex)
-        copies = max(1, round(num_cells / len(listing.cells)))
-        for cell in listing.cells:
-            path = folder / cell.filename
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(opened.read(listing.root, cell))
-            for copy in range(1, copies):
-                patient = f"{cell.patient_id}{copy:03d}"
-                os.link(path, path.with_name(path.name.replace(cell.patient_id, patient, 1)))
-    return copies * len(listing.cells)
+    opened = open_source(source)
+    cells = list_cells(opened, f"--source={source}", DEFAULT_CLASS_FOLDERS, patient_regex).cells
+    copies = max(1, round(num_cells / len(cells)))
+    for cell in cells:
+        path = folder / cell.filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(opened.read(cells.root, cell))
+        for copy in range(1, copies):
+            patient = f"{cell.patient_id}{copy:03d}"
+            os.link(path, path.with_name(path.name.replace(cell.patient_id, patient, 1)))
+    return copies * len(cells)
 
 
 def prepare_synthetic(folder: Path, num_cells: int, image_size_px: int) -> str:
     """Prepares about so many synthetic cells as data set `by_patient` within a folder; returns the data set's root."""
-    archive, cells, data_dir = folder / "cells.zip", folder / "cells", str(folder / "data")
-    synthetic.write(archive, num_patients=16, cells_per_patient=25, seed=0)
-    lay_out(str(archive), cells, num_cells)
-    job = [f"--source={cells}", f"--data_dir={data_dir}", f"--image_size_px={image_size_px}"]
+    synthetic.write(folder / "cells.zip", num_patients=16, cells_per_patient=25, seed=0)
+    lay_out(str(folder / "cells.zip"), folder / "cells", num_cells)
+    job = [f"--source={folder}/cells", f"--data_dir={folder}/data", f"--image_size_px={image_size_px}"]
     measurement.measure("preprocess", [sys.executable, "-m", "pipeline.preprocess", *job])
-    return data_dir
+    return f"{folder}/data"
 
 
 def main() -> None:

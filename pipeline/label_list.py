@@ -57,7 +57,7 @@ def read_rows(name: str, content: bytes) -> list[tuple[int, list[str]]]:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1  # `object` is `content` without a byte-order mark
-        reason = f"byte {error.object[error.start]:#04x} is not UTF-8; save the list as UTF-8"
+        reason = f"byte {error.object[error.start]:#04x} is not UTF-8; save the list as CSV UTF-8, as Excel calls it"
         raise fault(name, line, reason) from error
     reader = csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ",")
     try:

@@ -39,7 +39,7 @@ from pipeline.job import plan, prepare, summary
 from pipeline.records import layout
 from pipeline.records.example import IMAGE_ENCODINGS
 from pipeline.records.image import MAX_SIZE_PX
-from pipeline.source import listing, table
+from pipeline.source import layouts, listing
 from pipeline.source.archive import open_source
 from pipeline.splits.configs import CONFIGS
 from pipeline.storage import open_place
@@ -62,7 +62,7 @@ _COLUMNS = {
     what: flags.DEFINE_string(
         f"{what}_column", None, f"Name of the table's column for the {what}. Without it: {', '.join(likely)}."
     )
-    for what, likely in table.COLUMNS.items()
+    for what, likely in layouts.COLUMNS.items()
 }
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Root folder of the data sets, as in tfds.load.", required=True)
 _CONFIG = flags.DEFINE_list("config", [_DEFAULTS.config], f"Configs to make: one or more of {', '.join(CONFIGS)}.")
@@ -171,17 +171,16 @@ def _preprocess(
     columns = {what: flag.value for what, flag in _COLUMNS.items()}
     labels_table = None
     flag, path = ("source", source) if _LABELS_CSV.value is None else ("labels_csv", _LABELS_CSV.value)
-    if flag == "labels_csv" or path.lower().endswith(".csv"):
+    if flag == "labels_csv" or path.lower().endswith((".csv", ".xlsx")):
         table_name = f"--{flag}={path}"
         content = label_list.load(table_name, open_place(path, f"--{flag}"))
-        labels_table = table.read(table_name, content, columns, class_names)
+        labels_table = layouts.read_table(table_name, content, columns, class_names)
     if labels_table and flag == "source":
         only = {
             folder for row in labels_table.rows for folder in itertools.accumulate(row.split("/")[:-1], "{}/{}".format)
         }
         source = os.fspath(open_place(source, "--source").parent)
-    with open_source(source, only) as opened:
-        cells = listing.list_cells(opened, name, class_names, patient_regex, columns, labels_table)
+    cells = listing.list_cells(open_source(source, only), name, class_names, patient_regex, columns, labels_table)
     if labels:
         cells = listing.override(cells, labels)
     of_configs = [dataclasses.replace(settings, class_folders=cells.layout.names) for settings in of_configs]
@@ -208,7 +207,7 @@ if __name__ == "__main__":
             "source": (
                 "source",
                 "labels_csv",
-                *(f"{what}_column" for what in table.COLUMNS if what != "patient"),
+                *(f"{what}_column" for what in layouts.COLUMNS if what != "patient"),
                 "class_folders",
                 "class_names",
                 "patient_column",

@@ -180,7 +180,7 @@ def test_the_makefile_gives_flags_that_are_allowed(monkeypatch):
         for line in dry_run("demo", "bench", "results", "SEEDS=1", "SOURCE=my cells.zip").splitlines()
         if " -m " in line
     ]
-    assert len(commands) >= 16
+    assert len(commands) >= 14
     for text in commands:
         check_flags(text, monkeypatch)
 

@@ -9,13 +9,12 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, compile_patient_regex
 from pipeline.errors import InputError
 from pipeline.job import plan
 from pipeline.records import layout, manifest, tfds_metadata
@@ -23,10 +22,18 @@ from pipeline.records.example import IMAGE, LABEL, tfds_features
 from pipeline.source.archive import open_source
 from pipeline.source.listing import list_cells
 from pipeline.splits.configs import CONFIGS
-from tfds_malaria.raw_image import RawImage
 
 _ARCHIVE = "cell_images.zip"
 _FOLDER = "cell_images"
+
+
+class RawImage(tfds.features.Image):
+    """An image in memory, of which TFDS shows pictures, stored and described as a tensor: uint8 RGB [size, size, 3]."""
+
+    def __init__(self, stored: tfds.features.Tensor) -> None:
+        super().__init__(shape=stored.shape)
+        for name in ("get_serialized_info", "encode_example", "decode_example", "decode_example_np", "to_proto"):
+            setattr(self, name, getattr(stored, name))
 
 
 # TFDS has no public name for a builder that reads files and writes none: GeneratorBasedBuilder would want a generator.
@@ -88,18 +95,13 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
 
         Args:
           download_dir: where `manual_dir` lies by default: `<download_dir>/manual`.
-          download_config: its `manual_dir`, `download_mode` and `beam_options` are used.
+          download_config: its `manual_dir` and `download_mode` are used.
 
         Raises:
           pipeline.errors.InputError: if there is no source; the message tells how to get one.
         """
         del unused_options
         config = download_config or tfds.download.DownloadConfig()
-        if config.max_examples_per_split is not None:
-            raise InputError(
-                f"max_examples_per_split={config.max_examples_per_split} would make another data set of the same name; "
-                "prepare all, then read a sub-split such as train[:100]"
-            )
         if layout.has_dataset(self.data_path) and not config.download_mode.overwrite_dataset:
             _check(self.data_path)
             return
@@ -110,19 +112,11 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
     def _download_and_prepare(self, manual_dir: epath.Path, download_config: tfds.download.DownloadConfig) -> None:
         from pipeline.job import prepare  # readers need neither OpenCV nor the job
 
-        source = _find_source(manual_dir)
-        patient_regex = compile_patient_regex(DEFAULT_PATIENT_REGEX)
-        beam_options = download_config.beam_options
-        with open_source(source) as opened:
-            cells = list_cells(opened, source, DEFAULT_CLASS_FOLDERS, patient_regex)
-        prepare.prepare(
-            cells,
-            plan.Settings(config=self.builder_config.name),
-            source=source,
-            data_dir=str(self.data_dir_root),
-            overwrite=download_config.download_mode.overwrite_dataset,
-            pipeline_options=_as_flags(beam_options.get_all_options(drop_default=True) if beam_options else {}),
-        )
+        source, settings = _find_source(manual_dir), plan.Settings(config=self.builder_config.name)
+        patient_regex = compile_patient_regex(settings.patient_regex)
+        cells = list_cells(open_source(source), source, settings.class_folders, patient_regex)
+        overwrite = download_config.download_mode.overwrite_dataset
+        prepare.prepare(cells, settings, source=source, data_dir=str(self.data_dir_root), overwrite=overwrite)
 
 
 def _check(directory: epath.Path) -> manifest.Manifest:
@@ -133,15 +127,6 @@ def _check(directory: epath.Path) -> manifest.Manifest:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{directory} cannot be read: {error}; make the data set again with --overwrite") from error
     return contents
-
-
-def _as_flags(beam_options: Mapping[str, object]) -> list[str]:
-    """Beam's options as the flags that would set them."""
-    flags = []
-    for name, value in beam_options.items():
-        values = value if isinstance(value, list) else [value]
-        flags += [f"--{name}" if item is True else f"--{name}={item}" for item in values]
-    return flags
 
 
 def _find_source(manual_dir: epath.Path) -> str:

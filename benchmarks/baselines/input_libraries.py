@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import clock
-from benchmarks.harness.clock import SEED, SHUFFLED_RECORDS, Batch, Reader, Work
+from benchmarks.harness.clock import SEED, SHUFFLED_RECORDS, Batch, Reader, Work, repeated
 
 _WORKERS = os.cpu_count() or 1
 
@@ -55,18 +55,15 @@ def _read_ffcv(work: Work) -> Iterator[Batch]:
         drop_last=False,
         pipelines={"image": [NDArrayDecoder(), ToTensor()], "label": [IntDecoder(), ToTensor()]},
     )
-    for _ in range(work.epochs):
-        for images, labels in loader:
-            yield images.numpy(), labels.numpy()[:, 0]
+    return repeated(loader, work.epochs, np.asarray)
 
 
 def _write_dali_indexes(work: Work) -> None:
     """What DALI's own `tfrecord2idx` writes: offset and size of every record."""
     for shard in work.shards:
-        offsets = np.load(f"{shard}.index.npy")[:, 0].tolist()
-        sizes = np.diff([*offsets, Path(shard).stat().st_size])
-        lines = (f"{offset} {size}\n" for offset, size in zip(offsets, sizes, strict=True))
-        (work.own / Path(shard).name).write_text("".join(lines))
+        offsets = np.load(f"{shard}.index.npy")[:, 0]
+        sizes = np.diff(offsets, append=Path(shard).stat().st_size)
+        np.savetxt(work.own / Path(shard).name, np.stack([offsets, sizes], axis=1), "%d")
 
 
 def _read_dali(work: Work) -> Iterator[Batch]:
@@ -118,9 +115,7 @@ def _read_webdataset(work: Work) -> Iterator[Batch]:
         .batched(work.batch_size)
     )
     loader = webdataset.WebLoader(cells, batch_size=None, num_workers=_WORKERS)
-    for _ in range(work.epochs):
-        for images, labels in loader:
-            yield np.asarray(images), np.asarray(labels)
+    return repeated(loader, work.epochs, np.asarray)
 
 
 def _write_array_records(work: Work) -> None:
@@ -153,9 +148,7 @@ def _read_torch(work: Work) -> Iterator[Batch]:
 
     generator = torch.Generator().manual_seed(SEED)
     loader = DataLoader(IndexedCells(work), work.batch_size, shuffle=True, generator=generator)
-    for _ in range(work.epochs):
-        for images, labels in loader:
-            yield images.numpy(), labels.numpy()
+    return repeated(loader, work.epochs, np.asarray)
 
 
 if __name__ == "__main__":

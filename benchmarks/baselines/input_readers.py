@@ -12,18 +12,11 @@ import cv2
 import numpy as np
 
 from benchmarks.harness import clock
-from benchmarks.harness.clock import SEED, SHUFFLED_RECORDS, Batch, Reader, Work
+from benchmarks.harness.clock import SEED, SHUFFLED_RECORDS, Batch, Reader, Work, repeated
 from pipeline.cells import LABELS
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-
-def _numpy(batches: "tf.data.Dataset", epochs: int = 1) -> Iterator[Batch]:
-    """The batches' memory, without the copy that `.numpy()` makes."""
-    for _ in range(epochs):
-        for images, labels in batches:
-            yield np.asarray(memoryview(images)), np.asarray(memoryview(labels))
 
 
 def _input_mode(mode: str, work: Work) -> Iterator[Batch]:
@@ -35,7 +28,7 @@ def _input_mode(mode: str, work: Work) -> Iterator[Batch]:
     tf_import.keep_freed_memory()  # as every trainer does
     split = open_data_set(work.data_dir, work.config).open_split(work.split)
     order = ShuffleOrder(split.num_cells, work.batch_size, SEED)
-    return _numpy(batching.training_batches(split, order, work.epochs, mode))
+    return repeated(batching.training_batches(split, order, work.epochs, mode))
 
 
 def parse(record: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
@@ -53,8 +46,7 @@ def _tf_data(work: Work) -> Iterator[Batch]:
     import tensorflow as tf
 
     records = tf.data.TFRecordDataset(work.shards)
-    batches = records.map(parse).shuffle(SHUFFLED_RECORDS).batch(work.batch_size)
-    return _numpy(batches, work.epochs)
+    return repeated(records.map(parse).shuffle(SHUFFLED_RECORDS).batch(work.batch_size), work.epochs)
 
 
 def _tf_data_autotuned(work: Work) -> Iterator[Batch]:
@@ -64,8 +56,7 @@ def _tf_data_autotuned(work: Work) -> Iterator[Batch]:
     shards = tf.data.Dataset.from_tensor_slices(work.shards).shuffle(len(work.shards))
     records = shards.interleave(tf.data.TFRecordDataset, num_parallel_calls=autotune)
     cells = records.shuffle(SHUFFLED_RECORDS).map(parse, num_parallel_calls=autotune)
-    batches = cells.batch(work.batch_size).prefetch(autotune)
-    return _numpy(batches, work.epochs)
+    return repeated(cells.batch(work.batch_size).prefetch(autotune), work.epochs)
 
 
 def _tfds_load(work: Work) -> Iterator[Batch]:
@@ -74,7 +65,7 @@ def _tfds_load(work: Work) -> Iterator[Batch]:
 
     cells = tfds.load(f"tfds_malaria/{work.config}", data_dir=work.data_dir, split=work.split)
     batches = cells.shuffle(SHUFFLED_RECORDS).batch(work.batch_size).prefetch(tf.data.AUTOTUNE)
-    return _numpy(batches.map(lambda cell: (cell["image"], cell["label"])), work.epochs)
+    return repeated(batches.map(lambda cell: (cell["image"], cell["label"])), work.epochs)
 
 
 def _numpy_in_memory(work: Work) -> Iterator[Batch]:
@@ -101,14 +92,12 @@ def _keras_directory(work: Work) -> Iterator[Batch]:
     batches = keras.utils.image_dataset_from_directory(
         str(work.own), class_names=list(LABELS), image_size=(size, size), batch_size=work.batch_size, seed=SEED
     )
-    return _numpy(batches, work.epochs)
+    return repeated(batches, work.epochs)
 
 
+_MODULES = ("trainers.data", "trainers.input_pipeline.batching")
 READERS = {
-    **{
-        mode: Reader(partial(_input_mode, mode), ("trainers.data", "trainers.input_pipeline.batching"))
-        for mode in ("resident", "mapped", "streaming")
-    },
+    **{mode: Reader(partial(_input_mode, mode), _MODULES) for mode in ("resident", "mapped", "streaming")},
     "numpy_in_memory": Reader(_numpy_in_memory),
     "tf_data": Reader(_tf_data, ("tensorflow",)),
     "tf_data_autotuned": Reader(_tf_data_autotuned, ("tensorflow",)),

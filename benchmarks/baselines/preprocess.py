@@ -1,35 +1,33 @@
 """What `pipeline.preprocess` is compared with; each baseline runs as a command of its own.
 
-    python -m benchmarks.baselines.preprocess --baseline=plain_processes --source=cell_images --output_dir=out
+    python -m benchmarks.baselines.preprocess plain_processes cell_images out
 
 Baselines read a folder with a folder of PNGs per class and print the seconds of their work, imports excluded.
 """
 
 import importlib
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from absl import flags
 
 from pipeline.cells import DEFAULT_CLASS_FOLDERS
-from pipeline.command import run
-from pipeline.errors import InputError
 
 _IMAGE_SIZE_PX = 125
 _PROCESSES = 2
 _SHARDS = 27
+_TWO_PROCESSES = ("--direct_running_mode=multi_processing", f"--direct_num_workers={_PROCESSES}")
 
 
 def _resized(path: Path) -> bytes:
-    pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
-    if pixels is None:
-        raise InputError(f"{path} is not an image; leave it out of --source")
+    pixels = np.asarray(cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB))
     return cv2.resize(pixels, (_IMAGE_SIZE_PX, _IMAGE_SIZE_PX), interpolation=cv2.INTER_CUBIC).tobytes()
 
 
@@ -47,7 +45,7 @@ def plain_processes(paths: Sequence[Path], output_dir: Path) -> None:
         list(pool.map(_resize_all, parts, [output_dir / f"part{i}" for i in range(_PROCESSES)]))  # raises their errors
 
 
-def plain_beam(paths: Sequence[Path], output_dir: Path, *options: str) -> None:
+def plain_beam(paths: Sequence[Path], output_dir: Path, options: Sequence[str] = ()) -> None:
     """A Beam job as people write it, on the in-process FnApiRunner."""
     import apache_beam as beam
     import tensorflow as tf
@@ -70,11 +68,6 @@ def plain_beam(paths: Sequence[Path], output_dir: Path, *options: str) -> None:
             | beam.Map(to_example)
             | beam.io.WriteToTFRecord(str(output_dir / "cells"), num_shards=_SHARDS)
         )
-
-
-def plain_beam_two_processes(paths: Sequence[Path], output_dir: Path) -> None:
-    """The same job in two worker processes of Beam's."""
-    plain_beam(paths, output_dir, "--direct_running_mode=multi_processing", f"--direct_num_workers={_PROCESSES}")
 
 
 def tfds_generator(paths: Sequence[Path], output_dir: Path) -> None:
@@ -108,30 +101,18 @@ _BEAM = ("apache_beam", "tensorflow")
 BASELINES: Mapping[str, tuple[Callable[[Sequence[Path], Path], None], Sequence[str]]] = {
     "plain_processes": (plain_processes, ()),
     "plain_beam": (plain_beam, _BEAM),
-    "plain_beam_two_processes": (plain_beam_two_processes, _BEAM),
+    "plain_beam_two_processes": (partial(plain_beam, options=_TWO_PROCESSES), _BEAM),
     "tfds_generator": (tfds_generator, ("tensorflow_datasets",)),
 }
 """What runs, and the modules that are imported outside of the clock."""
 
-
-def main() -> None:
-    """Runs one baseline and prints its seconds."""
-    values = flags.FLAGS
-    output_dir = Path(values.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    paths = sorted(Path(values.source).glob("*/*.png"))
-    if not paths:
-        raise InputError(f"--source={values.source} has no */*.png; expected a folder of PNGs per class")
-    function, modules = BASELINES[values.baseline]
+if __name__ == "__main__":
+    baseline, source, output = sys.argv[1:]
+    files = sorted(Path(source).glob("*/*.png"))
+    Path(output).mkdir()
+    function, modules = BASELINES[baseline]
     for module in modules:
         importlib.import_module(module)
     started = time.perf_counter()
-    function(paths, output_dir)
+    function(files, Path(output))
     print(time.perf_counter() - started)
-
-
-if __name__ == "__main__":  # preprocess_throughput, which imports this, has flags of the same names
-    flags.DEFINE_string("source", None, "Folder with the class folders.", required=True)
-    flags.DEFINE_string("output_dir", None, "Folder to write to.", required=True)
-    flags.DEFINE_enum("baseline", None, list(BASELINES), "What to run.", required=True)
-    run(main)

@@ -10,13 +10,12 @@ import dataclasses
 import importlib
 import itertools
 import json
-import os
 import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -31,10 +30,20 @@ SEED = 42
 class Content(NamedTuple):
     """What an epoch holds, whatever its order."""
 
-    num_cells: int
-    touched: int  # sum of one byte of every 4 KiB of each image
-    labels: int  # sum of the labels
+    num_cells: int = 0
+    touched: int = 0  # sum of one byte of every 4 KiB of each image
+    labels: int = 0  # sum of the labels
     crcs: int = 0  # sum of CRC-32s over each image with its label; 0 if not computed
+
+    def plus(self, batch: Batch, with_crcs: bool) -> "Content":
+        """The content with that of a batch."""
+        images, labels = batch
+        touched = int(images.reshape(len(images), -1)[:, ::4096].sum(dtype=np.int64))
+        crcs = 0
+        if with_crcs:
+            pairs = zip(np.ascontiguousarray(images, np.uint8), labels.tolist(), strict=True)
+            crcs = sum(zlib.crc32(image, int(label)) for image, label in pairs)
+        return Content(*map(sum, zip(self, (len(images), touched, int(labels.sum()), crcs), strict=True)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +54,8 @@ class Work:
     folder: str  # has the cells as arrays, and a folder for each reader's own format
     data_dir: str  # with config and split: the same cells in the project's format
     config: str
-    split: str  # of complete shards
-    shards: list[str]  # their files
+    split: str
+    shards: list[str]  # its files, complete
     expected: Content  # of every epoch
     batch_size: int = 64
     epochs: int = 6
@@ -76,20 +85,13 @@ class Reader(NamedTuple):
     prepare: Callable[[Work], None] = lambda work: None  # writes into `work.own`
 
 
-def content_of(batch: Batch, with_crcs: bool) -> Content:
-    """What a batch adds to its epoch."""
-    images, labels = batch
-    touched = int(images.reshape(len(images), -1)[:, ::4096].sum(dtype=np.int64))
-    crcs = 0
-    if with_crcs:
-        pairs = zip(np.ascontiguousarray(images, np.uint8), labels.tolist(), strict=True)
-        crcs = sum(zlib.crc32(image, int(label)) for image, label in pairs)
-    return Content(len(images), touched, int(labels.sum()), crcs)
-
-
-def total_of(contents: Iterable[Content]) -> Content:
-    """The content of several batches together."""
-    return Content(*map(sum, zip(*contents, strict=True)))
+def repeated(
+    batches: Iterable[tuple[Any, Any]], epochs: int = 1, to_array: Callable[[Any], Any] = memoryview
+) -> Iterator[Batch]:
+    """Batches as arrays, without a copy: TensorFlow's tensors share their memory as a memoryview only."""
+    for _ in range(epochs):
+        for images, labels in batches:
+            yield np.asarray(to_array(images)), np.asarray(to_array(labels)).ravel()
 
 
 def run(readers: Mapping[str, Reader]) -> None:
@@ -116,16 +118,16 @@ def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
       ValueError: if an epoch holds something else than expected.
     """
     expected = work.expected if work.is_check else work.expected._replace(crcs=0)
-    content = Content(0, 0, 0)
+    content = Content()
     cpu_before, ends = _cpu_seconds(), [time.perf_counter()]
     batches = reader.read(work)
     for batch in batches:
-        content = total_of([content, content_of(batch, work.is_check)])
+        content = content.plus(batch, work.is_check)
         if content.num_cells >= expected.num_cells:
             ends.append(time.perf_counter())
             if content != expected:
                 raise ValueError(f"{work.reader}, epoch {len(ends) - 1}: read {content}, expected {expected}")
-            content = Content(0, 0, 0)
+            content = Content()
             if len(ends) == work.epochs + 1:
                 cpu_open = _cpu_seconds()  # workers that end with the reader might be missed afterwards
                 closing = time.perf_counter()
@@ -141,9 +143,9 @@ def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
 
 
 def _cpu_seconds() -> float:
-    total = time.process_time() + os.times().children_user + os.times().children_system
-    for process in psutil.Process().children(recursive=True):
+    own = psutil.Process()
+    total = sum(own.cpu_times()[:4])  # with those of children that have ended
+    for process in own.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system
+            total += sum(process.cpu_times()[:2])
     return total

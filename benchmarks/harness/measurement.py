@@ -7,14 +7,11 @@ import contextlib
 import json
 import os
 import platform
-import resource
+import re
 import statistics
 import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,65 +22,62 @@ from pipeline.errors import InputError
 from pipeline.progress import progress_bar
 
 _ROOT = Path(__file__).parents[2]
-_SECONDS_BETWEEN_SAMPLES = 0.25  # looking at a process's memory stops it for some milliseconds
+_SECONDS_BETWEEN_SAMPLES = 0.25
+
+
+def spread(rates: Mapping[str, Any]) -> str:
+    """Some rates in short: the median, the slowest and the fastest."""
+    return f"{rates['median']:,.0f} ({min(rates['runs']):,.0f}–{max(rates['runs']):,.0f})"
+
+
+_COLUMNS = {  # of the table, as far as a benchmark fills them: key of a case, and how it is shown
+    "images/s": ("images_per_second", spread),
+    "images/s without start-up": ("images_per_second_without_start_up", spread),
+    "first epoch": ("first_epoch", spread),
+    "of the ceiling": ("share_of_ceiling", "{:.1%}".format),
+    "s per epoch": ("seconds_per_epoch", "{:.2f}".format),
+    "waiting": ("waiting_share", "{:.1%}".format),
+    "CPU s": ("cpu_seconds", "{:.1f}".format),
+    "peak MB": ("peak_rss_bytes", lambda size: f"{size / 1e6:,.0f}"),
+    "peak MB of the GPU": ("peak_device_bytes", lambda size: f"{size / 1e6:,.0f}"),
+}
 
 
 class Measurement(NamedTuple):
     """One run of a command or function."""
 
     seconds: float  # of a command, from start to end; of a function, what it returned
-    cpu_seconds: float  # user and system time, of a command with its own children
-    peak_rss_bytes: int  # most that a command's process, or its largest child, held; of a function, what is held after
+    cpu_seconds: float  # user and system time, of a command with its descendants
+    peak_rss_bytes: int  # of a command with its descendants, see `measure`; of a function, what is held after it
     output: str = ""  # on standard output
 
 
-def measure(name: str, command: Sequence[str], with_descendants: bool = False) -> Measurement:
+def measure(name: str, command: Sequence[str]) -> Measurement:
     """Runs a command in the project's folder and measures it; InputError with its name and last line if it fails.
 
-    With its descendants, peak memory is that of all its processes together, sampled four times per second; on Linux,
-    memory that several of them share counts once.
+    Peak memory is the sum over all its processes, sampled four times per second: what they share counts in each.
     """
-    samples: list[int] = []
-    ended = threading.Event()
-    if not with_descendants:
-        ended.set()
-
-    def take_samples(pid: int) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            while not ended.wait(_SECONDS_BETWEEN_SAMPLES):
-                samples.append(_tree_bytes(process))
-
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        started = time.perf_counter()
-        with subprocess.Popen(command, cwd=_ROOT, stdout=output, stderr=errors) as process:
-            sampler = threading.Thread(target=take_samples, args=(process.pid,))
-            sampler.start()
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.perf_counter() - started
-            process.returncode = os.waitstatus_to_exitcode(status)
-            ended.set()
-            sampler.join()
-        output.seek(0)
-        errors.seek(0)
-        if process.returncode:
-            last_line = (errors.read().strip().splitlines() or [""])[-1]
-            raise InputError(f"{name} ended with status {process.returncode}: {last_line}")
-        peak = max(samples, default=peak_rss_bytes(usage))
-        return Measurement(seconds, usage.ru_utime + usage.ru_stime, peak, output.read())
+    peak, cpu_seconds_before, started = 0, sum(os.times()[2:4]), time.perf_counter()  # of children
+    with psutil.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while True:
+            try:
+                output, errors = process.communicate(timeout=_SECONDS_BETWEEN_SAMPLES)
+                break
+            except subprocess.TimeoutExpired:
+                peak = max(peak, _rss_bytes(process))
+    seconds, cpu_seconds = time.perf_counter() - started, sum(os.times()[2:4]) - cpu_seconds_before
+    if process.returncode:
+        last_line = (errors.strip().splitlines() or [""])[-1]
+        raise InputError(f"{name} ended with status {process.returncode}: {last_line}")
+    return Measurement(seconds, cpu_seconds, peak, output)
 
 
-def peak_rss_bytes(usage: resource.struct_rusage) -> int:
-    """The most memory that a process held, in bytes."""
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _tree_bytes(process: psutil.Process) -> int:
+def _rss_bytes(process: psutil.Process) -> int:
     total = 0
-    for member in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            info = member.memory_full_info()
-            total += getattr(info, "pss", info.rss)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for member in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += member.memory_info().rss
     return total
 
 
@@ -129,9 +123,10 @@ def rates_entry(rates: Sequence[float]) -> dict[str, Any]:
 
 
 def report(path: str, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
-    """Writes a benchmark's file, see `write`, and prints its table."""
+    """Writes a benchmark's file, see `write`, and prints it as Markdown."""
     write(path, cases, ratios, **more)
-    print(f"{table(cases, ratios)}\n{path}")
+    print(f"{table(cases)}\n\n{markdown(('ratio', ''), ((name, f'{ratio:.2f}') for name, ratio in ratios.items()))}")
+    print(f"\n{path}")
 
 
 def write(path: str, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
@@ -142,43 +137,27 @@ def write(path: str, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, fl
         file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
-def table(cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float]) -> str:
-    """The measured cases and the ratios as text, and what was not measured."""
-    width = max(len(str(row["name"])) for row in cases)
-    lines = [f"{'':<{width}}  images/s  first epoch  CPU s  peak MB"]
-    for row in cases:
-        if row["images_per_second"]["median"] is None:
-            lines.append(f"{row['name']:<{width}}  not measured: {row['error']}")
-            continue
-        first = f"{row['first_epoch']['median']:,.0f}" if row["first_epoch"] else ""
-        values = (row["images_per_second"]["median"], first, row["cpu_seconds"], row["peak_rss_bytes"] / 1e6)
-        lines.append("{:<{}}  {:>8,.0f}  {:>11}  {:>5,.1f}  {:>7,.0f}".format(row["name"], width, *values))
-    return "\n".join([*lines, *(f"{name}: {ratio:.2f}" for name, ratio in ratios.items())])
+def table(cases: Sequence[Mapping[str, Any]]) -> str:
+    """The cases as Markdown, and what was not measured."""
+    columns = {name: column for name, column in _COLUMNS.items() if any(row.get(column[0]) for row in cases)}
+    rows = [
+        (row["name"], f"not measured: {row['error']}")
+        if "error" in row
+        else (row["name"], *(to_text(row[key]) if row[key] else "" for key, to_text in columns.values()))
+        for row in cases
+    ]
+    return markdown(("case", *columns), rows)
 
 
-def positive_numbers(flag: str, values: Sequence[str]) -> list[int]:
-    """The sorted numbers of a list flag; raises InputError if one is not a positive number."""
-    try:
-        numbers = sorted({int(number) for number in values})
-    except ValueError:
-        numbers = []
-    if not numbers or numbers[0] < 1:
-        raise InputError(f"--{flag}={','.join(values)} is not a list of positive numbers, such as 9000,27000")
-    return numbers
-
-
-def check_work_dir(work_dir: str | None) -> None:
-    """Raises InputError if `--work_dir` is given and is not a folder."""
-    if work_dir and not Path(work_dir).is_dir():
-        raise InputError(f"--work_dir={work_dir} is not a folder; create it first or name another")
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows))
 
 
 def _machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    models = re.findall(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
-        "processor": next(models, platform.processor() or platform.machine()),
+        "processor": next(iter(models), platform.machine()),
         "num_cpus": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()}",
@@ -188,7 +167,4 @@ def _machine() -> dict[str, Any]:
 
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-    try:
-        return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"

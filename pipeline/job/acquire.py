@@ -13,8 +13,7 @@ from pipeline.errors import InputError
 from pipeline.job.build_manifest import differences
 from pipeline.job.plan import Job
 from pipeline.records import layout, manifest
-from pipeline.source.class_folders import ClassFolders
-from pipeline.source.table import Table
+from pipeline.source.layouts import Layout
 
 _IDENTITY = "job.json"
 
@@ -34,7 +33,7 @@ def job_name(identity: manifest.Manifest) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_outside_source(source: str, layout: ClassFolders | Table, directory: epath.Path) -> None:
+def check_outside_source(source: str, layout: Layout, directory: epath.Path) -> None:
     """Raises InputError if the data set would lie among the cells, where the next listing takes its files for cells."""
     if storage.is_remote(source) or storage.is_remote(directory):
         return

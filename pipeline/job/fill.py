@@ -22,8 +22,7 @@ from pipeline.source import decode
 from pipeline.source.archive import Source, open_source
 from pipeline.source.background import apply_background
 from pipeline.source.files import UnreadableImage
-from pipeline.source.read_ahead import CellRead, read_ahead
-from pipeline.storage import open_atomic, write_atomic
+from pipeline.storage import MAX_CONNECTIONS, open_atomic, write_atomic
 
 _CELLS_PER_TASK = 16
 _PIXEL_BYTES_PER_TASK = 1 << 20
@@ -51,7 +50,8 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
     facts: list[RecordFacts] = []
     rows: list[tuple[int, int, int, int]] = []
     digest, num_bytes = hashlib.sha256(), 0
-    with open_source(job.source) as source, open_atomic(job.shards_dir / file_name) as file:
+    source = open_source(job.source)
+    with open_atomic(job.shards_dir / file_name) as file:
         for record in _make_records(shard.cells, source, job, num_threads or num_processors()):
             if isinstance(record, Rejected):
                 rejected.append(record)
@@ -85,28 +85,28 @@ def _make_records(
 ) -> Iterator[_Record | Rejected]:
     """Makes records, in threads if there are several, yields them in order, and holds only a few at a time."""
     cells_per_task = max(1, min(_CELLS_PER_TASK, _PIXEL_BYTES_PER_TASK // (3 * job.image_size_px**2)))
+    if source.is_remote:  # each read waits for the network
+        num_threads, cells_per_task = MAX_CONNECTIONS, 1
+    if num_threads == 1:
+        yield from (_make_record(cell, source, job) for cell in cells)
+        return
     pending: deque[Future[list[_Record | Rejected]]] = deque()
 
-    def make(task: Sequence[CellRead]) -> list[_Record | Rejected]:
-        return [_make_record(read, job) for read in task]
+    def make(task: Sequence[Cell]) -> list[_Record | Rejected]:
+        return [_make_record(cell, source, job) for cell in task]
 
     with ThreadPoolExecutor(num_threads) as pool:
-        for batch in read_ahead(source, job.root, cells):
-            if num_threads == 1:
-                yield from (_make_record(read, job) for read in batch)
-                continue
-            for first in range(0, len(batch), cells_per_task):
-                pending.append(pool.submit(make, batch[first : first + cells_per_task]))
-                if len(pending) > 2 * num_threads:
-                    yield from pending.popleft().result()
-            while pending:
+        for first in range(0, len(cells), cells_per_task):
+            pending.append(pool.submit(make, cells[first : first + cells_per_task]))
+            if len(pending) > 2 * num_threads:
                 yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
 
 
-def _make_record(cell_read: CellRead, job: ShardJob) -> _Record | Rejected:
-    cell, read = cell_read
+def _make_record(cell: Cell, source: Source, job: ShardJob) -> _Record | Rejected:
     try:
-        encoded = read()
+        encoded = source.read(job.root, cell)
         decoded = decode.decode(encoded, cell.filename)
     except UnreadableImage as error:
         return Rejected(cell.filename, str(error))

@@ -65,7 +65,7 @@ def plan(
     job_dir, shards_dir = layout.incomplete_dir(directory) / acquire.job_name(identity), layout.shards_dir(directory)
     shard_job = ShardJob(
         os.fspath(place),
-        listing.root,
+        listing.cells.root,
         job_dir,
         shards_dir,
         settings.image_size_px,

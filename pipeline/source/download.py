@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,7 +16,6 @@ from pipeline.progress import progress_bar
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60
-_NUM_ATTEMPTS = 5
 
 
 class Archive(NamedTuple):
@@ -43,31 +41,26 @@ def fetch_archive(directory: str, archive: Archive = NIH_ARCHIVE) -> Path:
     """
     path = Path(directory).expanduser() / archive.url.rpartition("/")[2]
     partial = path.with_name(f"{path.name}.partial")
+
+    def is_complete() -> bool:
+        return _size(path) == archive.num_bytes and _sha256(path) == archive.sha256
+
     try:
-        if _is_complete(path, archive):
-            return path
-        with storage.lock(epath.Path(path)):
-            if not _is_complete(path, archive):  # another process may have downloaded it in the meantime
-                _download(archive, partial)
-                partial.replace(path)
-            return path
+        if not is_complete():
+            with storage.lock(epath.Path(path)):
+                if not is_complete():  # else another process has downloaded it in the meantime
+                    _download(archive, partial)
+                    partial.replace(path)
+        return path
     except OSError as error:
         raise InputError(f"cannot write the archive to {directory}: {error}; give another --download_dir") from error
 
 
 def _download(archive: Archive, partial: Path) -> None:
-    if _size(partial) > archive.num_bytes:
-        partial.unlink()
-    missing, free = archive.num_bytes - _size(partial), shutil.disk_usage(partial.parent).free
-    if free < missing:
-        raise InputError(
-            f"{partial.parent} has {free:,} bytes free, but {missing:,} are needed; give another --download_dir"
-        )
-    text = f"downloading {partial.stem}"
-    with progress_bar(archive.num_bytes, text, "B", unit_scale=True, initial=_size(partial)) as bar:
-        for _ in range(_NUM_ATTEMPTS):
-            before = _size(partial)
-            reason = _continue_download(archive, partial, bar)
+    with progress_bar(archive.num_bytes, f"downloading {partial.stem}", "B", unit_scale=True) as bar:
+        size = _size(partial)
+        while True:
+            before, reason = size, _continue_download(archive, partial, bar)
             size = _size(partial)
             if size <= before or size >= archive.num_bytes:
                 break
@@ -87,26 +80,20 @@ def _download(archive: Archive, partial: Path) -> None:
 
 def _continue_download(archive: Archive, partial: Path, bar: tqdm) -> str:
     """Fetches the missing bytes; returns why it stopped."""
-    start = _size(partial)
+    start = size if (size := _size(partial)) < archive.num_bytes else 0
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-            continues = response.status == http.HTTPStatus.PARTIAL_CONTENT
-            if not continues:  # the server sends the whole file again
-                bar.reset(archive.num_bytes)
+            continues = response.status == http.HTTPStatus.PARTIAL_CONTENT  # else the server sends the whole file
+            bar.reset(archive.num_bytes)
+            bar.update(start if continues else 0)
             with partial.open("ab" if continues else "wb") as file:
                 while chunk := response.read(_CHUNK_BYTES):
                     file.write(chunk)
                     bar.update(len(chunk))
-    except urllib.error.HTTPError as error:
-        return f"HTTP {error.code} {error.reason}"
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        return str(getattr(error, "reason", None) or error) or type(error).__name__
+        return str(error) or type(error).__name__
     return "the server closed the connection"
-
-
-def _is_complete(path: Path, archive: Archive) -> bool:
-    return _size(path) == archive.num_bytes and _sha256(path) == archive.sha256
 
 
 def _size(path: Path) -> int:

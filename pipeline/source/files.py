@@ -1,18 +1,13 @@
-"""A source's files: by columns, since as objects two million take more than 1 GB; a zip's directory; one image file."""
+"""A source's files, packed since as objects two million take more than 1 GB; a zip's directory; one image file."""
 
-import itertools
+import marshal
 import os
-import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.cells import Cell, ZipEntry
 from pipeline.storage import NotRegular, open_regular
-
-_ROW = struct.Struct("<QqIqQHII")  # number of bytes; seconds and nanoseconds of the time; `ZipEntry`
-_NO_TIME = (0, 10**9)
-_NO_ENTRY = ZipEntry(-1, 0, 0, 0, 0)
 
 MAX_ENCODED_BYTES = 1 << 26
 """Larger image files are rejected: no cell crop comes near this, and a zip bomb must not fill the memory."""
@@ -37,44 +32,23 @@ class Files:
 
     def __init__(self) -> None:
         self.paths: list[str] = []
-        self._rows = bytearray()
-        self._faults: dict[int, str] = {}
+        self._rest: list[bytes] = []  # of each `File`
 
     def append(self, file: File) -> None:
         """Adds a file."""
-        if file.fault is not None:
-            self._faults[len(self.paths)] = file.fault
-        time = _NO_TIME if file.modified_ns is None else divmod(file.modified_ns, 10**9)
-        self._rows += _ROW.pack(file.num_bytes, *time, *(file.zip_entry or _NO_ENTRY))
-        self.paths.append(file.path)
+        path, num_bytes, zip_entry, *rest = file
+        self.paths.append(path)
+        self._rest.append(marshal.dumps((num_bytes, zip_entry and tuple(zip_entry), *rest)))
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> File:
-        path = self.paths[index]
-        num_bytes, seconds, ns, *entry = _ROW.unpack_from(self._rows, index * _ROW.size)
-        zip_entry = None if entry[0] < 0 else ZipEntry(*entry)
-        return File(path, num_bytes, zip_entry, self._faults.get(index), None if ns == 10**9 else seconds * 10**9 + ns)
+        num_bytes, zip_entry, *rest = marshal.loads(self._rest[index])
+        return File(self.paths[index], num_bytes, zip_entry and ZipEntry(*zip_entry), *rest)
 
     def __iter__(self) -> Iterator[File]:
         return map(self.__getitem__, range(len(self)))
-
-    def sorted_indices(self) -> Iterator[int]:
-        """Indices by path, code point by code point.
-
-        An archive may hold a name twice: the smaller file comes first, then the one whose entry does, then one without
-        fault.
-        """
-
-        def by_content(index: int) -> tuple[int, tuple[int, ...], str]:
-            _, num_bytes, zip_entry, fault, _ = self[index]
-            return num_bytes, zip_entry or (), fault or ""
-
-        by_path = sorted(range(len(self)), key=self.paths.__getitem__)
-        for _, group in itertools.groupby(by_path, key=self.paths.__getitem__):
-            first, *others = group
-            yield from sorted([first, *others], key=by_content) if others else [first]
 
 
 def printable_path(path: str) -> str:

@@ -12,7 +12,8 @@ import unicodedata
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,12 +22,10 @@ import numpy as np
 from pipeline.cells import IMAGE_SUFFIXES, LABELS, Cell, Rejected, parse_patient
 from pipeline.errors import InputError
 from pipeline.label_list import LabelList
-from pipeline.source import class_folders
+from pipeline.source import layouts
 from pipeline.source.archive import LINK_TO_FOLDER, Source, is_hidden
-from pipeline.source.class_folders import ClassFolders
 from pipeline.source.files import MAX_ENCODED_BYTES, Files, UnreadableImage, printable_path
-from pipeline.source.read_ahead import CellRead, read_ahead
-from pipeline.source.table import Table, find_table
+from pipeline.storage import MAX_CONNECTIONS
 
 EXCLUDE = "exclude"
 EXCLUDED = -1
@@ -39,7 +38,7 @@ class Cells:
     """Cells by columns, sorted by file name, code point by code point; an index gives a `Cell`."""
 
     files: Files
-    root: str  # see `Listing`
+    root: str  # path of the folder that file names begin from, from the source's top, "" or ending with `/`
     indices: np.ndarray  # int64 [cells], into the files
     labels: np.ndarray  # uint8 [cells]
     patients: np.ndarray  # int32 [cells], into `patient_ids`
@@ -77,13 +76,12 @@ class Listing(NamedTuple):
     cheap for both.
     """
 
-    root: str  # path of the folder that file names begin from, from the source's top, "" or ending with `/`
     cells: Cells
     rejected: list[Rejected]  # image files that cannot be used because of their name or type
     skipped: dict[str, int]  # number of files that are no images, by reason
     same_names: list[str]  # base names that are in both classes, which may be a mistake in copying
     fingerprint: str
-    layout: ClassFolders | Table  # how the source tells labels
+    layout: layouts.Layout  # how the source tells labels
     overrides: LabelOverrides | None = None
 
     @property
@@ -97,16 +95,16 @@ def list_cells(
     source_name: str,
     class_names: Sequence[str],
     patient_regex: re.Pattern[str],
-    columns: Mapping[str, str | None] = MappingProxyType({}),
-    table: Table | None = None,
+    columns: layouts.Columns = MappingProxyType({}),
+    table: layouts.Table | None = None,
 ) -> Listing:
     """Lists the cells of a source.
 
     Args:
       source, source_name: an opened source, and what to call it in errors.
-      class_names: folder of each label, or its name in a table, in label order; see `class_folders.find`, `table.read`.
+      class_names: folder of each label, or its name in a table, in label order; see `layouts.find`, `read_table`.
       patient_regex: see `cells.parse_patient`.
-      columns: see `table.read`, of the CSV that a source without class folders may hold.
+      columns: see `layouts.Columns`, of the CSV that a source without class folders may hold.
       table: a table that lies elsewhere; then class folders do not count.
 
     Raises:
@@ -114,23 +112,20 @@ def list_cells(
     """
     try:
         files, folders = source.walk()
-        layout: ClassFolders | Table | None
+        layout: layouts.Layout
         if table:
             layout = table.located(files, "")
         else:
-            layout = class_folders.find(folders, class_names, source_name)
-            layout = layout or find_table(files, source, source_name, columns, class_names)
+            layout = layouts.find(files, folders, source, source_name, class_names, columns)
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be listed: {error}; check that it can be read") from error
-    if layout is None:
-        raise class_folders.not_found(files, folders, class_names, source_name)
     root = layout.root
     indices, labels, patients, splits = array("q"), array("B"), array("i"), array("B")
     patient_codes: dict[str, int] = {}
     rejected: list[Rejected] = []
     skipped: Counter[str] = Counter()
     last_filename = ""
-    for index in files.sorted_indices():
+    for index in sorted(range(len(files)), key=files.paths.__getitem__):  # code point by code point
         file = files[index]
         filename = file.path.removeprefix(root) if file.path.startswith(root) else ""
         placement = layout.place(filename)
@@ -167,7 +162,7 @@ def list_cells(
                 f"{', '.join(IMAGE_SUFFIXES)}; add some or name the folder by --class_folders"
             )
     try:
-        fingerprint = _fingerprint(cells, source, isinstance(layout, Table))
+        fingerprint = _fingerprint(cells, source, isinstance(layout, layouts.Table))
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be read: {error}; fix that, then the same command continues") from error
     fewest, *others = (
@@ -175,7 +170,7 @@ def list_cells(
         for label in np.argsort(num_cells)
     )
     same_names = sorted(set(fewest).intersection(*others))
-    return Listing(root, cells, rejected, dict(sorted(skipped.items())), same_names, fingerprint, layout)
+    return Listing(cells, rejected, dict(sorted(skipped.items())), same_names, fingerprint, layout)
 
 
 def override(listing: Listing, label_list: LabelList) -> Listing:
@@ -209,27 +204,22 @@ def _fingerprint(cells: Cells, source: Source, with_labels: bool) -> str:
     for index, cell in enumerate(cells):
         digest.update(f"{cell.filename}\0{cell.num_bytes}\n".encode())
         if with_labels:
-            digest.update(
-                f"{cell.label}\0{cell.patient_id}\0{-1 if cells.splits is None else cells.splits[index]}\n".encode()
-            )
-    chosen = heapq.nsmallest(
+            split = -1 if cells.splits is None else cells.splits[index]
+            digest.update(f"{cell.label}\0{cell.patient_id}\0{split}\n".encode())
+    with_checksum = heapq.nsmallest(
         _FILES_WITH_CHECKSUM,
         range(len(cells)),
         key=lambda index: hashlib.blake2b(cells.filename(index).encode(), digest_size=8).digest(),
     )
-    with_checksum = [cells[index] for index in chosen]
-    if with_checksum[0].zip_entry:  # the archive's directory has it already
-        checksums: Iterable[int] = (cell.zip_entry.crc for cell in with_checksum if cell.zip_entry)
-    else:
-        checksums = (_crc32(read) for batch in read_ahead(source, cells.root, with_checksum) for read in batch)
-    for crc in checksums:
-        digest.update(f"{crc}\n".encode())
+
+    def crc32(index: int) -> int:
+        cell = cells[index]
+        try:
+            return cell.zip_entry.crc if cell.zip_entry else zlib.crc32(source.read(cells.root, cell))
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{cell.filename}: {error}") from error
+
+    with ThreadPoolExecutor(MAX_CONNECTIONS if source.is_remote else 1) as pool:
+        for crc in pool.map(crc32, with_checksum):
+            digest.update(f"{crc}\n".encode())
     return digest.hexdigest()
-
-
-def _crc32(cell_read: CellRead) -> int:
-    cell, read = cell_read
-    try:
-        return zlib.crc32(read())
-    except UnreadableImage as error:
-        raise UnreadableImage(f"{cell.filename}: {error}") from error

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from conftest import assert_one_line_error, run_in_process, small_model, write_run
@@ -12,9 +13,9 @@ from conftest import assert_one_line_error, run_in_process, small_model, write_r
 from benchmarks.baselines.preprocess import BASELINES
 from benchmarks.harness.measurement import measure
 from benchmarks.repeated_cells import lay_out
+from benchmarks.train_throughput import host_milliseconds
 from pipeline.errors import InputError
 from trainers import run_dir
-from trainers.evaluation.predictions import load_model
 
 
 def measured(module, output, *flags):
@@ -30,11 +31,13 @@ def measured(module, output, *flags):
     return content
 
 
-def test_preprocess_throughput(synthetic_zip, tmp_path):
-    flags = (f"--source={synthetic_zip}", "--num_cells=400", "--sizes=400", "--repeats=1", f"--work_dir={tmp_path}")
+def test_preprocess_throughput(synthetic_zip, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    flags = (f"--source={synthetic_zip}", "--num_cells=400", "--repeats=1")
     content = measured("preprocess_throughput", tmp_path / "tables" / "x.json", *flags)
-    assert [case["name"] for case in content["cases"]] == [*BASELINES, "pipeline.preprocess (426 cells)"]
+    assert [case["name"] for case in content["cases"]] == [*BASELINES, "pipeline.preprocess"]
     for case in content["cases"]:
+        assert case["num_images"] == 426
         assert case["images_per_second_without_start_up"]["median"] >= case["images_per_second"]["median"]
         assert case["cpu_seconds"] > 0
         assert case["peak_rss_bytes"] > 1e7
@@ -58,27 +61,23 @@ def test_train_throughput(data_dir, tmp_path):
         "fit on real data",
         "fit on one synthetic batch",
         "input alone",
-        "fit on one synthetic batch, augmented by gathers",
-        "fit on one synthetic batch, augmented by affine_transform",
-        "25 epochs, recomputed",
+        "fit on one synthetic batch, augmented",
         "25 epochs, features computed once",
     ]
     assert content["ratios"]["fit on real data to fit on one synthetic batch"] > 0
     assert 0 <= content["ratios"]["share of the step time spent waiting for data"] <= 1
-    recomputed, once = content["cases"][-2:]
-    assert recomputed["num_images"] == once["num_images"] == 25 * 16
-    assert content["ratios"]["recomputed to computed once"] == pytest.approx(
-        recomputed["seconds"] / once["seconds"], rel=0.01
+    real, once = content["cases"][0], content["cases"][-1]
+    assert once["num_images"] == 25 * 16
+    assert content["ratios"]["25 epochs, features computed once to fit on real data"] == pytest.approx(
+        once["images_per_second"]["median"] / real["images_per_second"]["median"], rel=0.01
     )
 
 
-def test_host_time(data_dir, tmp_path):
-    flags = (f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}", "--epochs=1", "--batch_size=16", "--flip=both")
-    result = run_in_process("benchmarks.host_time", *flags, "--input=device", "--steps_per_execution=4")
-    assert result.returncode == 0, result.stderr
-    assert load_model(str(tmp_path / "run")).count_params() == 2 * 2 * 3 + 1
-    (times,) = (json.loads(line) for line in result.stdout.splitlines() if line.startswith("[["))
-    assert all(trained > 0 and alone > 0 for trained, alone in times)
+@pytest.mark.slow
+def test_the_hosts_time():
+    times = host_milliseconds(4)
+    assert len(times) == 2
+    assert all(0 < time < 1000 for time in times.values())
 
 
 def test_repeated_cells_are_new_patients(synthetic_zip, tmp_path):
@@ -95,12 +94,9 @@ def test_a_command_that_fails_is_no_measurement():
 
 def test_mistakes_are_one_line(data_dir, synthetic_zip, tmp_path):
     output = f"--output={tmp_path / 'x.json'}"
-    flags = (f"--source={synthetic_zip}", output, "--sizes=many")
-    assert_one_line_error(run_in_process("benchmarks.preprocess_throughput", *flags), "--sizes=many")
-    flags = (f"--run_dir={tmp_path / 'nowhere'}", "--source=cells.zip", output)
-    assert_one_line_error(run_in_process("benchmarks.predict_throughput", *flags), "nowhere is no run")
+    assert_one_line_error(run_in_process("benchmarks.preprocess_throughput", "--source=none.zip", output), "none.zip")
     flags = (f"--data_dir={data_dir}", output)
-    for mistake in ("--readers=fast", "--peers=ffcv,fast", "--sizes=many", "--batch_sizes=0", "--work_dir=nowhere"):
+    for mistake in ("--readers=fast", "--peers=ffcv,fast", "--batch_sizes=0", "--split=train[:5]"):
         result = run_in_process("benchmarks.input_throughput", *flags, mistake)
         assert_one_line_error(result, mistake.partition("=")[0])
     for mistake in ("--model=resnet", "--batch_size=4096"):
@@ -111,8 +107,9 @@ def test_mistakes_are_one_line(data_dir, synthetic_zip, tmp_path):
 @pytest.mark.parametrize(
     ("backend", "cases", "inputs"),
     [
-        ("tensorflow", r"^basic_cnn, (1 step per call: tf|32 steps per call, without XLA)", ["tf.data", "device"]),
-        ("jax", r"^basic_cnn, 1 step per call: (one|device)", ["one batch on the GPU", "device"]),
+        ("tensorflow", "basic_cnn, 1 step per call: tf", ["tf.data"]),
+        ("tensorflow", "basic_cnn, 32 steps per call, without XLA", ["device"]),
+        ("jax", "basic_cnn, 32 steps per call: ", ["one batch on the GPU", "device", "resident"]),
     ],
 )
 def test_gpu_throughput_in_miniature(backend, cases, inputs, data_dir, tmp_path):
@@ -120,7 +117,7 @@ def test_gpu_throughput_in_miniature(backend, cases, inputs, data_dir, tmp_path)
         pytest.importorskip("jax")
     output = tmp_path / "gpu.json"
     flags = (f"--output={output}", f"--data_dir={data_dir}", "--batch_size=2", f"--cases={cases}", "--repeats=1")
-    command = [sys.executable, "-m", "benchmarks.gpu_throughput", *flags, "--seconds=0", "--allow_cpu"]
+    command = [sys.executable, "-m", "benchmarks.gpu_throughput", *flags, "--steps=1", "--allow_cpu"]
     environment = os.environ | {"KERAS_BACKEND": backend}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
@@ -138,10 +135,9 @@ def test_gpu_throughput_without_a_gpu(tmp_path):
     assert_one_line_error(run_in_process("benchmarks.gpu_throughput", f"--output={tmp_path / 'x'}"), "sees no GPU here")
 
 
-@pytest.mark.parametrize(("cases", "expected"), [("(", "is no regular expression"), ("resnet", "matches no case")])
-def test_gpu_throughput_with_mistaken_cases(cases, expected, tmp_path):
-    result = run_in_process("benchmarks.gpu_throughput", f"--output={tmp_path / 'x'}", f"--cases={cases}")
-    assert_one_line_error(result, f"--cases={cases} {expected}")
+def test_gpu_throughput_with_mistaken_cases(tmp_path):
+    result = run_in_process("benchmarks.gpu_throughput", f"--output={tmp_path / 'x'}", "--cases=resnet")
+    assert_one_line_error(result, "--cases=resnet is in no case's name")
 
 
 def test_the_table_of_results_has_a_row_per_recipe(data_dir, tmp_path):
@@ -156,8 +152,6 @@ def test_the_table_of_results_has_a_row_per_recipe(data_dir, tmp_path):
     folder = f"--folder={tmp_path}"
     assert_one_line_error(run_in_process("benchmarks.results", folder), "has no report")
     (tmp_path / "report").mkdir()
-    (tmp_path / "report" / "metrics.json").write_text("[]")
-    assert_one_line_error(run_in_process("benchmarks.results", folder), "has no report")
     (tmp_path / "report" / "metrics.json").write_text(json.dumps({"models": metrics}))
     lines = run_in_process("benchmarks.results", folder).stdout.splitlines()
     assert [line.count("|") for line in lines] == [10] * 4
@@ -183,11 +177,4 @@ def test_development_folds_hold_no_patient_of_the_test(data_dir, synthetic_zip, 
     assert patients == {*by_patient["train"]["patients"], *by_patient["validation"]["patients"]}
     assert f"fold_0: {', '.join(folds['fold_0']['patients'])}" in result.stdout
     result = run_in_process("benchmarks.development_folds", *flags[:2], f"--output_dir={synthetic_zip}")
-    assert_one_line_error(result, f"--output_dir={synthetic_zip} cannot be written")
-    labels = tmp_path / "labels.csv"
-    labels.write_text("filename,label\n")
-    corrected = f"--data_dir={tmp_path / 'corrected'}"
-    overrides = (f"--label_overrides={labels}", "--image_size_px=16", "--pipeline_options=--runner=FnApiRunner")
-    assert run_in_process("pipeline.preprocess", flags[0], corrected, *overrides).returncode == 0
-    result = run_in_process("benchmarks.development_folds", flags[0], corrected, flags[2])
-    assert_one_line_error(result, "was made with --label_overrides")
+    assert_one_line_error(result, "the folds were not made, see above")

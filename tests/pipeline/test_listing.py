@@ -32,9 +32,9 @@ def test_folder_and_zip_list_alike_however_deep(source, tmp_path):
         by_zip = listing_of(archive)
         assert [cell[:4] for cell in by_zip.cells] == [cell[:4] for cell in by_folder.cells]
         assert by_zip.fingerprint == by_folder.fingerprint
-        with open_source(str(archive)) as zip_source, open_source(str(source)) as folder_source:
-            for zipped, cell in list(zip(by_zip.cells, by_folder.cells, strict=True))[::7]:
-                assert zip_source.read(by_zip.root, zipped) == folder_source.read(by_folder.root, cell)
+        zip_source, folder_source = open_source(str(archive)), open_source(str(source))
+        for zipped, cell in list(zip(by_zip.cells, by_folder.cells, strict=True))[::7]:
+            assert zip_source.read(by_zip.cells.root, zipped) == folder_source.read(by_folder.cells.root, cell)
 
 
 def test_what_is_no_image_by_name_is_skipped_and_counted(source, tmp_path):
@@ -225,13 +225,13 @@ def test_a_damaged_zip_entry_is_noticed(source, tmp_path):
     content[cell.zip_entry.offset + 200] ^= 1
     archive.write_bytes(content)
     os.utime(archive, ns=(0, 0))
-    with pytest.raises(UnreadableImage, match="CRC-32"), open_source(str(archive)) as zip_source:
-        zip_source.read("", cell)
+    with pytest.raises(UnreadableImage, match="CRC-32"):
+        open_source(str(archive)).read("", cell)
     content[cell.zip_entry.offset] ^= 1
     archive.write_bytes(content)
     os.utime(archive, ns=(0, 0))
-    with pytest.raises(UnreadableImage, match="no file header"), open_source(str(archive)) as zip_source:
-        zip_source.read("", cell)
+    with pytest.raises(UnreadableImage, match="no file header"):
+        open_source(str(archive)).read("", cell)
 
 
 def test_a_damaged_name_in_the_directory_moves_no_cell_to_another_patient(source, tmp_path):
@@ -239,10 +239,9 @@ def test_a_damaged_name_in_the_directory_moves_no_cell_to_another_patient(source
     content = bytearray(archive.read_bytes())
     content[content.rindex(b"Uninfected/C3P3") + len("Uninfected/C")] ^= 1  # C2 has cells of this label, too
     archive.write_bytes(bytes(content))
-    with open_source(str(archive)) as opened:
-        (moved,) = (cell for cell in listing_of(archive).cells if "/C2P3" in cell.filename)
-        with pytest.raises(UnreadableImage, match="its directory has another name for it"):
-            opened.read("", moved)
+    (moved,) = (cell for cell in listing_of(archive).cells if "/C2P3" in cell.filename)
+    with pytest.raises(UnreadableImage, match="its directory has another name for it"):
+        open_source(str(archive)).read("", moved)
 
 
 def test_flipped_bits_in_an_archive_change_no_cell_without_a_word(source, tmp_path, random_seed):
@@ -257,10 +256,9 @@ def test_flipped_bits_in_an_archive_change_no_cell_without_a_word(source, tmp_pa
             cells = listing_of(archive).cells
         except InputError:
             continue
-        with open_source(str(archive)) as opened:
-            for cell in cells:
-                with suppress(UnreadableImage):
-                    assert opened.read("", cell) == (source / cell.filename).read_bytes()
+        for cell in cells:
+            with suppress(UnreadableImage):
+                assert open_source(str(archive)).read("", cell) == (source / cell.filename).read_bytes()
 
 
 def test_a_zip_bomb_takes_no_memory(source, tmp_path):
@@ -271,8 +269,8 @@ def test_a_zip_bomb_takes_no_memory(source, tmp_path):
     assert listed.rejected == [("Uninfected/C1_bomb.png", f"{MAX_ENCODED_BYTES + 1} bytes; expected at most 67108864")]
     bomb = next(file for file in open_source(str(archive)).walk()[0] if "bomb" in file.path)
     cell = listed.cells[0]._replace(zip_entry=bomb.zip_entry)  # as if its directory lied about the size
-    with pytest.raises(UnreadableImage, match="more than"), open_source(str(archive)) as zip_source:
-        zip_source.read("", cell)
+    with pytest.raises(UnreadableImage, match="more than"):
+        open_source(str(archive)).read("", cell)
 
 
 def test_files_come_back_as_they_were():
@@ -287,7 +285,6 @@ def test_files_come_back_as_they_were():
     for file in given_files:
         files.append(file)
     assert list(files) == given_files
-    assert [*files.sorted_indices()] == [1, 2, 0, 3]
 
 
 def test_listing_and_planning_take_little_memory_per_cell(tmp_path):

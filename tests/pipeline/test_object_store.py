@@ -1,22 +1,22 @@
 """An S3 server on loopback: writing, continuing, verifying, and reading the source from it."""
 
 import contextlib
-import itertools
+import json
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from types import SimpleNamespace
 
 import boto3
 import pytest
-from conftest import assert_one_line_error, data_set_digests, prepare, run_command, run_in_process, zip_folder
+from conftest import assert_one_line_error, data_set_digests, png, prepare, run_command, run_in_process, zip_folder
+from etils import epath
 
 from pipeline.cells import Cell
+from pipeline.job import fill, plan
+from pipeline.records import layout
 from pipeline.source.archive import open_source
-from pipeline.source.files import UnreadableImage
-from pipeline.source.read_ahead import read_ahead
 
 SMALL = ("--image_size_px=16", "--cells_per_shard=8")
 SERVER = """
@@ -167,30 +167,28 @@ def test_the_source_may_lie_there(source, tmp_path, bucket):
             assert all(digests[shard["file"]] == shard["sha256"] for shard in split["shards"])
 
 
-def test_cells_are_read_at_the_same_time_and_listed_together(bucket, server):
-    for name in range(200):
-        bucket.put_object(Key=f"cells/Uninfected/C{name}.slow.png", Body=b"x" * (name + 1))
-    bucket.put_object(Key="cells/Uninfected/C0.slow.png", Body=b"")
+def test_cells_are_read_at_the_same_time_and_listed_together(tmp_path, bucket, server):
+    contents = [png(number, height=number + 1) for number in range(200)]
+    for number, content in enumerate(contents):
+        bucket.put_object(Key=f"cells/Uninfected/C{number:03d}.slow.png", Body=content)
     log, _ = server
-    with open_source(f"s3://{bucket.name}/cells") as source:
-        requests = len(log.read_text().splitlines())
-        files, _ = source.walk()
-        assert len(log.read_text().splitlines()) - requests <= 3
-        cells = [Cell(file.path, 0, "", file.num_bytes) for file in files]
-        bucket.put_object(Key="cells/Uninfected/C1.slow.png", Body=b"grown")
-        bucket.put_object(Key="cells/Uninfected/C2.slow.png", Body=b"")
-        start = time.perf_counter()
-        order = []
-        for cell, read in itertools.chain.from_iterable(read_ahead(source, "", cells)):
-            order.append(cell)
-            if cell.filename in ("Uninfected/C1.slow.png", "Uninfected/C2.slow.png"):
-                with pytest.raises(UnreadableImage, match="has changed since it was listed"):
-                    read()
-            else:
-                assert read() == b"x" * cell.num_bytes
-        assert time.perf_counter() - start < len(cells) * 0.25 / 10
-    assert order == cells
-    with open_source(f"s3://{bucket.name}/cells") as source, pytest.raises(FileNotFoundError):
+    source = open_source(f"s3://{bucket.name}/cells")
+    requests = len(log.read_text().splitlines())
+    files, _ = source.walk()
+    assert len(log.read_text().splitlines()) - requests <= 3
+    cells = tuple(sorted(Cell(file.path, 0, "C1", file.num_bytes) for file in files))
+    for number, content in ((1, contents[1] + b"grown"), (2, b"")):
+        bucket.put_object(Key=f"cells/Uninfected/C{number:03d}.slow.png", Body=content)
+    (tmp_path / layout.plan_name("shard")).write_text(plan.Shard("train", "shard", cells).to_json())
+    folder = epath.Path(tmp_path)
+    job = plan.ShardJob(f"s3://{bucket.name}/cells", "", folder, folder, 8, "raw", "keep")
+    start = time.perf_counter()
+    assert fill.fill_shard("shard", job, num_threads=1)[::2] == (198, 2)
+    assert time.perf_counter() - start < len(cells) * 0.25 / 10
+    _, _, rejected, facts = json.loads((tmp_path / layout.result_name("shard")).read_text())
+    assert rejected == [[cells[number].filename, "has changed since it was listed"] for number in (1, 2)]
+    assert [of_record[0] for of_record in facts] == [cells[number].filename for number in (0, *range(3, 200))]
+    with pytest.raises(FileNotFoundError):
         source.read("", Cell("Uninfected/gone.png", 0, "", 3))
 
 
@@ -204,14 +202,6 @@ def test_a_zip_is_read_by_ranges_and_its_directory_once(source, tmp_path, bucket
     requests = [line for line in log.read_text().splitlines()[before:] if f"GET /{bucket.name}/cells.zip" in line]
     assert all(" 206 " in line for line in requests), "never the whole archive"
     assert 36 < len(requests) <= 36 + 4, "one per cell, and its directory"
-
-
-def test_batches_are_bounded_by_number_and_bytes():
-    cells = [Cell(str(number), 0, "", 1 << 20 if number < 100 else 9) for number in range(300)]
-    remote = SimpleNamespace(is_remote=True, read=lambda root, cell: root + cell.filename)
-    batches = [[read() for _, read in batch] for batch in read_ahead(remote, "/", cells)]
-    assert [len(batch) for batch in batches] == [32, 32, 32, 64, 64, 64, 12]
-    assert list(itertools.chain.from_iterable(batches)) == [f"/{number}" for number in range(300)]
 
 
 def test_no_such_bucket(source, bucket):

@@ -107,7 +107,10 @@ def nameless(source):
     [
         (nothing, ["nothing does not exist", "expected a folder, a .zip file, or 'nih'"]),
         (no_class_folders, ["has no class folders", "expected Uninfected/ and Parasitized/", "--class_folders"]),
-        (one_class_folder, ["has a folder Uninfected/ only", "expected Uninfected/ and Parasitized/"]),
+        (
+            one_class_folder,
+            ["has no class folders (its folders are Uninfected, cells)", "expected Uninfected/ and Parasitized/"],
+        ),
         (empty_class, ["has no image in Parasitized/", "expected files ending in"]),
         (no_zip, ["is not a zip archive or is cut off", "download it again"]),
         (cut_off_zip, ["is not a zip archive or is cut off"]),

@@ -46,12 +46,12 @@ def test_pixels_equal_opencvs(outcome, real_cells):
     import tensorflow_datasets as tfds
 
     examples = tfds.builder_from_directory(outcome.directory).as_dataset(split="validation[:50]+test[:50]")
-    with open_source(str(real_cells)) as source:
-        cells = {cell.filename: cell for cell in listing_of(real_cells).cells}
-        for example in examples.as_numpy_iterator():
-            name = example["filename"].decode()
-            encoded = np.frombuffer(source.read("cell_images/", cells[name]), np.uint8)
-            bgr = cv2.resize(cv2.imdecode(encoded, cv2.IMREAD_COLOR), (125, 125), interpolation=cv2.INTER_CUBIC)
-            np.testing.assert_array_equal(example["image"], bgr[..., ::-1])
-            assert example["label"] == name.startswith("Parasitized/")
-            assert name.split("/")[1].startswith(example["patient_id"].decode())
+    source = open_source(str(real_cells))
+    cells = {cell.filename: cell for cell in listing_of(real_cells).cells}
+    for example in examples.as_numpy_iterator():
+        name = example["filename"].decode()
+        encoded = np.frombuffer(source.read("cell_images/", cells[name]), np.uint8)
+        bgr = cv2.resize(cv2.imdecode(encoded, cv2.IMREAD_COLOR), (125, 125), interpolation=cv2.INTER_CUBIC)
+        np.testing.assert_array_equal(example["image"], bgr[..., ::-1])
+        assert example["label"] == name.startswith("Parasitized/")
+        assert name.split("/")[1].startswith(example["patient_id"].decode())

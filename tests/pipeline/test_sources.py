@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import zipfile
 
 import cv2
 import numpy as np
@@ -70,6 +71,11 @@ def test_a_table_in_a_folder_or_zip_or_by_itself_gives_the_same_data_set(lab, tm
     [
         (lambda text: text.replace("label,", "kind,"), ["line 1: the header is 'File,kind,slide'", "--label_column"]),
         (lambda text: text.replace("infected,S2", "odd,S2"), ["line 10: the label is 'odd'", "--class_names"]),
+        (
+            lambda text: text.replace("healthy", "helthy", 1),
+            ["line 2: the label is 'helthy'; expected healthy or infect"],
+        ),
+        (lambda text: text.replace("infected", "", 1), ["line 8: the label is ''; expected healthy or", "correct it"]),
         (lambda text: text.replace("s/9.p", "s/x.p"), ["line 11: there is no image 'crops/x.png'"]),
         (lambda text: text.replace("s/9.p", "s/8.p"), ["line 11: 'crops/8.png' is in line 10 already"]),
         (lambda text: text.replace("crops/9", "../9"), ["line 11: the file is '../9.png'"]),
@@ -78,7 +84,10 @@ def test_a_table_in_a_folder_or_zip_or_by_itself_gives_the_same_data_set(lab, tm
             ["line 11: there is no image 'labels.csv' in the source; expected a file of"],
         ),
         (lambda text: text.replace("9.png,", "9.png,,"), ["line 11: it has 4 columns; expected 3"]),
-        (lambda text: text.replace("S0", "Sä").encode("latin-1"), ["line 2: byte 0xe4 is not UTF-8"]),
+        (
+            lambda text: text.replace("S0", "Sä").encode("latin-1"),
+            ["line 2: byte 0xe4 is not UTF-8; save the list as CSV UTF-8"],
+        ),
         (lambda text: text.encode("utf-16"), ["line 1: byte 0xff is not UTF-8"]),
         (lambda text: text.replace("S3", ""), ["4 of 24 cells in cells have no slide", "--config=by_cell"]),
         (lambda text: text.replace("infected", "healthy"), ["has no parasitized cell"]),
@@ -96,18 +105,33 @@ def test_bad_tables(change, expected, lab, tmp_path):
 
 def test_several_tables_and_no_column(lab, tmp_path):
     shutil.copy(lab / "labels.csv", lab / "more.csv")
-    assert_one_line_error(preprocess(lab, tmp_path / "data"), "labels.csv and more.csv; expected one", "--labels_csv")
+    assert_one_line_error(preprocess(lab, tmp_path / "data"), "its folders are crops", "or one CSV", "by --labels_csv")
     result = preprocess(lab, tmp_path / "data", f"--labels_csv={lab / 'more.csv'}", "--patient_column=of")
     assert_one_line_error(result, "without a column of; name the patient's column by --patient_column")
     result = preprocess(lab, tmp_path / "data", f"--labels_csv={lab / 'no.csv'}")
     assert_one_line_error(result, f"--labels_csv={lab / 'no.csv'} cannot be read")
+    with zipfile.ZipFile(tmp_path / "labels.xlsx", "w", zipfile.ZIP_DEFLATED) as book:
+        book.write(lab / "more.csv", "xl/sheet.xml")
+    assert_one_line_error(
+        preprocess(tmp_path / "labels.xlsx", tmp_path / "data"), "is not UTF-8; save the list as CSV UTF-8"
+    )
+    (tmp_path / "linked").mkdir()
+    shutil.copy(lab / "labels.csv", tmp_path / "linked")
+    result = preprocess(tmp_path / "linked/labels.csv", tmp_path / "data")
+    assert_one_line_error(result, "line 2: there is no image 'crops/0.png' in the source")
+    (tmp_path / "linked/crops").symlink_to(lab / "crops")
+    result = preprocess(tmp_path / "linked/labels.csv", tmp_path / "data")
+    assert_one_line_error(
+        result, "line 2: 'crops' is a symbolic link to a folder, which is not followed; put the folder"
+    )
     result = preprocess(lab / "more.csv", tmp_path / "data", "--patient_column=", r"--patient_regex=crops/(\d)", *SMALL)
     assert "10 patients ← --patient_regex=crops/(\\d)" in result.stdout
 
 
-def test_patients_in_paths(tmp_path):
+@pytest.mark.parametrize("num_more", [0, 1])
+def test_patients_in_paths(num_more, tmp_path):
     names = ["P1/Uninfected/a.png", "P2/Parasitized/C7_a.png", "P3/Parasitized/a.png", "P3/Uninfected/b.png"]
-    names += ["P4/Parasitized/a.png", "P4/Uninfected/a.png"]
+    names += num_more * ["P4/Parasitized/a.png", "P4/Uninfected/a.png"]
     around = listing_of(write_cells(tmp_path / "around", names)).cells
     assert [(cell.filename, cell.label, cell.patient_id) for cell in around] == [
         (name, int("Para" in name), "C7" if "C7" in name else name[:2]) for name in sorted(names)
@@ -135,8 +159,6 @@ def test_given_splits_by_folders(tmp_path):
         cells = index.read_without_images(shard, 0, 6)
         assert {cell.filename for cell in cells} == {name for name in names if name.startswith(split)}
     (source / "test").rename(source / "extra")
-    assert_one_line_error(preprocess(source, tmp_path / "more", *flags), "in the split train/ and in extra/")
-    (source / "train").rename(source / "batch")
     result = preprocess(source, tmp_path / "more", "--config=given", *flags)
     assert_one_line_error(result, "it has no splits of its own", "--config=by_patient")
 

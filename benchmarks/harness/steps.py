@@ -1,9 +1,12 @@
-"""The training steps that `benchmarks.gpu_throughput` measures, and the inputs of each."""
+"""The training steps that benchmarks measure, and the inputs of each."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.harness.clock import SHUFFLED_RECORDS
+import numpy as np
+
+from benchmarks.harness.clock import SEED, SHUFFLED_RECORDS
 from trainers.augmentation.ranges import Ranges
 from trainers.data import Split
 from trainers.training_flags import MODELS
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 CEILING = "one batch on the GPU"
+ONE_BATCH = "one synthetic batch"
 STEPS_PER_CALL = 32
 _MANY_EPOCHS = 10_000  # more than any case reads
 _EVERYTHING = Ranges(rotation_degrees=180, zoom=0.1, shift=0.05, flip="both", stain_gain=0.25, stain_hue_degrees=15)
@@ -31,17 +35,14 @@ class Step(NamedTuple):
     @property
     def name(self) -> str:
         """What it is, for people."""
-        more = (
-            *((self.precision,) if self.precision != "auto" else ()),
-            *(("augmented",) if self.is_augmented else ()),
-            *(() if self.jit_compile else ("without XLA",)),
-        )
         calls = "1 step per call" if self.steps_per_call == 1 else f"{self.steps_per_call} steps per call"
-        return ", ".join((self.model, calls, *more))
+        precision = "" if self.precision == "auto" else self.precision
+        more = (precision, "augmented" * self.is_augmented, "without XLA" * (not self.jit_compile))
+        return ", ".join(filter(None, (self.model, calls, *more)))
 
 
-def steps(with_and_without_xla: bool) -> Iterator[tuple[Step, tuple[str, ...]]]:
-    """The steps to compile and the inputs of each, the most telling ones first."""
+def gpu_steps(with_and_without_xla: bool) -> Iterator[tuple[Step, tuple[str, ...]]]:
+    """The steps that `gpu_throughput` compiles and the inputs of each, the most telling ones first."""
     for model in MODELS:
         yield Step(model), (CEILING, "device")
         yield Step(model, on_device=False, steps_per_call=1), ("resident", "mapped", "streaming", "tf.data")
@@ -55,10 +56,8 @@ def steps(with_and_without_xla: bool) -> Iterator[tuple[Step, tuple[str, ...]]]:
             yield Step(model, jit_compile=False), ("device",)
 
 
-def build(
-    step: Step, split: Split, batch_size: int, seed: int
-) -> tuple["keras.Model", Callable[[str], "tf.data.Dataset"]]:
-    """A compiled model and its batches of an input without end."""
+def build(step: Step, split: Split, batch_size: int) -> tuple["keras.Model", Callable[[str], "tf.data.Dataset"]]:
+    """A compiled model with random weights, and its full batches of an input without end."""
     import keras
     import tensorflow as tf
 
@@ -70,9 +69,9 @@ def build(
     from trainers.models.train_steps import ManySteps
     from trainers.training import hardware
 
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(SEED)
     keras.config.set_dtype_policy(hardware.choose_precision(step.precision, step.model)[0])
-    order = ShuffleOrder(split.num_cells, batch_size, seed)
+    order = ShuffleOrder(split.num_cells, batch_size, SEED, only_full=True)  # each shape is compiled anew
     model = getattr(architectures, step.model)(split.image_size_px)
     if step.is_augmented:
         model = apply.augmented(model, _EVERYTHING, by_gathers=step.jit_compile)
@@ -92,12 +91,17 @@ def build(
 
     def finish(at: tf.Tensor, inputs: Any, label: tf.Tensor) -> tuple[Any, tf.Tensor]:
         if step.is_augmented:
-            numbers = params.sample(_EVERYTHING, split.image_size_px, seed, at * batch_size, tf.shape(label))
+            numbers = params.sample(_EVERYTHING, split.image_size_px, SEED, at * batch_size, tf.shape(label))
             inputs = {"image": inputs, "augmentation": numbers}
         return inputs, label
 
     def open_input(name: str) -> tf.data.Dataset:
         starts = order.starts(0, _MANY_EPOCHS)
+        if name == ONE_BATCH:
+            shape = (batch_size, split.image_size_px, split.image_size_px, 3)
+            images = np.random.default_rng(SEED).integers(0, 256, shape, np.uint8)
+            batch = finish(tf.constant(0, tf.int64), tf.constant(images), tf.range(batch_size, dtype=tf.int64) % 2)
+            return tf.data.Dataset.from_tensors(batch).repeat()
         if name == "tf.data":
             records = tf.data.TFRecordDataset(split.files).map(parse).shuffle(SHUFFLED_RECORDS)
             return records.repeat().batch(batch_size).prefetch(tf.data.AUTOTUNE)
@@ -109,3 +113,40 @@ def build(
         return batches.take(1).cache().repeat() if name == CEILING else batches
 
     return model, open_input
+
+
+def timed_epochs(
+    model: "keras.Model", batches: "tf.data.Dataset", num_steps: int, epochs: int
+) -> list[tuple[float, float]]:
+    """Trains for some epochs after one to warm up; returns their seconds, and those spent waiting for data."""
+    import keras
+
+    from trainers.input_pipeline.input_stall import InputStall, measured
+    from trainers.training.callbacks import CallbackList
+
+    stall = InputStall()
+    begun: list[tuple[float, float]] = []
+    ended: list[tuple[float, float]] = []
+    clock = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: begun.append((time.perf_counter(), stall.seconds)),
+        on_epoch_end=lambda *_: ended.append((time.perf_counter(), stall.seconds)),  # Keras has read the loss
+    )
+    model.fit(
+        measured(batches, stall),
+        steps_per_epoch=num_steps,
+        epochs=1 + epochs,
+        callbacks=CallbackList([clock], add_history=True, model=model),
+        shuffle=False,
+        verbose=0,
+    )
+    return [(end[0] - start[0], end[1] - start[1]) for start, end in zip(begun, ended, strict=True)][1:]
+
+
+def almost_no_arithmetic(image_size_px: int, *, dropout_rate: float) -> "keras.Model":
+    """A model for `trainers.custom` that leaves nothing to measure but the host's work."""
+    import keras
+
+    del dropout_rate
+    image = keras.Input((image_size_px, image_size_px, 3), dtype="uint8", name="image")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image[:, :2, :2]))
+    return keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(x))

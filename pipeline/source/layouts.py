@@ -1,0 +1,229 @@
+"""How a source tells what its cells are: by class folders, `[train/][P1/]Uninfected/…`, or by a table (CSV)."""
+
+import posixpath
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, IMAGE_SUFFIXES, LABELS, SPLIT_NAMES, Cell, guess_label
+from pipeline.errors import InputError
+from pipeline.label_list import fault, read_rows
+from pipeline.source.archive import LINK_TO_FOLDER, Source, is_hidden, normal_path
+from pipeline.source.files import Files, printable_path
+
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+
+Columns = Mapping[str, str | None]
+"""Names of a table's columns by what they tell; None or no entry: one of `COLUMNS` that is likely; "": none."""
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "file": ("file", "filename", "file_name", "path", "file_path", "filepath", "image", "image_path", "image_name"),
+    "label": ("label", "class", "class_name", "diagnosis", "target"),
+    "patient": ("patient", "patient_id", "patientid", "subject", "subject_id", "slide", "slide_id"),
+    "split": ("split", "subset"),
+}
+"""What a table tells -> names that its column may have, unless a flag names it; without file and label it is none."""
+
+
+class Placement(NamedTuple):
+    """What a source tells of a file, besides its name."""
+
+    label: int  # index into `cells.LABELS`
+    patient_id: str = ""  # "" if it tells none
+    split: int | None = None  # index into `cells.SPLITS`
+    fault: str | None = None  # why it must not be read
+
+
+class ClassFolders(NamedTuple):
+    """Folders of cells, one per class, or one per class in each of several folders: splits, patients or both."""
+
+    root: str  # path of the folder that holds them all, from the source's top, "" or ending with `/`
+    names: tuple[str, ...]  # of a label's folders, in label order
+    folders: tuple[str, ...]  # that hold class folders, from the root on, "" or ending with `/`
+    has_splits: bool  # whether the outermost of these are splits
+    outside: str = "outside of the class folders"  # what files elsewhere are
+    patient_column: str | None = None
+
+    def place(self, filename: str) -> Placement | None:
+        """What the path of a file from the root on tells; None for a file outside of the class folders."""
+        depth = self.folders[0].count("/")
+        *around, folder, below = [*filename.split("/", depth + 1), ""][: depth + 2]
+        if len(around) < depth or folder not in self.names:
+            return None
+        split = SPLIT_NAMES[around[0].casefold()] if self.has_splits else None
+        is_nested = not set(self.names).isdisjoint(below.split("/")[:-1])
+        fault = "lies in a class folder within a class folder" if is_nested else None
+        return Placement(self.names.index(folder), "/".join(around[self.has_splits :]), split, fault)
+
+    def describe(self, label: int) -> str:
+        """Where the cells of a label are."""
+        name = f"{self.names[label]}/"
+        if len(self.folders) == 1:
+            return self.root + name
+        return f"{name} in {self.root}{self.folders[0]} and {len(self.folders) - 1} more folders"
+
+
+class Table(NamedTuple):
+    """A table that has been read, one cell per line; see `ClassFolders` for what both have."""
+
+    name: str  # what errors call it, such as `--labels_csv=labels.csv`
+    rows: dict[str, Placement]  # by path, relative to the root
+    lines: dict[str, int]  # number of each path's line, from 1
+    names: tuple[str, ...]  # values of the label's column, in label order
+    columns: dict[str, str]  # of `COLUMNS`, those that it has -> name
+    root: str = ""
+    folders: tuple[str, ...] = ("",)
+    outside: str = "not in the table"
+
+    @property
+    def patient_column(self) -> str | None:
+        """Name of the column that tells the patients."""
+        return self.columns.get("patient")
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether it has a column for the split."""
+        return "split" in self.columns
+
+    def place(self, filename: str) -> Placement | None:
+        """What the table tells of a file; None if it does not name it."""
+        return self.rows.get(filename)
+
+    def describe(self, label: int) -> str:
+        """Where the cells of a label are."""
+        return f"{self.columns['label']}={self.names[label]}"
+
+    def located(self, files: Files, folder: str) -> "Table":
+        """The table with its root: the folder that it lies in, else one from which its first path leads on.
+
+        Raises InputError, with the number of the line, if a file is not there or is no image by its name.
+        """
+        first = f"/{next(iter(self.rows))}"
+        roots = [path[: 1 - len(first)] for path in files.paths if f"/{path}".endswith(first)]
+        root = folder if folder in roots else min(roots, key=lambda root: (len(root), root), default=folder)
+        images = {path for path in files.paths if path.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(path)}
+        for path, line in self.lines.items():
+            if root + path not in images:
+                for file in files:
+                    if file.fault == LINK_TO_FOLDER and (root + path).startswith(f"{file.path}/"):
+                        raise fault(self.name, line, f"{file.path!r} is a {file.fault}; put the folder itself there")
+                expected = f"in the source's folder {root}" if root else "in the source"
+                expected += f"; expected a file of {', '.join(IMAGE_SUFFIXES)}"
+                raise fault(self.name, line, f"there is no image {path!r} {expected}")
+        return self._replace(root=root)
+
+
+Layout = ClassFolders | Table
+
+
+def find(
+    files: Files, folders: set[str], source: Source, name: str, class_names: Sequence[str], columns: Columns
+) -> Layout:
+    """The topmost class folders of a source that has been walked, else the table that is its only CSV.
+
+    Where there are no folders of the default names, those whose names mean the same count: `healthy`, `infected`.
+    Raises InputError, which calls the source `name`, if there is neither.
+    """
+    names = tuple(class_names)
+    parents = _parents(folders, names)
+    if not parents and names == DEFAULT_CLASS_FOLDERS:
+        base_names = {path.rpartition("/")[2] for path in folders}
+        alike = [[base for base in base_names if guess_label(base) == label] for label in range(len(LABELS))]
+        if all(len(of_label) == 1 for of_label in alike):
+            names = tuple(base for (base,) in alike)
+            parents = _parents(folders, names)
+    if parents:
+        root = posixpath.join(posixpath.commonpath(parents), "")
+        below = tuple(parent.removeprefix(root) for parent in parents)
+        has_splits = all(folder.partition("/")[0].casefold() in SPLIT_NAMES for folder in below)
+        return ClassFolders(root, names, below, has_splits)
+    tables = [i for i, path in enumerate(files.paths) if path.lower().endswith(".csv") and not is_hidden(path)]
+    if len(tables) == 1 and not files[tables[0]].fault:
+        path, num_bytes, zip_entry, _, modified_ns = files[tables[0]]
+        content = source.read("", Cell(path, 0, "", num_bytes, zip_entry, modified_ns))
+        table = read_table(f"{name}: {printable_path(path)}", content, columns, class_names)
+        return table.located(files, path[: path.rfind("/") + 1])
+    expected = " and ".join(f"{class_name}/" for class_name in class_names)
+    raise InputError(
+        f"{name} has no class folders ({_content(files, folders)}); expected {expected} side by side, or one CSV with "
+        "the label of each file; name other folders by --class_folders, a CSV by --labels_csv"
+    )
+
+
+def _parents(folders: set[str], names: Sequence[str]) -> list[str]:
+    """Folders that hold class folders, all at one depth: the topmost at which one holds both, else any holds one."""
+    parents = [{path[: -len(name)] for path in folders if path == name or path.endswith(f"/{name}")} for name in names]
+    if not all(parents):
+        return []
+    of_any = set.union(*parents)
+    depth = min(parent.count("/") for parent in set.intersection(*parents) or of_any)
+    return sorted(parent for parent in of_any if parent.count("/") == depth)
+
+
+def _content(files: Files, folders: set[str]) -> str:
+    """What most likely explains why a source has no class folders."""
+    if rejected := sorted((file.path, file.fault) for file in files if file.fault):
+        path, reason = rejected[0]
+        return f"{len(rejected)} files are rejected, such as {printable_path(path)}: {reason}"
+    if archives := sorted(path for path in files.paths if path.lower().endswith(_ARCHIVE_SUFFIXES)):
+        return f"it holds {printable_path(archives[0])}: unpack that first"
+    if not folders:
+        return f"it has no folders, and {len(files)} files"
+    return f"its folders are {', '.join(map(printable_path, sorted(folders)[:3]))}{', …' if len(folders) > 3 else ''}"
+
+
+def read_table(name: str, content: bytes, columns: Columns, class_names: Sequence[str]) -> Table:
+    """Reads a table.
+
+    Args:
+      name, content: what errors call it, and its bytes.
+      columns: see `Columns`.
+      class_names: values of the label's column, in label order, upper and lower case alike; the default stands for
+        any whose meaning is clear, such as `healthy` and `infected`.
+
+    Raises:
+      InputError: with the number of the line.
+    """
+    (_, header), *rows = read_rows(name, content)
+    indices = _find_columns(header, columns, name)
+    names = tuple(class_names)
+    if names == DEFAULT_CLASS_FOLDERS:
+        present = [row[indices["label"]].strip() for _, row in rows]
+        names = tuple(next((v for v in present if guess_label(v) == label), name) for label, name in enumerate(names))
+    label_of = {value.casefold(): label for label, value in enumerate(names)}
+    placements: dict[str, Placement] = {}
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        values = {what: row[index].strip() for what, index in indices.items()}
+        path, label = normal_path(values["file"]), label_of.get(values["label"].casefold())
+        if not path:
+            raise fault(name, line, f"the file is {values['file'][:80]!r}; expected a path within the source")
+        if path in lines:
+            raise fault(name, line, f"{path!r} is in line {lines[path]} already; expected each file once")
+        if label is None:
+            what = f"the {header[indices['label']]} is {values['label'][:40]!r}; expected {' or '.join(names)}"
+            raise fault(name, line, f"{what}; correct it, or give the names by --class_names or another --label_column")
+        split = None
+        if "split" in values and (split := SPLIT_NAMES.get(values["split"].casefold())) is None:
+            split_names = f"{', '.join(SPLIT_NAMES)}; --split_column= ignores the column"
+            raise fault(name, line, f"the split is {values['split'][:40]!r}; expected {split_names}")
+        patient_id = unicodedata.normalize("NFC", values.get("patient", ""))
+        placements[path], lines[path] = Placement(label, patient_id, split), line
+    labels = {placement.label for placement in placements.values()}
+    if missing := [name for label, name in enumerate(LABELS) if label not in labels]:
+        raise InputError(f"{name} has no {missing[0]} cell; expected cells of both labels; see --class_names")
+    return Table(name, placements, lines, names, {what: header[index] for what, index in indices.items()})
+
+
+def _find_columns(header: Sequence[str], columns: Columns, name: str) -> dict[str, int]:
+    plain = ["_".join(column.casefold().replace("-", " ").split()) for column in header]
+    indices = {}
+    for what, likely in COLUMNS.items():
+        given = columns.get(what)
+        wanted, names = (likely, plain) if given is None else ((given,), header)
+        if present := [column for column in wanted if column in names and column]:
+            indices[what] = list(names).index(present[0])
+        elif given or what in ("file", "label"):
+            lacks = f"the header is {','.join(header)[:80]!r}, without a column {given or ' or '.join(likely[:2])}"
+            raise fault(name, 1, f"{lacks}; name the {what}'s column by --{what}_column")
+    return indices
