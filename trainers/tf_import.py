@@ -14,9 +14,6 @@ from pipeline.errors import InputError
 TENSORFLOW, JAX = "tensorflow", "jax"
 
 _STANDARD_ERROR = 2
-_M_TRIM_THRESHOLD = -1  # malloc.h of glibc
-_M_MMAP_MAX = -4
-_MAX_INT = 2**31 - 1
 
 
 def choose_backend() -> str:
@@ -92,5 +89,5 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, _MAX_INT)
+        mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

@@ -16,6 +16,7 @@ _COUNTS_PER_CELL = 5  # of Philox, which makes four numbers each: 18 are needed
 _STRANGER_STREAM = 0xA11E  # a stream of its own, so that what was sampled before there was `surroundings` stays
 _STRANGER_COUNTS_PER_CELL = 4  # 16 numbers are needed
 _DARKEST, _TINT = 0.3, 0.15  # of light surroundings: how much is taken from 255, from all channels and from each
+_XY = tuple[tf.Tensor, tf.Tensor]
 RAMP_CELLS = 20_000  # over the first of them they become more frequent, or a model learns nothing for epochs
 _WITH_NEIGHBOURS = 0.7  # fraction of the cells with surroundings
 _NEIGHBOUR_DISTANCE = (0.75, 1.1)  # from centre to centre, as a fraction of the image's side
@@ -97,11 +98,7 @@ def _strangers(
 
 
 def compose(
-    image_size_px: int,
-    rotation_degrees: tf.Tensor,
-    zooms: tuple[tf.Tensor, tf.Tensor],
-    shifts_px: tuple[tf.Tensor, tf.Tensor],
-    shear_degrees: tf.Tensor,
+    image_size_px: int, rotation_degrees: tf.Tensor, zooms: _XY, shifts_px: _XY, shear_degrees: tf.Tensor
 ) -> tf.Tensor:
     """Combines rotation, shift, shear and zoom about the centre into one map from result to source, see `apply.warp`.
 

@@ -7,8 +7,7 @@
     streaming   records are read as they are needed and shuffled in a buffer: for object stores and for shards without
                 an index
 
-Resident and mapped are the same batch for batch, and any step can be the first at no cost. Every epoch has each cell
-exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
+Every epoch has each cell exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
 """
 
 from collections.abc import Callable, Iterator
@@ -75,10 +74,7 @@ def training_batches(split: Split, order: ShuffleOrder, epochs: int, mode: str, 
       start_step: batches to leave out at the start; free when resident or mapped, read and dropped when streaming.
 
     Returns:
-      a data set of (uint8 [n, size, size, 3], int64 [n]).
-
-    Raises:
-      InputError: if a shard is missing or is not what the data set says; for errors while reading see `reading`.
+      a data set of (uint8 [n, size, size, 3], int64 [n]); for errors see `reading`.
     """
     return open_training(split, order, mode)(order.starts(start_step, epochs))
 
@@ -92,8 +88,9 @@ def open_training(
         return lambda starts: gathered_batches(gather, labels, order, starts, finish)
 
     def open_streaming(starts: tf.data.Dataset) -> tf.data.Dataset:
-        batches = tf.data.Dataset.zip(starts.flat_map(order.steps), streaming.shuffled(split, order, starts))
-        return with_options(batches.map(lambda step, batch: finish(step, *batch)).prefetch(_PREFETCHED_BATCHES))
+        calls = starts.flat_map(lambda start: order.calls(start, 1))
+        batches = tf.data.Dataset.zip(calls, streaming.shuffled(split, order, starts))
+        return with_options(batches.map(lambda call, batch: finish(call[0], *batch)).prefetch(_PREFETCHED_BATCHES))
 
     return open_streaming
 
@@ -177,8 +174,7 @@ def evaluation_rows(labels: np.ndarray, batch_size: int) -> tf.data.Dataset:
 def with_options(batches: tf.data.Dataset, has_one_thread: bool = False) -> tf.data.Dataset:
     """The same batches under the options of all input here."""
     options = tf.data.Options()
-    # Parallelism and buffers are fixed above: autotuning would find no more, its thread costs, and closing an iterator
-    # can wait for that thread.
+    # Parallelism and buffers are fixed above: autotuning would find no more, and its thread costs.
     options.autotune.enabled = False
     options.deterministic = True  # a run must be repeatable
     if has_one_thread:  # larger private pools were no faster than the shared one

@@ -59,25 +59,19 @@ def extract(
 ) -> Features:
     """Runs a backbone of `Parts`, built with `vgg_input`, once over a split, unless the cache folder has its features.
 
-    Raises InputError if a feature is beyond float16's range, a shard cannot be read, or the cache cannot be written.
+    Raises InputError if a feature is beyond float16's range, or a shard cannot be read.
     """
     identity = fingerprint(backbone, split, vgg_input) | {"batch_size": batch_size}
     path = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.rows"
     row = np.dtype([("label", np.int64), ("features", np.float16, backbone.output_shape[-1:])])
     num_bytes = split.num_cells * row.itemsize
-    try:
-        if _is_intact(path, num_bytes):
-            say(f"features of {split.expression}: computed before, in {path}")
-        else:
-            print(f"features of {split.expression}: {split.num_cells} cells go through the frozen layers once")
-            cache.mkdir(parents=True, exist_ok=True)
-            _write(path, row, backbone, split, batch_size)
-        rows = np.memmap(path, row, "r", shape=(split.num_cells,))
-    except OSError as error:
-        raise InputError(
-            f"{cache} cannot hold the features: {error}; free disk space or give another --run_dir; the same command "
-            "continues"
-        ) from error
+    if _is_intact(path, num_bytes):
+        say(f"features of {split.expression}: computed before, in {path}")
+    else:
+        print(f"features of {split.expression}: {split.num_cells} cells go through the frozen layers once")
+        cache.mkdir(parents=True, exist_ok=True)
+        _write(path, row, backbone, split, batch_size)
+    rows = np.memmap(path, row, "r", shape=(split.num_cells,))
     return Features(rows["features"], rows["label"])
 
 

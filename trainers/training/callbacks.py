@@ -23,10 +23,7 @@ _NAN_ADVICE = "the last good checkpoint stays; give a lower --learning_rate or a
 
 
 class CallbackList(keras.callbacks.CallbackList):
-    """Callbacks that get what a call returns as it is: Keras's list reads all of it from the device first.
-
-    TensorBoard is left out at the ends of calls. It has nothing to write there, and takes a millisecond for that.
-    """
+    """Leaves what a call returns on the device, and out TensorBoard, which takes a millisecond to do nothing then."""
 
     def on_train_batch_end(self, batch: int, logs: dict[str, keras.KerasTensor] | None = None) -> None:
         for callback in self.callbacks:

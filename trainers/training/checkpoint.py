@@ -26,6 +26,8 @@ from trainers.training.signals import StopRequest
 
 _META = "meta"
 _ADVICE = "give another --run_dir"
+Variables = Mapping[str, keras.Variable]
+State = tuple[Variables, list[HistoryRow]]
 # RuntimeError is that of a zip that says it is encrypted, and includes RecursionError.
 _ERRORS = OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error
 
@@ -90,12 +92,12 @@ def _check(checkpoint: Checkpoint, run: str) -> None:
         raise ValueError("it is of another run")
 
 
-def named(variables: Sequence[keras.Variable]) -> dict[str, keras.Variable]:
+def named(variables: Sequence[keras.Variable]) -> Variables:
     """Variables by number and own name; `variable.path` would not do, since it counts the layers built before."""
     return {f"{i:04d}:{variable.name}": variable for i, variable in enumerate(variables)}
 
 
-def restore(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray], folder: Path) -> None:
+def restore(variables: Variables, arrays: Mapping[str, np.ndarray], folder: Path) -> None:
     """Sets variables, see `named`, to the arrays of a checkpoint in a folder; all, or none with an InputError."""
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     stored = {name: array.shape for name, array in arrays.items()}
@@ -116,17 +118,10 @@ class Checkpointer(keras.callbacks.Callback):
     each file is complete or not there, and they are written in the order best model, history, checkpoint.
     """
 
-    def __init__(
-        self,
-        setup: TrainSetup,
-        progress: Progress,
-        variables: Mapping[str, keras.Variable],
-        history: list[HistoryRow],
-        request: StopRequest,
-    ) -> None:
+    def __init__(self, setup: TrainSetup, progress: Progress, state: State, request: StopRequest) -> None:
         super().__init__()
         self._setup, self._progress, self._request = setup, progress, request
-        self._variables, self._history = variables, history
+        self._variables, self._history = state
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:

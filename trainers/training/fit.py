@@ -90,7 +90,7 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
         ValidateAndSaveBest(setup, average, history),
         *([ResumablePlateau(history, options.learning_rate, **PLATEAU)] if is_plateau else []),
         keras.callbacks.TensorBoard(setup.directory / run_dir.TENSORBOARD, histogram_freq=1),
-        checkpoint.Checkpointer(setup, progress, variables, history, request),
+        checkpoint.Checkpointer(setup, progress, (variables, history), request),
     ]
     while not is_trained():
         # An epoch that was interrupted is finished by a `fit` of its own: Keras's epochs are of one length. Where Keras

@@ -84,7 +84,6 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
             path = Path(options.run_dir) / run_dir.AUGMENTATION
             save_preview(images.numpy(), labels.numpy(), options.ranges, options.seed, path)
     keras.utils.set_random_seed(options.seed)
-    # A frozen backbone needs to see each cell only once; augmented cells are new ones in each epoch.
     is_on_features = name == "vgg_frozen" and options.ranges.is_nothing and not used.distribution
     mode = record.get("input", {}).get("mode") or (_FEATURES if is_on_features else _choose_mode(data, options, used))
     order = ShuffleOrder(data.train.num_cells, options.batch_size, options.seed)
@@ -117,12 +116,8 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         with tf.device("cpu"):
             by_class = tf.constant(weights)
         validation = validation.map(lambda cells, label: (cells, label, tf.gather(by_class, label)))
-    record["input"] = {
-        "mode": mode,
-        "batch_size": options.batch_size,
-        "shard_count": order.shard_count,
-        "steps_per_execution": steps_per_call,
-    }
+    record["input"] = {"mode": mode, "batch_size": options.batch_size, "shard_count": order.shard_count}
+    record["input"]["steps_per_execution"] = steps_per_call
     record["hardware"] = {"policy": used.policy, "jit_compile": used.jit_compile, "num_replicas": used.num_replicas}
     run_dir.write(options.run_dir, record)
     if used.distribution:
