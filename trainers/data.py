@@ -137,10 +137,7 @@ class TrainingData(NamedTuple):
 
 
 def open_data_set(data_dir: str, config: str) -> DataSet:
-    """Opens a prepared data set, such as `by_patient`.
-
-    Raises InputError if there is none, with the command that makes it, or it is not what its manifest vouches for.
-    """
+    """Opens a prepared data set; InputError if there is none or it is not what its manifest vouches for."""
     directory, contents = manifest.read_dataset(data_dir, config)
     return DataSet(config, directory, contents, tfds_malaria.Builder(config=config, data_dir=data_dir))
 
@@ -192,10 +189,7 @@ def describe(model: str, data: TrainingData, options: Options, backend: str) -> 
 
 
 def patients_of(split: Split) -> list[str]:
-    """The patients of a split's cells, sorted; "" among them for cells without a patient.
-
-    The manifest knows them for complete splits; for a part such as `train[:10%]` they are read from the records.
-    """
+    """The patients of a split's cells, sorted, "" for none; read from the records for a part such as `train[:10%]`."""
     entries, names = split.data_set.manifest["splits"], split.expression.split("+")
     if entries.keys() >= set(names):
         return sorted({patient for name in names for patient in entries[name]["patients"]})

@@ -100,9 +100,7 @@ def versions() -> dict[str, str]:
 
 
 def read(run_dir: str) -> Run:
-    """Reads a run's `run.json`.
-
-    Raises InputError if there is no run, or the file is damaged or has values that no trainer writes, or the model or
+    """Reads `run.json`; InputError if it is missing or damaged or has values that no trainer writes, or if the model or
     the history of a finished run is not the one that was saved.
     """
     path = Path(run_dir) / RUN
@@ -156,10 +154,7 @@ def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[Non
 
 
 def acquire(run_dir: str, wanted: Run) -> Run:
-    """Creates the folder of a new run, or reads the unfinished or finished run in it; gives its `run.json`.
-
-    Raises InputError if the folder holds something else, or a run with other settings.
-    """
+    """The `run.json` of a folder, which is made if it is new; InputError if it holds something else or another run."""
     directory = Path(run_dir)
     if not (directory / RUN).exists():
         if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - {LOCK}):

@@ -82,10 +82,9 @@ def _import_tensorflow() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc, where it is the C library, to keep freed memory for the next step.
+    """Tells glibc, where it is the C library, to keep freed memory for the next step, which would zero it again.
 
-    By default each activation of some megabytes is mapped, zeroed and unmapped again in every step: `basic_cnn` spent a
-    quarter of its CPU time in the kernel, and a tenth with this.
+    `basic_cnn` spent a quarter of its CPU time in the kernel, and a tenth with this.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

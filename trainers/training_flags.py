@@ -74,8 +74,7 @@ def define(
 ) -> dict[str, list[str]]:
     """Defines the flags for a trainer's main module, with the original's values of that model as defaults.
 
-    Returns:
-      the groups of `--help`: heading -> names of flags.
+    Returns the groups of `--help`: heading -> names of flags.
     """
     groups: dict[str, list[str]] = {}
     known = set(flags.FLAGS)
@@ -195,11 +194,7 @@ def _define_output() -> None:
 
 
 def read() -> Options:
-    """The flags' values, with the default splits filled in.
-
-    Raises:
-      InputError: if the config has no split of the default name and none was given, or flags contradict each other.
-    """
+    """The flags' values, with the default splits filled in; InputError if there are none, or flags contradict."""
     given: dict[str, Any] = {name: flags.FLAGS[name].value for name in flags.FLAGS}
     values = {name: given[name] for name in Options._fields if name in given}
     values["ranges"] = Ranges(**{name: given[name] for name in Ranges._fields})

@@ -35,12 +35,13 @@ def change(images: keras.KerasTensor, numbers: keras.KerasTensor, fill: str, *, 
     """Images uint8 [batch, size, size, 3], changed by the numbers of `params.sample`; see the functions below."""
     transforms, stains, strangers = ops.split(numbers, [8, 23], axis=-1)
     images = ops.cast(images, "float32")
-    if not strangers.shape[-1]:
-        return to_uint8(warp(stain(images, stains), transforms, fill, by_gathers=by_gathers))
-    exponents, surroundings, part = ops.split(ops.reshape(strangers, (-1, 1, 1, 12)), [3, 11], axis=-1)
-    images = 255 * ops.exp(exponents * ops.log(images / 255))  # a quarter of the time of a power; 0 stays 0
-    images = stain(images, stains)
-    return to_uint8(blur(surround(images, transforms, surroundings, fill, by_gathers), part))
+    if strangers.shape[-1]:
+        exponents, surroundings, part = ops.split(ops.reshape(strangers, (-1, 1, 1, 12)), [3, 11], axis=-1)
+        images = 255 * ops.exp(exponents * ops.log(images / 255))  # a quarter of the time of a power; 0 stays 0
+        images = blur(surround(stain(images, stains), transforms, surroundings, fill, by_gathers), part)
+    else:
+        images = warp(stain(images, stains), transforms, fill, by_gathers=by_gathers)
+    return ops.cast(ops.clip(ops.round(images), 0.0, 255.0), "uint8")
 
 
 def surround(
@@ -140,11 +141,6 @@ def stain(images: keras.KerasTensor, stains: keras.KerasTensor) -> keras.KerasTe
     pixels = ops.reshape(images, (-1, images.shape[1] * images.shape[2], 3))
     changed = ops.matmul(pixels, ops.transpose(slope, (0, 2, 1))) + ops.expand_dims(shift, 1)
     return ops.reshape(changed, (-1, *images.shape[1:])) * is_cell
-
-
-def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
-    """Rounds and clips to uint8 in 0…255."""
-    return ops.cast(ops.clip(ops.round(images), 0.0, 255.0), "uint8")
 
 
 def save_preview(images: np.ndarray, labels: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:

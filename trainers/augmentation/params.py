@@ -64,7 +64,6 @@ def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, s
 
 
 def _uniform(key: int, counts_per_cell: int, position: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """Samples float32 [num_cells, 4 * counts_per_cell] in 0…1."""
     # In one operation for all cells; `tf.random.stateless_uniform` would begin at one position for each seed.
     return tf.raw_ops.StatelessRandomUniformV2(
         shape=[tf.reduce_prod(shape), 4 * counts_per_cell],

@@ -1,13 +1,7 @@
 """Shards in, batches out: uint8 images on their way to the device, in an order that (seed, step) decides.
 
-    device      the split is read once into the memory of the GPU; batches are row numbers, in resident's order
-    resident    the split is read once into memory; batches are gathered by a stateless permutation
-    mapped      the same batches, gathered through memory maps of the TFRecord files: for data beyond memory on a
-                local disk
-    streaming   records are read as they are needed and shuffled in a buffer: for object stores and for shards without
-                an index
-
-Every epoch has each cell exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
+Every epoch has each cell exactly once, the last batch smaller. The modes are those of --input: device, resident and
+mapped gather the same batches by a stateless permutation; streaming shuffles records in a buffer as they are read.
 """
 
 from collections.abc import Callable, Iterator

@@ -26,8 +26,7 @@ class ShuffleOrder(NamedTuple):
         return -(-self.num_cells // self.batch_size)
 
     @property
-    def bounds(self) -> tuple[int, int]:
-        """Where this host's slice of a full batch begins and ends."""
+    def bounds(self) -> tuple[int, int]:  # of this host's slice of a full batch
         start, stop = (self.batch_size * i // self.shard_count for i in (self.shard_index, self.shard_index + 1))
         return start, stop
 

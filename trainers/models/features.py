@@ -24,14 +24,10 @@ _MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 class Parts(NamedTuple):
-    """A model in two parts, which share their layers with it: training one trains the others.
+    """A model in two parts, which share their layers with it: training one trains the others."""
 
-    The backbone takes uint8 RGB [batch, size, size, 3] and gives features [batch, num_features] in the policy's compute
-    dtype; the head, which has the model's name, takes them in float16 and gives probabilities float32 [batch, 1].
-    """
-
-    backbone: keras.Model
-    head: keras.Model
+    backbone: keras.Model  # uint8 RGB [batch, size, size, 3] -> [batch, num_features] in the policy's compute dtype
+    head: keras.Model  # of the model's name: float16 [batch, num_features] -> probabilities float32 [batch, 1]
 
 
 class Features(NamedTuple):

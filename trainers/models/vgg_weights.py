@@ -29,10 +29,9 @@ _Arrays = Mapping[str, Sequence[np.ndarray]]  # layer name -> kernel (height, wi
 
 
 def load(model: keras.Model, source: str) -> list[str]:
-    """Sets the convolutions of a VGG; those that the source lacks keep their initialisation.
+    """Sets the convolutions of a VGG; returns lines to print: how many, and which the source lacks.
 
-    Returns lines to print: how many layers were loaded, and the name of each that was not. Raises InputError if the
-    file cannot be read, has no VGG-19 or arrays of other shapes, or the download is neither cached nor possible.
+    Raises InputError if it cannot be read or downloaded, or has no VGG-19 or arrays of other shapes.
     """
     if source == NONE:
         return ["VGG weights: none, all convolutions start from He initialisation"]

@@ -96,9 +96,8 @@ class Progress(keras.callbacks.Callback):
 
 
 class WeightAverage(keras.callbacks.Callback):
-    """A moving average of the trainable weights, which is validated and saved in their place.
+    """A moving average of the weights, which is validated and saved in their place (Izmailov et al., UAI 2018).
 
-    It generalises better than the weights of single steps and makes epochs comparable (Izmailov et al., UAI 2018).
     Keras's optimizers can average too, but overwrite the weights by it at the end of each `fit`, after which a run
     could not continue. The momentum in 0…1 is how much of the average a step keeps; less in the first steps.
     """

@@ -51,13 +51,11 @@ class TrainSetup:
     def _num_full(self) -> int:  # steps that can share a call: if they are stacked, not that of a smaller last batch
         return self.num_cells // self.options.batch_size if self.is_stacked else self.steps_per_epoch
 
-    def after_call(self, step_in_epoch: int) -> int:
-        """The number of done steps after a call that begins at a step of an epoch."""
+    def after_call(self, step_in_epoch: int) -> int:  # how many steps are done then
         limit = self._num_full if step_in_epoch < self._num_full else self.steps_per_epoch
         return min(step_in_epoch + self.steps_per_call, limit)
 
-    def num_calls(self, step_in_epoch: int) -> int:
-        """How many elements of `training_batches` an epoch has from a step on."""
+    def num_calls(self, step_in_epoch: int) -> int:  # of an epoch, from a step on
         if not self.is_stacked:
             return self.steps_per_epoch - step_in_epoch
         return -(-(self._num_full - step_in_epoch) // self.steps_per_call) + self.steps_per_epoch - self._num_full

@@ -31,11 +31,8 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
     """Trains a model, keeps the best epoch by validation loss, fits its thresholds, and prints the next command.
 
     A run that was stopped continues at the step after its last checkpoint, with the same numbers as if it had not been;
-    a finished one only gets what follows its training. Of several hosts, all but the first are done once the model is
-    trained.
-
-    Returns:
-      exit status: None when finished, 75 or 130 if SIGTERM or Ctrl-C stopped it with a checkpoint.
+    a finished one only gets what follows its training. Returns the exit status: None when finished, 75 or 130 if
+    SIGTERM or Ctrl-C stopped it with a checkpoint.
 
     Raises:
       InputError: if the loss became NaN or infinite, or the checkpoint or a shard cannot be read.
