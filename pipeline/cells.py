@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 # The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's.
 DEFAULT_PATIENT_REGEX = r"^(C\d+)"
-BACKGROUNDS = ("keep", "black")  # what may surround a stored cell, see `source.background`
+BACKGROUNDS = ("keep", "black")  # what may surround a stored cell, see `source.decode.apply_background`
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that count as images
 
 _MEANS_UNINFECTED = re.compile(r"\b(un|non?|not)(infect|parasit)|\b(healthy|normal|negative)", re.IGNORECASE)
@@ -79,7 +79,7 @@ def guess_label(name: str) -> int | None:
 def patient_noun(settings: Mapping[str, Any]) -> str:
     """What the patients of a data set with these settings are, by the table's column that tells them: `slide`."""
     column = settings.get("patient_column", "patient").lower()
-    return re.sub(r"[\W_]*(id|name|number)$", "", column) or "patient"
+    return re.sub(r"(^|[\W_]+|(?<=patient))(id|name|number)$", "", column) or "patient"
 
 
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:

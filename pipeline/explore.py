@@ -21,7 +21,7 @@ from pipeline import plot_style, storage
 from pipeline.cells import LABELS
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.records import example, image, index, manifest, tfrecord
+from pipeline.records import example, index, manifest, tfrecord
 from pipeline.splits.configs import CONFIGS
 from pipeline.terminal import say
 
@@ -66,7 +66,7 @@ def read_cells(directory: epath.Path, contents: manifest.Manifest, split: str) -
                 for _, record in itertools.islice(tfrecord.read_records(file), -(-_NUM_COLOURED // len(shards))):
                     parsed = example.parse(record)
                     stored = np.frombuffer(parsed.image, np.uint8)
-                    pixels = image.decode_png(stored) if encoding == "png" else stored.reshape(size, size, 3)
+                    pixels = example.decode_png(stored) if encoding == "png" else stored.reshape(size, size, 3)
                     yield CellImage(pixels, parsed.label, parsed.patient_id)
         except (OSError, ValueError, tfrecord.CorruptRecord) as error:
             raise manifest.corrupt_shard(str(path), str(error)) from error

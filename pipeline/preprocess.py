@@ -26,8 +26,7 @@ from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.job import plan, prepare, summary
 from pipeline.records import layout
-from pipeline.records.example import IMAGE_ENCODINGS
-from pipeline.records.image import MAX_SIZE_PX
+from pipeline.records.example import IMAGE_ENCODINGS, MAX_SIZE_PX
 from pipeline.source import layouts, listing
 from pipeline.source.archive import open_source
 from pipeline.splits.configs import CONFIGS

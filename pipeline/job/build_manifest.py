@@ -31,10 +31,10 @@ def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest
     settings_entry, more = settings.as_json(), {}
     if listing.layout.patient_column:
         settings_entry["patient_column"] = listing.layout.patient_column
-    if listing.overrides:
-        cells, changed = listing.cells, listing.overridden
-        num_excluded = int((listing.overrides.labels == EXCLUDED).sum())
-        settings_entry["label_overrides"] = listing.overrides.sha256
+    if listing.overrides is not None:
+        cells, changed = listing.cells, np.flatnonzero(listing.overrides != listing.cells.labels).tolist()
+        num_excluded = int((listing.overrides == EXCLUDED).sum())
+        settings_entry["label_overrides"] = listing.overrides_sha256
         more["label_overrides"] = {
             "num_corrected": len(changed) - num_excluded,
             "num_excluded": num_excluded,

@@ -20,7 +20,6 @@ from pipeline.job.results import RecordFacts, ShardCounts
 from pipeline.records import example, index, layout, tfrecord
 from pipeline.source import decode
 from pipeline.source.archive import Source, open_source
-from pipeline.source.background import apply_background
 from pipeline.source.files import UnreadableImage
 from pipeline.storage import MAX_CONNECTIONS, open_atomic, write_atomic
 
@@ -106,7 +105,7 @@ def _make_record(cell: Cell, source: Source, job: ShardJob) -> _Record | Rejecte
         return Rejected(cell.filename, str(error))
     height, width, _ = decoded.pixels.shape
     settings = job.settings
-    pixels = decode.resize(apply_background(decoded.pixels, settings.background), settings.image_size_px)
+    pixels = decode.resize(decode.apply_background(decoded.pixels, settings.background), settings.image_size_px)
     stored = pixels.tobytes() if settings.image_encoding == "raw" else decode.encode_png(pixels)
     record, offset = example.encode(stored, cell.label, cell.filename, cell.patient_id)
     header, footer = tfrecord.frame(record)

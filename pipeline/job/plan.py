@@ -32,7 +32,7 @@ class Settings:
     cells_per_shard: int = 1024  # at most; 1024 raw cells are 46 MiB
     class_folders: tuple[str, ...] = DEFAULT_CLASS_FOLDERS  # in label order
     patient_regex: str = DEFAULT_PATIENT_REGEX  # finds the patient in a file's base name
-    background: str = "keep"  # what surrounds the cell; or "black", see `source.background`
+    background: str = "keep"  # what surrounds the cell; or "black", see `source.decode.apply_background`
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON values, in the manifest's form: without those that older data sets lack, if default."""
@@ -117,9 +117,9 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> Itera
         )
     hashes = (seeded_hash(settings.split_seed, cells.filename(index)) for index in range(len(cells)))
     order = np.lexsort((np.fromiter(hashes, "S16", len(cells)), splits))
-    if listing.overrides:
-        order = order[listing.overrides.labels[order] != EXCLUDED]
-        cells = dataclasses.replace(cells, labels=listing.overrides.labels)
+    if listing.overrides is not None:
+        order = order[listing.overrides[order] != EXCLUDED]
+        cells = dataclasses.replace(cells, labels=listing.overrides)
     bounds = np.searchsorted(splits[order], range(len(config.splits) + 1))
     if empty := [config.splits[split] for split in np.unique(splits) if bounds[split] == bounds[split + 1]]:
         raise InputError(f"--label_overrides leaves no cell in the split {empty[0]}; leave out fewer")

@@ -174,7 +174,7 @@ def test_cells_are_read_at_the_same_time_and_listed_together(tmp_path, bucket, s
     log, _ = server
     source = open_source(f"s3://{bucket.name}/cells")
     requests = len(log.read_text().splitlines())
-    files, _ = source.walk()
+    files = source.walk()
     assert len(log.read_text().splitlines()) - requests <= 3
     cells = tuple(sorted(Cell(file.path, 0, "C1", file.num_bytes) for file in files))
     for number, content in ((1, contents[1] + b"grown"), (2, b"")):

@@ -109,7 +109,7 @@ def nameless(source):
         (no_class_folders, ["has no class folders", "expected Uninfected/ and Parasitized/", "--class_folders"]),
         (
             one_class_folder,
-            ["has no class folders (its folders are Uninfected, cells)", "expected Uninfected/ and Parasitized/"],
+            ["has no class folders (it holds Uninfected, cells)", "expected Uninfected/ and Parasitized/"],
         ),
         (empty_class, ["has no image in Parasitized/", "expected files ending in"]),
         (no_zip, ["is not a zip archive or is cut off", "download it again"]),
@@ -151,7 +151,7 @@ def test_a_version_folder_is_no_data_dir(source, tmp_path):
     preprocess(source, tmp_path / "data", *SMALL)
     inside = tmp_path / "data" / "tfds_malaria" / "by_patient" / "1.0.0"
     result = preprocess(source, inside, *SMALL)
-    assert_one_line_error(result, "is a data set's own version folder", f"give {tmp_path / 'data'}")
+    assert_one_line_error(result, "is a data set's own folder", f"give {tmp_path / 'data'}")
     assert not (inside / "tfds_malaria").exists()
 
 

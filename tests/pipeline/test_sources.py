@@ -105,7 +105,7 @@ def test_bad_tables(change, expected, lab, tmp_path):
 
 def test_several_tables_and_no_column(lab, tmp_path):
     shutil.copy(lab / "labels.csv", lab / "more.csv")
-    assert_one_line_error(preprocess(lab, tmp_path / "data"), "its folders are crops", "or one CSV", "by --labels_csv")
+    assert_one_line_error(preprocess(lab, tmp_path / "data"), "it holds crops", "or one CSV", "by --labels_csv")
     result = preprocess(lab, tmp_path / "data", f"--labels_csv={lab / 'more.csv'}", "--patient_column=of")
     assert_one_line_error(result, "without a column of; name the patient's column by --patient_column")
     result = preprocess(lab, tmp_path / "data", f"--labels_csv={lab / 'no.csv'}")

@@ -84,7 +84,7 @@ def test_model_cards_escape_markdown(hostile):
     (card,) = (path.read_text() for path in hostile.report.glob("model_card_*.md") if "cmd" in path.name)
     name = r"=cmd\|' onload=\`z\` font: 1px \$\\x1b\[31m\\udcff\\n\# \&amp; \[a\](b) \|\#1b1f24"
     assert card.splitlines()[0] == f"# Model card: {name}"
-    assert f"Run {name}: 2 epochs" in card
+    assert f"Run folder {name}: 2 epochs" in card
 
 
 def test_tables_hold_no_formulas(tmp_path):

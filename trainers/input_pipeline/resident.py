@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from pipeline.records import example, image, tfrecord
+from pipeline.records import example, tfrecord
 from pipeline.records.manifest import corrupt_shard
 from pipeline.terminal import progress_bar
 from trainers.data import Split
@@ -73,7 +73,7 @@ def read_cells(split: Split) -> Iterator[tuple[example.ParsedExample, np.ndarray
                     if number >= skip:
                         cell = example.parse(record)
                         stored = np.frombuffer(cell.image, np.uint8)
-                        yield cell, (image.decode_png(stored) if split.is_png else stored).reshape(shape)
+                        yield cell, (example.decode_png(stored) if split.is_png else stored).reshape(shape)
         except tfrecord.CorruptRecord as error:
             raise corrupt_shard(file, f"record {number + 1} is corrupt ({error})") from error
         except ValueError as error:  # the record is what was written, but no cell
