@@ -24,7 +24,7 @@ from absl import flags
 from pipeline.cells import LABELS
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.terminal import csv_text, printable, quantity, say
+from pipeline.terminal import csv_text, printable, progress_bar, quantity, say
 from trainers import evaluation_flags, image_statistics, run_dir, tf_import
 from trainers.evaluation.metrics import thresholds
 
@@ -56,7 +56,6 @@ def main(paths: Sequence[str]) -> int:
     threshold = thresholds.read_threshold(_THRESHOLD.value, _RUN_DIR.value, flips)
 
     tf_import.import_tensorflow()
-    from pipeline.progress import progress_bar  # and seconds of imports, after all that is quick to check
     from trainers.evaluation import predictions
     from trainers.input_pipeline import image_files
 

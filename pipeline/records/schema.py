@@ -5,8 +5,7 @@ from typing import Any
 
 from pipeline.cells import BACKGROUNDS, DATASET_NAME, LABELS
 from pipeline.records import layout
-from pipeline.records.example import IMAGE_ENCODINGS
-from pipeline.records.image import MAX_SIZE_PX
+from pipeline.records.example import IMAGE_ENCODINGS, MAX_SIZE_PX
 from pipeline.splits.configs import CONFIGS
 
 FORMAT = 1
@@ -63,9 +62,32 @@ _MANIFEST = {
 }
 
 
-def check(manifest: Any) -> None:
-    """Raises ValueError, with the entry's place, if an entry is missing, or has another type or range."""
-    _check(manifest, _MANIFEST, "")
+def check(value: Any, expected: Any = _MANIFEST, place: str = "") -> None:
+    """Raises ValueError, with the entry's place, if an entry of a manifest is missing, or has another type or range."""
+    match expected:
+        case dict():
+            fits = isinstance(value, dict)
+            if fits and all(isinstance(key, re.Pattern) for key in expected):
+                ((pattern, of_any),) = expected.items()
+                fits = all(pattern.fullmatch(key) for key in value)
+                expected = dict.fromkeys(value, of_any)
+            for key, of_key in expected.items() if fits else ():
+                if key in value:
+                    check(value[key], of_key, f"{place}{key}.")
+                elif key not in _OPTIONAL:
+                    raise ValueError(f"it lacks the entry {place}{key}")
+        case list():
+            fits = isinstance(value, list)
+            for item in value if fits else ():
+                check(item, expected[0], place)
+        case re.Pattern():
+            fits = isinstance(value, str) and expected.fullmatch(value) is not None
+        case type():
+            fits = type(value) is expected
+        case _:  # the values that are possible, all of one type
+            fits = type(value) is type(expected[0]) and value in expected
+    if not fits:
+        raise ValueError(f"its entry {place.removesuffix('.')} is {str(value)[:50]!r}, which cannot be")
 
 
 def check_consistency(manifest: dict[str, Any]) -> None:
@@ -89,30 +111,3 @@ def check_consistency(manifest: dict[str, Any]) -> None:
         numbers = entry["num_cells"], sum(shard["num_records"] for shard in shards), sum(entry["classes"].values())
         if len(set(numbers)) != 1 or entry["num_patients"] != len(set(entry["patients"])):
             raise ValueError(f"split {split}: its numbers of cells or patients contradict each other")
-
-
-def _check(value: Any, expected: Any, place: str) -> None:
-    match expected:
-        case dict():
-            fits = isinstance(value, dict)
-            if fits and all(isinstance(key, re.Pattern) for key in expected):
-                ((pattern, of_any),) = expected.items()
-                fits = all(pattern.fullmatch(key) for key in value)
-                expected = dict.fromkeys(value, of_any)
-            for key, of_key in expected.items() if fits else ():
-                if key in value:
-                    _check(value[key], of_key, f"{place}{key}.")
-                elif key not in _OPTIONAL:
-                    raise ValueError(f"it lacks the entry {place}{key}")
-        case list():
-            fits = isinstance(value, list)
-            for item in value if fits else ():
-                _check(item, expected[0], place)
-        case re.Pattern():
-            fits = isinstance(value, str) and expected.fullmatch(value) is not None
-        case type():
-            fits = type(value) is expected
-        case _:  # the values that are possible, all of one type
-            fits = type(value) is type(expected[0]) and value in expected
-    if not fits:
-        raise ValueError(f"its entry {place.removesuffix('.')} is {str(value)[:50]!r}, which cannot be")

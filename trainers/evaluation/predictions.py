@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
+from pipeline.terminal import progress_bar
 from trainers import image_statistics, run_dir
 from trainers.data import DataSet, Split
 from trainers.evaluation import runs
