@@ -19,7 +19,7 @@ FLOORS = {  # from the ground up: a room imports only itself and the floors belo
         ["job"],
     ],
     "trainers": [
-        ["run_dir run_json image_statistics npz tf_import export_formats", "augmentation"],
+        ["run_dir image_statistics npz tf_import export_formats", "augmentation"],
         ["training_flags", "evaluation_flags"],
         ["data"],
         ["input_pipeline"],

@@ -7,6 +7,7 @@ size, 3] in 0…255 and gives the probability of `parasitized`, float32 [batch, 
 """
 
 import importlib.util
+from contextlib import suppress
 
 from absl import flags
 
@@ -24,10 +25,9 @@ flags.adopt_module_key_flags(training_flags)
 def _main() -> int | None:
     """Checks what is quick to check of --model, then trains."""
     module, _, function = _MODEL.value.partition(":")
-    try:
-        is_there = bool(module) and importlib.util.find_spec(module) is not None
-    except ImportError:
-        is_there = False
+    is_there = False
+    with suppress(ImportError, ValueError):
+        is_there = importlib.util.find_spec(module) is not None
     if not is_there or not function.isidentifier() or function in training_flags.MODELS:
         raise InputError(
             f"--model={_MODEL.value} is no module:function that can be imported; expected such as my_module:my_cnn, "

@@ -133,10 +133,7 @@ class TrainingData(NamedTuple):
 
 
 def open_data_set(data_dir: str, config: str) -> DataSet:
-    """Opens a prepared data set, such as `by_patient`.
-
-    Raises InputError if there is none, with the command that makes it, or it is not what its manifest vouches for.
-    """
+    """Opens a prepared data set; InputError if there is none or it is not what its manifest vouches for."""
     directory, contents = manifest.read_dataset(data_dir, config)
     return DataSet(config, directory, contents, tfds_malaria.Builder(config=config, data_dir=data_dir))
 
@@ -172,7 +169,7 @@ def describe(model: str, data: TrainingData, options: Options, backend: str) -> 
         "model": model,
         "backend": backend,
         "status": "unfinished",
-        "flags": options._asdict(),
+        "flags": options.by_flag(),
         "seed": options.seed,
         "data": {
             **data.data_set.identity,
@@ -188,18 +185,9 @@ def describe(model: str, data: TrainingData, options: Options, backend: str) -> 
 
 
 def patients_of(split: Split) -> list[str]:
-    """The patients of a split's cells, sorted; "" among them for cells without a patient.
-
-    The manifest knows them for complete splits; for a part such as `train[:10%]` they are read from the records.
-    """
-    parts = list(zip(split.files, split.skips, split.takes, strict=True))
-    num_taken = {Path(file).name: take for file, _, take in parts}
-    patients: set[str] = set()
-    for entry in split.data_set.manifest["splits"].values():
-        num_records = {shard["file"]: shard["num_records"] for shard in entry["shards"]}
-        if all(num_taken.get(file) == num for file, num in num_records.items()):
-            patients |= set(entry["patients"])
-            parts = [part for part in parts if Path(part[0]).name not in num_records]
-    for part in parts:
-        patients |= {cell.patient_id for cell in index.read_without_images(*part)}
-    return sorted(patients)
+    """The patients of a split's cells, sorted, "" for none; read from the records for a part such as `train[:10%]`."""
+    entries, names = split.data_set.manifest["splits"], split.expression.split("+")
+    if entries.keys() >= set(names):
+        return sorted({patient for name in names for patient in entries[name]["patients"]})
+    parts = zip(split.files, split.skips, split.takes, strict=True)
+    return sorted({cell.patient_id for part in parts for cell in index.read_without_images(*part)})

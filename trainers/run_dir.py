@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import platform
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,9 +31,12 @@ from typing import Any
 from etils import epath
 
 from pipeline import storage
+from pipeline.cells import BACKGROUNDS
 from pipeline.errors import InputError
+from pipeline.records import schema
 from pipeline.records.manifest import compute_checksum
-from trainers import run_json
+from pipeline.splits.configs import CONFIGS
+from trainers.image_statistics import STATISTICS
 
 RUN = "run.json"
 MODEL = "model.keras"
@@ -45,14 +49,43 @@ FEATURES = "features"
 LOCK = "run.lock"
 
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
-# These do not affect the result.
-_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "hosts", "host_index"}
+_MAY_DIFFER = {"data_dir", "run_dir", "checkpoint_minutes", "hosts", "host_index"}  # these do not affect the result
 
 HISTORY_COLUMNS = (
     *("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"),
     *("seconds", "images_per_second", "waiting_share"),
 )
 """Columns of `history.csv`."""
+
+_COUNT = range(1, 2**48)
+_FORM = {  # of what is read of `run.json`, see `schema.check`
+    "model": re.compile(r"[^\W\d]\w*"),
+    "status": ("unfinished", "finished"),
+    "backend": ("tensorflow", "jax"),
+    "seed": range(2**31),
+    "flags": {
+        "config": tuple(CONFIGS),
+        **dict.fromkeys(("train_split", "validation_split", "test_split"), str),
+        **dict.fromkeys(("epochs", "batch_size"), _COUNT),
+        "learning_rate": float,
+    },
+    "data": {
+        **dict.fromkeys(("dataset", "source", "fingerprint", "content_digest"), str),
+        "settings": {"background": BACKGROUNDS},
+        "train_patients": [str],
+        "validation_patients": [str],
+        **dict.fromkeys(("num_train_cells", "num_validation_cells"), _COUNT),
+    },
+    "versions": {"keras": str},
+    "timings": {"seconds": float},
+}
+_FORM_OF_LATER_ENTRIES = {
+    "best_epoch": _COUNT,
+    "image_statistics": {"ranges": {name: [float] for name in STATISTICS}, "swapped": [float]},
+    "input": {"mode": ("device", "resident", "mapped", "streaming", "features")},
+    "hardware": {"policy": ("float32", "mixed_bfloat16", "mixed_float16")},
+    "files": {re.compile(f"{MODEL}|{HISTORY}"): str},
+}
 
 Run = dict[str, Any]
 HistoryRow = dict[str, float]
@@ -67,9 +100,7 @@ def versions() -> dict[str, str]:
 
 
 def read(run_dir: str) -> Run:
-    """Reads a run's `run.json`.
-
-    Raises InputError if there is no run, or the file is damaged or has values that no trainer writes, or the model or
+    """Reads `run.json`; InputError if it is missing or damaged or has values that no trainer writes, or if the model or
     the history of a finished run is not the one that was saved.
     """
     path = Path(run_dir) / RUN
@@ -77,11 +108,13 @@ def read(run_dir: str) -> Run:
         raise InputError(f"{run_dir} is no run: it has no {RUN}; expected the --run_dir of a trainer")
     try:
         with storage.open_regular(str(path)) as file:
-            run = json.loads(file.read())
-        run_json.check(run)
+            run = json.loads(file.read(), parse_constant=_refuse)
+        if not isinstance(run, dict):
+            raise ValueError(f"it holds a {type(run).__name__}, expected an object")
+        if run.pop("checksum", None) != compute_checksum(run):
+            raise ValueError("its checksum is missing or does not fit: it has been changed")
+        schema.check(run, _FORM | {name: form for name, form in _FORM_OF_LATER_ENTRIES.items() if name in run})
         for name, sha256 in run.get("files", {}).items():
-            if name not in (MODEL, HISTORY):
-                raise ValueError(f"files names {name!r:.60}")
             with storage.open_regular(str(path.with_name(name))) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                     raise ValueError(f"{name} is not the file that the run has saved")
@@ -90,6 +123,10 @@ def read(run_dir: str) -> Run:
         raise InputError(
             f"{path} cannot be read ({error}); copy the run's folder again, or train again into another --run_dir"
         ) from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}")
 
 
 def write(run_dir: str, run: Run) -> None:
@@ -117,10 +154,7 @@ def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[Non
 
 
 def acquire(run_dir: str, wanted: Run) -> Run:
-    """Creates the folder of a new run, or reads the unfinished or finished run in it; gives its `run.json`.
-
-    Raises InputError if the folder holds something else, or a run with other settings.
-    """
+    """The `run.json` of a folder, which is made if it is new; InputError if it holds something else or another run."""
     directory = Path(run_dir)
     if not (directory / RUN).exists():
         if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - {LOCK}):

@@ -14,22 +14,14 @@ from pipeline.errors import InputError
 TENSORFLOW, JAX = "tensorflow", "jax"
 
 _STANDARD_ERROR = 2
-_M_TRIM_THRESHOLD = -1  # malloc.h of glibc
-_M_MMAP_MAX = -4
-_MAX_INT = 2**31 - 1
 
 
 def choose_backend() -> str:
-    """The backend that Keras computes on: TensorFlow unless KERAS_BACKEND names another one; quick, without imports.
-
-    Raises InputError if the models do not run on it, or it is not installed.
-    """
+    """The backend by KERAS_BACKEND, TensorFlow by default; InputError if models do not run on it, or it is missing."""
     backend = os.environ.get("KERAS_BACKEND") or TENSORFLOW
     if backend not in (TENSORFLOW, JAX):
-        raise InputError(
-            f"KERAS_BACKEND={backend} is no backend of the models; expected {TENSORFLOW} or {JAX}: set one of them, or "
-            "unset it"
-        )
+        expected = f"expected {TENSORFLOW} or {JAX}: set one of them, or unset it"
+        raise InputError(f"KERAS_BACKEND={backend} is no backend of the models; {expected}")
     if importlib.util.find_spec(backend) is None:
         raise InputError(f"KERAS_BACKEND={backend} is not installed here: pip install {backend}")
     os.environ["KERAS_BACKEND"] = backend  # for Keras, which would otherwise ask keras.json
@@ -39,11 +31,8 @@ def choose_backend() -> str:
 def import_tensorflow() -> None:
     """Imports TensorFlow and Keras, if they have not been, and starts their devices; standard error is held back.
 
-    On another backend TensorFlow only reads the data, and sees no GPU.
-
-    Raises:
-      InputError: if Keras or its backend cannot be used.
-      ImportError: if TensorFlow cannot be imported; its output is printed before.
+    On another backend TensorFlow only reads the data, and sees no GPU. Raises InputError if Keras or its backend cannot
+    be used, and ImportError if TensorFlow cannot be imported, after its output.
     """
     backend = choose_backend()
     try:
@@ -93,12 +82,11 @@ def _import_tensorflow() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc, where it is the C library, to keep freed memory for the next step.
+    """Tells glibc, where it is the C library, to keep freed memory for the next step, which would zero it again.
 
-    By default each activation of some megabytes is mapped, zeroed and unmapped again in every step: `basic_cnn` spent a
-    quarter of its CPU time in the kernel, and a tenth with this.
+    `basic_cnn` spent a quarter of its CPU time in the kernel, and a tenth with this.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, _MAX_INT)
+        mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

@@ -22,7 +22,7 @@ SPLITS = (("train_split", "train"), ("validation_split", "validation"), ("test_s
 
 
 class Options(NamedTuple):
-    """The value of every training flag, by the flag's name; that of another model is None."""
+    """The values of the training flags by name; those of another model's flags are None."""
 
     data_dir: str
     config: str
@@ -43,20 +43,7 @@ class Options(NamedTuple):
     gce_q: float
     dropout_rate: float
     class_weight: str
-    rotation_degrees: float
-    zoom: float
-    shift: float
-    shear_degrees: float
-    flip: str
-    fill: str
-    stain_gain: float
-    stain_offset: float
-    stain_contrast: float
-    stain_hue_degrees: float
-    surroundings: float
-    margin: float
-    stain_density: float
-    blur: float
+    ranges: Ranges  # of augmentation: a flag each
     seed: int
     precision: str
     jit_compile: str
@@ -71,10 +58,10 @@ class Options(NamedTuple):
     vgg_input: str | None = None
     model: str | None = None
 
-    @property
-    def ranges(self) -> Ranges:
-        """The flags of augmentation."""
-        return Ranges(*(getattr(self, name) for name in Ranges._fields))
+    def by_flag(self) -> dict[str, Any]:
+        """The value of every flag by its name, as `run.json` holds them."""
+        values = self._asdict()
+        return {**values.pop("ranges")._asdict(), **values}
 
 
 def define(
@@ -87,18 +74,17 @@ def define(
 ) -> dict[str, list[str]]:
     """Defines the flags for a trainer's main module, with the original's values of that model as defaults.
 
-    Returns:
-      the groups of `--help`: heading -> names of flags.
+    Returns the groups of `--help`: heading -> names of flags.
     """
-    groups = {}
+    groups: dict[str, list[str]] = {}
     known = set(flags.FLAGS)
-    for heading, define_group in (
-        ("data", _define_data),
-        ("recipe", lambda: _define_recipe(optimizer, learning_rate, schedule, is_vgg)),
-        ("augmentation", lambda: _define_augmentation(ranges)),
-        ("hardware", _define_hardware),
-        ("output", _define_output),
-    ):
+    for heading, define_group in {
+        "data": _define_data,
+        "recipe": lambda: _define_recipe(optimizer, learning_rate, schedule, is_vgg),
+        "augmentation": lambda: _define_augmentation(ranges),
+        "hardware": _define_hardware,
+        "output": _define_output,
+    }.items():
         define_group()
         groups[heading] = [name for name in flags.FLAGS if name not in known]
         known |= set(groups[heading])
@@ -208,28 +194,21 @@ def _define_output() -> None:
 
 
 def read() -> Options:
-    """The flags' values, with the default splits filled in.
-
-    Raises:
-      InputError: if the config has no split of the default name and none was given, or flags contradict each other.
-    """
-    values: dict[str, Any] = {name: flags.FLAGS[name].value for name in Options._fields if name in flags.FLAGS}
-    names = CONFIGS[values["config"]].splits
+    """The flags' values, with the default splits filled in; InputError if there are none, or flags contradict."""
+    given: dict[str, Any] = {name: flags.FLAGS[name].value for name in flags.FLAGS}
+    values = {name: given[name] for name in Options._fields if name in given}
+    values["ranges"] = Ranges(**{name: given[name] for name in Ranges._fields})
+    splits = CONFIGS[values["config"]].splits
     for flag, default in SPLITS:
         if values[flag] is None:
-            if default not in names:
+            if default not in splits:
                 raise InputError(
-                    f"--{flag} is missing; --config={values['config']} has the splits {', '.join(names)}: give a TFDS "
-                    f"split expression such as {names[0]}+{names[1]}"
+                    f"--{flag} is missing; --config={values['config']} has the splits {', '.join(splits)}: give a TFDS "
+                    f"split expression such as {splits[0]}+{splits[1]}"
                 )
             values[flag] = default
     options = Options(**values)
-    _check(options)
-    return options
-
-
-def _check(options: Options) -> None:
-    for name, value in options._asdict().items():
+    for name, value in options.by_flag().items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{name}={value} is NaN or infinite; expected a finite number")
     export_formats.check(options.export, "export")
@@ -241,9 +220,10 @@ def _check(options: Options) -> None:
             f"--warmup_epochs={options.warmup_epochs:g} needs --schedule=cosine; got --schedule={options.schedule}"
         )
     for name in ("margin", "stain_density"):
-        if getattr(options, name) and not options.surroundings:
+        if getattr(options.ranges, name) and not options.ranges.surroundings:
             raise InputError(f"--{name} changes cells with --surroundings alone; expected --surroundings above 0")
     if options.warmup_epochs >= options.epochs:
         raise InputError(
             f"--warmup_epochs={options.warmup_epochs:g} leaves nothing of --epochs={options.epochs}; give fewer"
         )
+    return options

@@ -63,7 +63,7 @@ def build(step: Step, split: Split, batch_size: int) -> tuple["keras.Model", Cal
 
     from benchmarks.baselines.input_readers import parse
     from trainers.augmentation import apply, params
-    from trainers.input_pipeline import batching, device, resident
+    from trainers.input_pipeline import batching, resident
     from trainers.input_pipeline.shuffle_order import ShuffleOrder
     from trainers.models import architectures
     from trainers.models.train_steps import ManySteps
@@ -78,7 +78,7 @@ def build(step: Step, split: Split, batch_size: int) -> tuple["keras.Model", Cal
     is_stacked = step.on_device and step.steps_per_call > 1
     if step.on_device:
         cells = resident.load(split)
-        model = device.on_device(model, cells.images)
+        model = resident.on_device(model, cells.images)
     if is_stacked:
         model = ManySteps(model.input, model.output)
     model.compile(

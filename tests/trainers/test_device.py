@@ -10,7 +10,7 @@ from conftest import assert_one_line_error, open_split, run_in_process, small_mo
 from pipeline.errors import InputError
 from trainers.augmentation import params
 from trainers.augmentation.ranges import Ranges
-from trainers.input_pipeline import batching, device, resident
+from trainers.input_pipeline import batching, resident
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.run_dir import read_history
 from trainers.training import callbacks, checkpoint
@@ -61,9 +61,9 @@ def test_cells_that_do_not_fit_the_device_are_one_line(monkeypatch):
     def fail(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nin detail")
 
-    monkeypatch.setattr(device.CellsOnDevice, "add_weight", fail)
+    monkeypatch.setattr(resident.CellsOnDevice, "add_weight", fail)
     with pytest.raises(InputError, match=r"^--input=device could not copy 0\.00 GB .* \(OOM when allocating\); give"):
-        device.on_device(small_model(), np.zeros((2, 32, 32, 3), np.uint8))
+        resident.on_device(small_model(), np.zeros((2, 32, 32, 3), np.uint8))
 
 
 @pytest.fixture

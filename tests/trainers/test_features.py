@@ -171,9 +171,3 @@ def test_features_beyond_float16(data_dir, tmp_path):
     with pytest.raises(InputError, match=r"beyond float16's 65504; check --vgg_weights"):
         extract(data_dir, "validation", tmp_path, model)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_cache_that_cannot_be_written(data_dir, model, tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match=r"cannot hold the features.*another --run_dir"):
-        extract(data_dir, "validation", tmp_path / "file", model)

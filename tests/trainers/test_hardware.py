@@ -1,6 +1,7 @@
 """Number formats, compilation and devices: what is chosen, why, and what it does to the numbers."""
 
 import forked
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -74,6 +75,8 @@ def test_two_devices_train_as_one_does(data_dir, tmp_path):
         result = train_on_two_devices(data_dir, tmp_path / name, *flags, f"--distribute={distribute}")
         assert result.returncode == 0, result.stderr
         assert ("2 × CPU, mirrored" in result.stdout) == (name == "two")
+        model = keras.models.load_model(tmp_path / name / "model.keras")
+        assert getattr(model, "optimizer", None) is None, "the file holds no state of the optimizer"
     for name in ("loss", "val_loss"):
         np.testing.assert_allclose(column(tmp_path / "two", name), column(tmp_path / "one", name), atol=1e-5)
 

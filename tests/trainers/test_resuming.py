@@ -21,7 +21,7 @@ from trainers.run_dir import HISTORY_COLUMNS, read_history
 from trainers.training import checkpoint
 from trainers.training.callbacks import ResumablePlateau
 from trainers.training.checkpoint import has_stood_still
-from trainers.training.optimizer import PLATEAU
+from trainers.training.fit import PLATEAU
 
 # Everything that has a state: dropout, augmentation, cosine or plateau, averaged weights, running metrics.
 FLAGS = ("--seed=7", "--checkpoint_minutes=0", "--validation_split=validation[:8]")
@@ -30,7 +30,7 @@ RECIPES = {
     "basic_cnn": (
         "--epochs=3",
         "--batch_size=8",
-        "--train_split=train[:60]",
+        "--train_split=train[:62]",
         "--rotation_degrees=180",
         "--stain_gain=0.2",
         "--flip=both",
@@ -224,10 +224,10 @@ def npy(shape, descr="<f4"):
         ({"history": [{"epoch": 0}]}, "'loss'"),
         ({"run": "another"}, "it is of another run"),
         ({"other": 1}, "unexpected keyword"),
-        (npy((1 << 40,)), r"shape \(1099511627776,\) of float32, but it has 0 bytes"),
-        (npy((-1, -1)) + b"1234", r"shape \(-1, -1\)"),
-        (npy((1,), "|O") + b"12345678", "Python objects"),
-        (b"no array", "magic string"),
+        (npy((1 << 40,)), r"Unable to allocate 4.00 TiB|EOF"),
+        (npy((-1, -1)) + b"1234", "one unknown dimension"),
+        (npy((1,), "|O") + b"12345678", "Object arrays cannot be loaded"),
+        (b"no array", "0000:kernel is no array"),
     ],
 )
 def test_a_checkpoint_that_no_training_writes(change, expected, tmp_path):
@@ -273,7 +273,7 @@ def test_a_checkpoint_of_another_model_changes_nothing():
     swapped = dict(zip(variables, (np.zeros(4), np.zeros(3)), strict=True))
     for arrays, message in (
         (swapped, r"has the shape \(4,\), expected \(3,\)"),
-        ({"0": np.zeros(3)}, "shape None, expected"),
+        ({"0": np.zeros(3)}, "expected None"),
     ):
         with pytest.raises(InputError, match=message):
             checkpoint.restore(variables, arrays, "run/checkpoint")

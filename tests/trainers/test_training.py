@@ -13,6 +13,7 @@ from evaluating import compute_metrics
 from pipeline import storage
 from pipeline.records.manifest import compute_checksum
 from trainers import export_formats, training_flags
+from trainers.augmentation.ranges import Ranges
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics import thresholds
 from trainers.evaluation.predictions import load_model
@@ -279,7 +280,8 @@ def test_help_lists_every_flag_in_its_group(model):
     assert places == sorted(places)
     assert "\nother:\n" not in text
     of_others = ("model", "vgg") if model == "basic_cnn" else ("model",)
-    names = [name for name in training_flags.Options._fields if not name.startswith(of_others)]
+    names = {*training_flags.Options._fields, *Ranges._fields} - {"ranges"}
+    names = [name for name in names if not name.startswith(of_others)]
     assert [name for name in names if f"--{name}: " not in text] == []
     assert "(default: 64; a positive integer)" in text
 
@@ -293,7 +295,7 @@ def test_the_defaults_are_the_original_recipe(model):
             main.side_effect = lambda *_: seen.append(training_flags.read())
             seen = []
             run_in_process(f"trainers.{model}", "--data_dir=d", "--run_dir=r", *given)
-        return seen[0]._asdict()
+        return seen[0].by_flag()
 
     plain, original = options(), options(f"--flagfile={ROOT}/trainers/flagfiles/{model}_original.flags")
     differing = {name for name in plain if plain[name] != original[name]}

@@ -35,12 +35,13 @@ def change(images: keras.KerasTensor, numbers: keras.KerasTensor, fill: str, *, 
     """Images uint8 [batch, size, size, 3], changed by the numbers of `params.sample`; see the functions below."""
     transforms, stains, strangers = ops.split(numbers, [8, 23], axis=-1)
     images = ops.cast(images, "float32")
-    if not strangers.shape[-1]:
-        return to_uint8(warp(stain(images, stains), transforms, fill, by_gathers=by_gathers))
-    exponents, surroundings, part = ops.split(ops.reshape(strangers, (-1, 1, 1, 12)), [3, 11], axis=-1)
-    images = 255 * ops.exp(exponents * ops.log(images / 255))  # a quarter of the time of a power; 0 stays 0
-    images = stain(images, stains)
-    return to_uint8(blur(surround(images, transforms, surroundings, fill, by_gathers), part))
+    if strangers.shape[-1]:
+        exponents, surroundings, part = ops.split(ops.reshape(strangers, (-1, 1, 1, 12)), [3, 11], axis=-1)
+        images = 255 * ops.exp(exponents * ops.log(images / 255))  # a quarter of the time of a power; 0 stays 0
+        images = blur(surround(stain(images, stains), transforms, surroundings, fill, by_gathers), part)
+    else:
+        images = warp(stain(images, stains), transforms, fill, by_gathers=by_gathers)
+    return ops.cast(ops.clip(ops.round(images), 0.0, 255.0), "uint8")
 
 
 def surround(
@@ -88,16 +89,12 @@ def _window(images: keras.KerasTensor) -> int:
 
 
 def warp(images: keras.KerasTensor, transforms: keras.KerasTensor, fill: str, *, by_gathers: bool) -> keras.KerasTensor:
-    """Rotation, zoom, shift, shear and flip of each image, float32 [batch, size, size, channels], as one bilinear
-    resampling.
+    """Rotation, zoom, shift, shear and flip of each image, float32 [batch, size, size, channels], in one bilinear
+    resampling: pixel (x, y) of the result, x to the right, y down, comes from (a0 x + a1 y + a2, b0 x + b1 y + b2).
+    `transforms` are float32 [batch, 8], of which the last two are 0.
 
-    Args:
-      images: to be changed.
-      transforms: float32 [batch, 8], from a pixel of the result to the point of the source it is taken from:
-        (x, y) ← (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels, x to the right, y down.
-      fill: see `ranges.FILLS`.
-      by_gathers: True for the form that XLA compiles, False for Keras's `affine_transform`, which XLA cannot compile
-        on TensorFlow but which is the faster one on a processor without XLA. They differ by rounding alone.
+    By gathers, as XLA compiles it, or by Keras's `affine_transform`, which XLA cannot compile on TensorFlow but which
+    is faster on a processor without XLA. They differ by rounding alone.
     """
     if not by_gathers:
         return ops.image.affine_transform(images, transforms, interpolation="bilinear", fill_mode=_FILL_MODES[fill])
@@ -146,14 +143,9 @@ def stain(images: keras.KerasTensor, stains: keras.KerasTensor) -> keras.KerasTe
     return ops.reshape(changed, (-1, *images.shape[1:])) * is_cell
 
 
-def to_uint8(images: keras.KerasTensor) -> keras.KerasTensor:
-    """Rounds and clips to uint8 in 0…255."""
-    return ops.cast(ops.clip(ops.round(images), 0.0, 255.0), "uint8")
-
-
 def save_preview(images: np.ndarray, labels: np.ndarray, ranges: Ranges, seed: int, path: Path) -> None:
     """Plots cells, uint8 RGB [cells, size, size, 3], the first few of both classes, with augmented versions of each."""
-    shown = np.concatenate([np.flatnonzero(labels == 1)[:3], np.flatnonzero(labels == 0)[:3]])[:_NUM_CELLS]
+    shown = np.concatenate([np.flatnonzero(labels == label)[:3] for label in (1, 0)])[:_NUM_CELLS]
     position, shape = tf.constant(params.RAMP_CELLS, tf.int64), tf.constant([len(shown) * _NUM_VERSIONS])
     numbers = params.sample(ranges, images.shape[1], seed, position, shape)
     repeated = np.tile(images[shown], (_NUM_VERSIONS, 1, 1, 1))  # in this order neighbours in the batch are others

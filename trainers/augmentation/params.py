@@ -16,6 +16,7 @@ _COUNTS_PER_CELL = 5  # of Philox, which makes four numbers each: 18 are needed
 _STRANGER_STREAM = 0xA11E  # a stream of its own, so that what was sampled before there was `surroundings` stays
 _STRANGER_COUNTS_PER_CELL = 4  # 16 numbers are needed
 _DARKEST, _TINT = 0.3, 0.15  # of light surroundings: how much is taken from 255, from all channels and from each
+_XY = tuple[tf.Tensor, tf.Tensor]
 RAMP_CELLS = 20_000  # over the first of them they become more frequent, or a model learns nothing for epochs
 _WITH_NEIGHBOURS = 0.7  # fraction of the cells with surroundings
 _NEIGHBOUR_DISTANCE = (0.75, 1.1)  # from centre to centre, as a fraction of the image's side
@@ -25,8 +26,7 @@ def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, s
     """Samples the numbers for a batch, or the batches of several steps.
 
     Args:
-      ranges: how far cells are changed.
-      image_size_px: side of their images.
+      ranges, image_size_px: how far cells are changed, and the side of their images.
       seed: of the run.
       position: of the first cell, int64 scalar: the step, counted over all epochs from 0, times the batch size.
       shape: int vector, [num_cells] or [num_steps, num_cells]; the positions of the cells follow one another.
@@ -64,7 +64,6 @@ def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, s
 
 
 def _uniform(key: int, counts_per_cell: int, position: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """Samples float32 [num_cells, 4 * counts_per_cell] in 0…1."""
     # In one operation for all cells; `tf.random.stateless_uniform` would begin at one position for each seed.
     return tf.raw_ops.StatelessRandomUniformV2(
         shape=[tf.reduce_prod(shape), 4 * counts_per_cell],
@@ -98,11 +97,7 @@ def _strangers(
 
 
 def compose(
-    image_size_px: int,
-    rotation_degrees: tf.Tensor,
-    zooms: tuple[tf.Tensor, tf.Tensor],
-    shifts_px: tuple[tf.Tensor, tf.Tensor],
-    shear_degrees: tf.Tensor,
+    image_size_px: int, rotation_degrees: tf.Tensor, zooms: _XY, shifts_px: _XY, shear_degrees: tf.Tensor
 ) -> tf.Tensor:
     """Combines rotation, shift, shear and zoom about the centre into one map from result to source, see `apply.warp`.
 

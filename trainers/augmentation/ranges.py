@@ -49,10 +49,8 @@ class Ranges(NamedTuple):
 
     @property
     def is_nothing(self) -> bool:
-        """Whether no cell is changed."""
         return self._replace(fill="black") == Ranges()
 
     @property
-    def num_numbers(self) -> int:
-        """How many numbers `params.sample` makes per cell: those of `surroundings` and `blur` only if they are used."""
+    def num_numbers(self) -> int:  # that `params.sample` makes per cell
         return 35 if self.surroundings or self.blur else 23

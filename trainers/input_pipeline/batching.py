@@ -1,14 +1,7 @@
 """Shards in, batches out: uint8 images on their way to the device, in an order that (seed, step) decides.
 
-    device      the split is read once into the memory of the GPU; batches are row numbers, in resident's order
-    resident    the split is read once into memory; batches are gathered by a stateless permutation
-    mapped      the same batches, gathered through memory maps of the TFRecord files: for data beyond memory on a
-                local disk
-    streaming   records are read as they are needed and shuffled in a buffer: for object stores and for shards without
-                an index
-
-Resident and mapped are the same batch for batch, and any step can be the first at no cost. Every epoch has each cell
-exactly once, in ceil(cells / batch_size) steps, the last batch smaller.
+Every epoch has each cell exactly once, the last batch smaller. The modes are those of --input: device, resident and
+mapped gather the same batches by a stateless permutation; streaming shuffles records in a buffer as they are read.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +20,6 @@ from trainers.input_pipeline.shuffle_order import ShuffleOrder
 _RESIDENT_FRACTION_OF_MEMORY = 0.5
 _DEVICE_FRACTION_OF_GPU = 0.25
 _PARALLEL_BATCHES = 2  # enough to hide a gather of a few hundred µs
-_CELLS_PER_CHECK = 256
 _PREFETCHED_BATCHES = 4
 _PREFETCHED_CALLS = 2
 _STEPS_AT_A_TIME = 32
@@ -39,16 +31,10 @@ Finish = Callable[..., tuple[Any, ...]]
 
 
 def choose_mode(mode: str, split: Split, bytes_on_device: int = 0, gpu_bytes: int | None = None) -> str:
-    """Turns `auto` into a mode that fits, see `--input`, and prints it with the sizes.
+    """Turns the value `auto` of `--input` into a mode that fits the split to train on, and prints it with the sizes.
 
-    Args:
-      mode: value of `--input`.
-      split: what to train on.
-      bytes_on_device: what would lie in the device's memory.
-      gpu_bytes: free memory of the GPU; None if there is none.
-
-    Raises:
-      InputError: if `mapped` or `device` is asked for and is not possible.
+    `bytes_on_device` would lie in the device's memory, `gpu_bytes` are free there, None without a GPU. Raises
+    InputError if `mapped` or `device` is asked for and is not possible.
     """
     needed, free, can_map = split.num_bytes, memory.free_bytes(), is_mappable(split)
     device_bytes = free if gpu_bytes is None else gpu_bytes
@@ -82,10 +68,7 @@ def training_batches(split: Split, order: ShuffleOrder, epochs: int, mode: str, 
       start_step: batches to leave out at the start; free when resident or mapped, read and dropped when streaming.
 
     Returns:
-      a data set of (uint8 [n, size, size, 3], int64 [n]).
-
-    Raises:
-      InputError: if a shard is missing or is not what the data set says; for errors while reading see `reading`.
+      a data set of (uint8 [n, size, size, 3], int64 [n]); for errors see `reading`.
     """
     return open_training(split, order, mode)(order.starts(start_step, epochs))
 
@@ -99,8 +82,9 @@ def open_training(
         return lambda starts: gathered_batches(gather, labels, order, starts, finish)
 
     def open_streaming(starts: tf.data.Dataset) -> tf.data.Dataset:
-        batches = tf.data.Dataset.zip(starts.flat_map(order.steps), streaming.shuffled(split, order, starts))
-        return with_options(batches.map(lambda step, batch: finish(step, *batch)).prefetch(_PREFETCHED_BATCHES))
+        calls = starts.flat_map(lambda start: order.calls(start, 1))
+        batches = tf.data.Dataset.zip(calls, streaming.shuffled(split, order, starts))
+        return with_options(batches.map(lambda call, batch: finish(call[0], *batch)).prefetch(_PREFETCHED_BATCHES))
 
     return open_streaming
 
@@ -123,11 +107,10 @@ def gathered_batches(
 def training_rows(
     labels: np.ndarray, order: ShuffleOrder, starts: tf.data.Dataset, finish: Finish, steps_per_call: int | None = None
 ) -> tf.data.Dataset:
-    """What `open_training` gives, with row numbers int32 [n] for images.
+    """What `open_training` gives, with row numbers int32 [n] for images, or [steps_per_call, n], see `calls`.
 
-    With `steps_per_call` the batches of so many steps at once, along a first axis, see `ShuffleOrder.calls`: a few
-    operations for all of them take hardly longer than for one. So several are computed at once without it, too: always
-    the same ones, whatever the first step is, since how augmentation is rounded may depend on their number.
+    A few operations for several steps take hardly longer than for one. So several are computed at once in any case:
+    always the same ones, whatever the first step is, since how augmentation is rounded may depend on their number.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -176,11 +159,16 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
     return with_options(batches.apply(tf.data.experimental.assert_cardinality(num_batches)))
 
 
+def evaluation_rows(labels: np.ndarray, batch_size: int) -> tf.data.Dataset:
+    """Every cell once, in the order of the records: batches of (row numbers int32 [n], labels int64 [n])."""
+    rows = np.arange(len(labels), dtype=np.int32)
+    return with_options(tf.data.Dataset.from_tensor_slices((rows, labels)).batch(batch_size).prefetch(2))
+
+
 def with_options(batches: tf.data.Dataset, has_one_thread: bool = False) -> tf.data.Dataset:
     """The same batches under the options of all input here."""
     options = tf.data.Options()
-    # Parallelism and buffers are fixed above: autotuning would find no more, its thread costs, and closing an iterator
-    # can wait for that thread.
+    # Parallelism and buffers are fixed above: autotuning would find no more, and its thread costs.
     options.autotune.enabled = False
     options.deterministic = True  # a run must be repeatable
     if has_one_thread:  # larger private pools were no faster than the shared one
@@ -195,11 +183,8 @@ def reading(*splits: Split) -> Iterator[None]:
     """Around whatever reads batches of these splits: at its end their data set must be the one that was opened.
 
     TensorFlow names neither shard nor record, and hides the exceptions of Python functions in texts. So after one of
-    its errors the shards are read again, record by record; where they are intact, the error passes.
-
-    Raises:
-      InputError: names the first corrupt record, or the shard that is missing or too short, or says that the data set
-        has been replaced, so that nothing of what was read may be kept.
+    its errors the shards are read again: InputError names the first corrupt record, or the shard that is missing or too
+    short; where they are intact, the error passes.
     """
     try:
         try:
@@ -210,18 +195,10 @@ def reading(*splits: Split) -> Iterator[None]:
     except tf.errors.ResourceExhaustedError:  # memory, not input
         raise
     except tf.errors.OpError as error:
-        for split in splits:
-            _read_again(split, error)
+        try:
+            for split in splits:
+                for _ in resident.read_cells(split):
+                    pass
+        except InputError as corrupt:
+            raise corrupt from error
         raise
-
-
-def _read_again(split: Split, cause: Exception) -> None:
-    try:
-        for _ in resident.read_cells(split):
-            pass
-        if is_mappable(split):  # the index and the records may be intact, but not each other's
-            cells = MappedCells(split)
-            for start in range(0, split.num_cells, _CELLS_PER_CHECK):
-                cells.gather(np.arange(start, min(start + _CELLS_PER_CHECK, split.num_cells)))
-    except InputError as corrupt:
-        raise corrupt from cause

@@ -37,10 +37,7 @@ class Decoded(NamedTuple):
 
 
 def image_files(paths: Iterable[str]) -> Files:
-    """Yields (file, error) for files, and for all images in and below folders, sorted by name.
-
-    The error is "" except for a folder that cannot be read or has no images.
-    """
+    """Yields files, and all images in and below folders, sorted by name; with an error for a folder without any."""
     for path in paths:
         if not os.path.isdir(path):  # noqa: PTH112 - `Path` raises for names that no file can have
             yield path, ""

@@ -8,10 +8,9 @@ from typing import Any
 
 import psutil
 
+# Of control groups: files of the limit and the usage, entries of the page cache.
 _VERSION_2 = ("memory.max", "memory.current", ("active_file", "inactive_file"))
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
-
-_Names = tuple[str, str, tuple[str, str]]  # files of the limit and the usage, entries of the page cache
 
 
 def free_bytes(root: Path = Path("/")) -> int:
@@ -28,7 +27,7 @@ def free_bytes(root: Path = Path("/")) -> int:
     return max(free, 0)
 
 
-def _groups(root: Path) -> Iterator[tuple[Path, _Names]]:
+def _groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, tuple[str, str]]]]:
     """The folders of this process's control groups and of all above them, of both versions, whether there or not: a
     container may see its own group as the topmost one under the path that the host knows.
     """

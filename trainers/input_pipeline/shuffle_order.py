@@ -19,15 +19,14 @@ class ShuffleOrder(NamedTuple):
     shard_index: int = 0  # which contiguous slice of each global batch this host takes
     shard_count: int = 1
     is_padded: bool = False  # a smaller last batch is filled up, by its last cell with weight 0: hosts get equal slices
-    only_full: bool = False  # `steps` and `calls` leave a smaller last batch out; steps count on as if they had not
+    only_full: bool = False  # `calls` leave a smaller last batch out; steps count on as if they had not
 
     @property
     def steps_per_epoch(self) -> int:
         return -(-self.num_cells // self.batch_size)
 
     @property
-    def bounds(self) -> tuple[int, int]:
-        """Where this host's slice of a full batch begins and ends."""
+    def bounds(self) -> tuple[int, int]:  # of this host's slice of a full batch
         start, stop = (self.batch_size * i // self.shard_count for i in (self.shard_index, self.shard_index + 1))
         return start, stop
 
@@ -49,13 +48,11 @@ class ShuffleOrder(NamedTuple):
         steps = [start_step, *(epoch * self.steps_per_epoch for epoch in later)]
         return tf.data.Dataset.from_tensor_slices(tf.constant(steps, tf.int64))
 
-    def steps(self, start: tf.Tensor) -> tf.data.Dataset:
-        """The steps from one of `starts` to its epoch's end."""
-        end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
-        return tf.data.Dataset.range(start, end - (self.only_full and bool(self.num_cells % self.batch_size)))
-
     def calls(self, start: tf.Tensor, steps_per_call: int) -> tf.data.Dataset:
-        """The same steps by calls, as (first step, number of steps); a smaller last batch has a call of its own."""
+        """The steps from one of `starts` to its epoch's end, by calls: (first step, number of steps).
+
+        A smaller last batch has a call of its own.
+        """
         end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
         full = end - bool(self.num_cells % self.batch_size)
         several = tf.data.Dataset.range(start, full, steps_per_call)

@@ -41,19 +41,16 @@ def vgg_frozen(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate:
 def vgg_ft(image_size_px: int, *, vgg_input: str = "imagenet", dropout_rate: float = 0.3) -> keras.Model:
     """Model 3, trainable from `block4_conv1` on: 22,647,361 parameters at 125 pixels, of which 20,321,793 trainable.
 
-    The convolutions have He initialisation until `trainers.models.vgg_weights` loads others. They see, by `vgg_input`,
-    BGR in 0…255 minus ImageNet's mean, as the public weights expect, or BGR in 0…1, as in the original work. Raises
-    InputError below 32 pixels.
+    By `vgg_input` the convolutions see BGR in 0…255 minus ImageNet's mean, as the public weights expect, or BGR in 0…1,
+    as in the original work. Raises InputError below 32 pixels.
     """
     return _vgg("vgg_ft", image_size_px, vgg_input, dropout_rate, train_from="block4_conv1")
 
 
 def _image(size: int, at_least: int, model: str) -> keras.KerasTensor:
     if size < at_least:
-        raise InputError(
-            f"{model} needs images of at least {at_least} pixels, the data set has {size}; make one with a larger "
-            "--image_size_px"
-        )
+        advice = "make one with a larger --image_size_px"
+        raise InputError(f"{model} needs images of at least {at_least} pixels, the data set has {size}; {advice}")
     return keras.Input((size, size, 3), dtype="uint8", name="image")
 
 

@@ -1,7 +1,6 @@
 """Features of a frozen backbone: computed once per split, stored in a file, and trained on in batches.
 
-A file's name is a fingerprint of everything that decides its features, so that stale features are never read. It holds
-a row per cell and, behind them, their SHA-256; a file that does not fit it is computed again.
+The file is named by everything that decides them, and ends with their SHA-256: if it does not fit, it is made again.
 """
 
 import hashlib
@@ -24,14 +23,10 @@ _MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 class Parts(NamedTuple):
-    """A model in two parts, which share their layers with it: training one trains the others.
+    """A model in two parts, which share their layers with it: training one trains the others."""
 
-    The backbone takes uint8 RGB [batch, size, size, 3] and gives features [batch, num_features] in the policy's compute
-    dtype; the head, which has the model's name, takes them in float16 and gives probabilities float32 [batch, 1].
-    """
-
-    backbone: keras.Model
-    head: keras.Model
+    backbone: keras.Model  # uint8 RGB [batch, size, size, 3] -> [batch, num_features] in the policy's compute dtype
+    head: keras.Model  # of the model's name: float16 [batch, num_features] -> probabilities float32 [batch, 1]
 
 
 class Features(NamedTuple):
@@ -57,30 +52,21 @@ def split_backbone(model: keras.Model, jit_compile: bool = False) -> Parts:
 def extract(
     backbone: keras.Model, split: Split, cache: Path, *, vgg_input: str | None, batch_size: int = 64
 ) -> Features:
-    """Runs a backbone of `Parts`, built with `vgg_input`, once over a split, unless the cache has its features already.
+    """Runs a backbone of `Parts`, built with `vgg_input`, once over a split, unless the cache folder has its features.
 
-    The cache is a folder for the features of any number of splits and backbones.
-
-    Raises:
-      InputError: if a feature is beyond float16's range, a shard cannot be read, or the cache cannot be written.
+    Raises InputError if a feature is beyond float16's range, or a shard cannot be read.
     """
     identity = fingerprint(backbone, split, vgg_input) | {"batch_size": batch_size}
     path = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.rows"
     row = np.dtype([("label", np.int64), ("features", np.float16, backbone.output_shape[-1:])])
     num_bytes = split.num_cells * row.itemsize
-    try:
-        if _is_intact(path, num_bytes):
-            say(f"features of {split.expression}: computed before, in {path}")
-        else:
-            print(f"features of {split.expression}: {split.num_cells} cells go through the frozen layers once")
-            cache.mkdir(parents=True, exist_ok=True)
-            _write(path, row, backbone, split, batch_size)
-        rows = np.memmap(path, row, "r", shape=(split.num_cells,))
-    except OSError as error:
-        raise InputError(
-            f"{cache} cannot hold the features: {error}; free disk space or give another --run_dir; the same command "
-            "continues"
-        ) from error
+    if _is_intact(path, num_bytes):
+        say(f"features of {split.expression}: computed before, in {path}")
+    else:
+        print(f"features of {split.expression}: {split.num_cells} cells go through the frozen layers once")
+        cache.mkdir(parents=True, exist_ok=True)
+        _write(path, row, backbone, split, batch_size)
+    rows = np.memmap(path, row, "r", shape=(split.num_cells,))
     return Features(rows["features"], rows["label"])
 
 
@@ -91,10 +77,7 @@ def fingerprint(backbone: keras.Model, split: Split, vgg_input: str | None) -> d
         "num_features": backbone.output_shape[-1],
         "vgg_input": vgg_input,
         "precision": sorted({layer.dtype_policy.name for layer in backbone.layers if layer.weights}),
-        "records": [
-            [shard["sha256"], skip, take]
-            for shard, skip, take in zip(split.shards, split.skips, split.takes, strict=True)
-        ],
+        "records": [[shard["sha256"] for shard in split.shards], split.skips, split.takes],
     }
 
 
@@ -107,10 +90,7 @@ def digest(backbone: keras.Model) -> str:
 
 
 def training_batches(
-    features: Features,
-    order: ShuffleOrder,
-    starts: tf.data.Dataset,
-    finish: batching.Finish = lambda _, *batch: batch,
+    features: Features, order: ShuffleOrder, starts: tf.data.Dataset, finish: batching.Finish = lambda _, *batch: batch
 ) -> tf.data.Dataset:
     """Batches as of `evaluation_batches`, in the order of `batching.training_batches`."""
     return batching.gathered_batches(lambda rows: _gather(features, rows), features.labels, order, starts, finish)
@@ -128,7 +108,6 @@ def _gather(features: Features, rows: tf.Tensor) -> tf.Tensor:
 
 
 def _write(path: Path, row: np.dtype, backbone: keras.Model, split: Split, batch_size: int) -> None:
-    """Computes the features batch by batch; the file appears once it is complete."""
     digest = hashlib.sha256()
     with (
         storage.open_atomic(path) as file,

@@ -17,14 +17,13 @@ class ManySteps(keras.Model):
     """
 
     def compile(self, *arguments: Any, **options: Any) -> None:
-        """Also builds loss and metrics: `fit` would build them for the batches of several steps as if for one."""
         super().compile(*arguments, **options)
+        # Builds them: `fit` would do so for the batches of several steps as if for one.
         self.compute_loss(y=ops.zeros((1,)), y_pred=ops.zeros((1, 1)))
         self.compute_metrics(None, ops.zeros((1,)), ops.zeros((1, 1)))
 
     def train_step(self, *arguments: Any) -> Any:
-        """Takes (data) on TensorFlow and (state, data) on JAX; gives what Keras's own gives after the last step."""
-        take_step = super().train_step
+        take_step = super().train_step  # takes (data) on TensorFlow and (state, data) on JAX
         if keras.backend.backend() == JAX:
             import jax
 
@@ -49,13 +48,12 @@ class Padded(keras.Model):
     """
 
     def compile(self, *, metrics: list[Any], **options: Any) -> None:
-        """Compiles; `metrics` get no weights but 0 and 1."""
-        super().compile(weighted_metrics=metrics, **options)
+        super().compile(weighted_metrics=metrics, **options)  # by no other weights than 0 and 1
 
     def compute_metrics(
         self, x: Any, y: keras.KerasTensor, y_pred: keras.KerasTensor, sample_weight: keras.KerasTensor
     ) -> dict[str, keras.KerasTensor]:
-        """Takes the padding back out of the loss, which Keras has added for as many cells as `x` has."""
+        # The loss has been added for as many cells as `x` has: the padding is taken back out of it.
         is_cell = ops.cast(sample_weight > 0, "float32")
         (loss,) = (metric for metric in self.metrics if metric.name == "loss")
         loss.update_state(self.compute_loss(x, y, y_pred, sample_weight), sample_weight=ops.sum(is_cell - 1))

@@ -29,15 +29,22 @@ _Arrays = Mapping[str, Sequence[np.ndarray]]  # layer name -> kernel (height, wi
 
 
 def load(model: keras.Model, source: str) -> list[str]:
-    """Sets the convolutions of a VGG; those that the source lacks keep their initialisation.
+    """Sets the convolutions of a VGG; returns lines to print: how many, and which the source lacks.
 
-    Returns lines to print: how many layers were loaded, and the name of each that was not. Raises InputError if the
-    file cannot be read, has no VGG-19 or arrays of other shapes, or the download is neither cached nor possible.
+    Raises InputError if it cannot be read or downloaded, or has no VGG-19 or arrays of other shapes.
     """
     if source == NONE:
         return ["VGG weights: none, all convolutions start from He initialisation"]
     if source == IMAGENET:
-        return [_assign(model, _imagenet(), "ImageNet, Keras's download")]
+        try:
+            arrays = _convolutions(_vgg19(IMAGENET))
+        except Exception as error:  # Keras raises a plain Exception where there is no network
+            raise InputError(
+                f"--vgg_weights={IMAGENET} cannot be downloaded ({error}); connect this machine, or copy "
+                f"{_IMAGENET_FILE} into ~/.keras/models (or $KERAS_HOME/models), or give --vgg_weights=<file> or "
+                f"--vgg_weights={NONE}"
+            ) from error
+        return [_assign(model, arrays, "ImageNet, Keras's download")]
     path = Path(source).expanduser()
     if not path.is_file():
         raise InputError(f"--vgg_weights={source} does not exist; {_REMEDY}")
@@ -48,19 +55,9 @@ def load(model: keras.Model, source: str) -> list[str]:
     except Exception as error:  # numpy, zipfile, h5py and Keras each raise their own
         reason = str(error).strip() or type(error).__name__
         raise InputError(f"--vgg_weights={source} cannot be read ({reason.splitlines()[0]}); {_REMEDY}") from error
-    loaded = _assign(model, arrays, source)
     missing = [name for name in VGG_CONVOLUTIONS if name not in arrays]
+    loaded = _assign(model, arrays, source)
     return [loaded, *(f"VGG weights: {name} is not in {source}: He initialisation" for name in missing)]
-
-
-def _imagenet() -> _Arrays:
-    try:
-        return _convolutions(_vgg19(IMAGENET))
-    except Exception as error:  # Keras raises a plain Exception where there is no network
-        raise InputError(
-            f"--vgg_weights={IMAGENET} cannot be downloaded ({error}); connect this machine, or copy {_IMAGENET_FILE} "
-            f"into ~/.keras/models (or $KERAS_HOME/models), or give --vgg_weights=<file> or --vgg_weights={NONE}"
-        ) from error
 
 
 def _vgg19(weights: str | None) -> keras.Model:

@@ -1,6 +1,4 @@
-"""Keras callbacks of a run: count steps and show progress, average weights, validate, lower the learning rate; the one
-that saves everything is in `checkpoint`. A call is one training step or several.
-"""
+"""Keras callbacks of a run, but for the one that saves everything; a call is one training step or several."""
 
 import math
 import time
@@ -21,14 +19,11 @@ from trainers.training.setup import TrainSetup
 
 _SECONDS_BETWEEN_READS = 0.5
 _STEPS_BETWEEN_AVERAGES = 8  # averaging at each step would cost as much memory traffic as the optimizer
-_NAN_ADVICE = "give a lower --learning_rate or another --precision, and another --run_dir"
+_NAN_ADVICE = "the last good checkpoint stays; give a lower --learning_rate or another --precision and --run_dir"
 
 
 class CallbackList(keras.callbacks.CallbackList):
-    """Callbacks that get what a call returns as it is: Keras's list reads all of it from the device first.
-
-    TensorBoard is left out at the ends of calls. It has nothing to write there, and takes a millisecond for that.
-    """
+    """Leaves what a call returns on the device, and out TensorBoard, which takes a millisecond to do nothing then."""
 
     def on_train_batch_end(self, batch: int, logs: dict[str, keras.KerasTensor] | None = None) -> None:
         for callback in self.callbacks:
@@ -42,29 +37,22 @@ class Progress(keras.callbacks.Callback):
 
     The epoch's running loss is read from the device twice a second, at the epoch's end and before a checkpoint: each
     reading waits for the device. A loss that is NaN or infinite, which a mean keeps, ends the run.
-
-    Attributes:
-      epoch: the current epoch, from 0.
-      step_in_epoch: steps of it that are done.
-      seconds_before: what it has taken in earlier processes.
     """
 
     def __init__(self, setup: TrainSetup, stall: input_stall.InputStall) -> None:
         super().__init__()
         self._setup, self._stall = setup, stall
-        self.epoch = self.step_in_epoch = 0
-        self.seconds_before = self._seconds = 0.0
+        self.epoch = self.step_in_epoch = 0  # the current one, and how many steps of it are done
+        self.seconds_before = self._seconds = 0.0  # what it has taken in earlier processes, and in this one
         self._has_reported_input = False
         self._read_at = -math.inf
 
     @property
-    def step(self) -> int:
-        """Steps over all epochs."""
+    def step(self) -> int:  # over all epochs
         return self.epoch * self._setup.steps_per_epoch + self.step_in_epoch
 
     @property
     def seconds(self) -> float:
-        """What the current epoch has taken, earlier processes included."""
         return self.seconds_before + self._seconds
 
     def _num_seen(self) -> int:
@@ -75,10 +63,7 @@ class Progress(keras.callbacks.Callback):
         loss = float(ops.convert_to_numpy(self._newest_loss))
         self._read_at = time.monotonic()
         if not math.isfinite(loss):
-            raise InputError(
-                f"the loss was NaN or infinite at or before step {self.step}; the last good checkpoint stays in "
-                f"{self._setup.directory}/{run_dir.CHECKPOINT}; {_NAN_ADVICE}"
-            )
+            raise InputError(f"the loss was NaN or infinite at or before step {self.step}; {_NAN_ADVICE}")
         self._bar.set_postfix({"loss": f"{loss:.4f}"}, refresh=False)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -111,9 +96,8 @@ class Progress(keras.callbacks.Callback):
 
 
 class WeightAverage(keras.callbacks.Callback):
-    """A moving average of the trainable weights, which is validated and saved in their place.
+    """A moving average of the weights, which is validated and saved in their place (Izmailov et al., UAI 2018).
 
-    It generalises better than the weights of single steps and makes epochs comparable (Izmailov et al., UAI 2018).
     Keras's optimizers can average too, but overwrite the weights by it at the end of each `fit`, after which a run
     could not continue. The momentum in 0…1 is how much of the average a step keeps; less in the first steps.
     """
@@ -161,10 +145,7 @@ class WeightAverage(keras.callbacks.Callback):
 
 
 class ValidateAndSaveBest(keras.callbacks.Callback):
-    """Validates the compiled `validation_model` after each epoch, on averaged weights if any, and saves the best model.
-
-    It only reads the history of the epochs so far, which `Checkpointer` extends.
-    """
+    """Validates after each epoch, on averaged weights if any, and saves the model if it is the best in the history."""
 
     def __init__(self, setup: TrainSetup, average: WeightAverage | None, history: Sequence[HistoryRow]) -> None:
         super().__init__()
@@ -181,10 +162,7 @@ class ValidateAndSaveBest(keras.callbacks.Callback):
             setup.data.train.check_unchanged()
             logs |= {f"val_{name}": value for name, value in metrics.items()}
             if not math.isfinite(logs["val_loss"]):
-                raise InputError(
-                    f"the validation loss was NaN or infinite after epoch {epoch + 1}; the last good checkpoint stays; "
-                    f"{_NAN_ADVICE}"
-                )
+                raise InputError(f"the validation loss was NaN or infinite after epoch {epoch + 1}; {_NAN_ADVICE}")
             if logs["val_loss"] < min((row["val_loss"] for row in self._history), default=math.inf):
                 path = setup.directory / run_dir.MODEL
                 partial = path.with_name(f"partial.{path.name}")  # Keras wants the suffix
@@ -193,14 +171,11 @@ class ValidateAndSaveBest(keras.callbacks.Callback):
 
 
 class ResumablePlateau(keras.callbacks.ReduceLROnPlateau):
-    """ReduceLROnPlateau that knows the epochs of earlier processes: Keras saves none of its state.
+    """ReduceLROnPlateau that knows the epochs of earlier processes: Keras saves none of its state."""
 
-    `learning_rate` is the rate that the first epoch starts with.
-    """
-
-    def __init__(self, history: Sequence[HistoryRow], learning_rate: float, **plateau: float | str) -> None:
+    def __init__(self, history: Sequence[HistoryRow], first_learning_rate: float, **plateau: float | str) -> None:
         super().__init__(**plateau)
-        self._history, self._first_learning_rate = history, learning_rate
+        self._history, self._first_learning_rate = history, first_learning_rate
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         super().on_train_begin(logs)

@@ -1,7 +1,6 @@
 """Checkpoints: all that the next step depends on, in one `.npz` that is complete or not there, and what writes them.
 
-It has the weights, dropout's seeds, the optimizer, running metrics, averaged weights, and as JSON the step and the
-history. Keras's own files leave out seeds and metrics, so a run that continues from them differs; and
+Keras's own files leave out dropout's seeds and running metrics, so a run that continues from them differs; and
 `Model.set_state_tree` ignores unknown names silently, where a mismatch has to be an error.
 """
 
@@ -27,6 +26,10 @@ from trainers.training.signals import StopRequest
 
 _META = "meta"
 _ADVICE = "give another --run_dir"
+Variables = Mapping[str, keras.Variable]
+State = tuple[Variables, list[HistoryRow]]
+# RuntimeError is that of a zip that says it is encrypted, and includes RecursionError.
+_ERRORS = OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error
 
 
 class Checkpoint(NamedTuple):
@@ -54,11 +57,7 @@ def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
 
 
 def read_newest(folder: Path, run: str) -> Checkpoint | None:
-    """Reads the newest checkpoint of a folder; None if there is none.
-
-    Raises:
-      InputError: if it is damaged, or not of this run, see `run_dir.identity`.
-    """
+    """Reads the newest checkpoint of a folder; None if there is none, InputError if it is damaged or of another run."""
     paths = sorted(folder.glob("step_*.npz"))
     if not paths:
         return None
@@ -67,21 +66,12 @@ def read_newest(folder: Path, run: str) -> Checkpoint | None:
         checkpoint = Checkpoint(arrays=arrays, **json.loads(bytes(arrays.pop(_META))))
         _check(checkpoint, run)
         return checkpoint
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        EOFError,
-        RuntimeError,  # of a zip that says it is encrypted, and RecursionError
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _ERRORS as error:
         raise damaged(paths[-1], error) from error
 
 
 def damaged(path: Path, reason: object) -> InputError:
-    """The error for a checkpoint that no training has written like this."""
+    """The error for a checkpoint that no training writes."""
     return InputError(
         f"{path} is damaged ({reason}); nothing was changed: remove it to train this run from its beginning, or "
         f"{_ADVICE}"
@@ -102,17 +92,13 @@ def _check(checkpoint: Checkpoint, run: str) -> None:
         raise ValueError("it is of another run")
 
 
-def named(variables: Sequence[keras.Variable]) -> dict[str, keras.Variable]:
+def named(variables: Sequence[keras.Variable]) -> Variables:
     """Variables by number and own name; `variable.path` would not do, since it counts the layers built before."""
     return {f"{i:04d}:{variable.name}": variable for i, variable in enumerate(variables)}
 
 
-def restore(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray], folder: Path) -> None:
-    """Sets variables, see `named`, to the arrays of a checkpoint in a folder.
-
-    Raises:
-      InputError: if the checkpoint is of another model; no variable has been changed then.
-    """
+def restore(variables: Variables, arrays: Mapping[str, np.ndarray], folder: Path) -> None:
+    """Sets variables, see `named`, to the arrays of a checkpoint in a folder; all, or none with an InputError."""
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     stored = {name: array.shape for name, array in arrays.items()}
     for name in sorted(shapes.keys() | stored.keys()):
@@ -132,17 +118,10 @@ class Checkpointer(keras.callbacks.Callback):
     each file is complete or not there, and they are written in the order best model, history, checkpoint.
     """
 
-    def __init__(
-        self,
-        setup: TrainSetup,
-        progress: Progress,
-        variables: Mapping[str, keras.Variable],
-        history: list[HistoryRow],
-        request: StopRequest,
-    ) -> None:
+    def __init__(self, setup: TrainSetup, progress: Progress, state: State, request: StopRequest) -> None:
         super().__init__()
         self._setup, self._progress, self._request = setup, progress, request
-        self._variables, self._history = variables, history
+        self._variables, self._history = state
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:

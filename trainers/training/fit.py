@@ -6,19 +6,20 @@ from keras import ops
 from trainers import run_dir
 from trainers.input_pipeline.input_stall import InputStall, measured
 from trainers.run_dir import HistoryRow
-from trainers.training import checkpoint, optimizer
+from trainers.training import checkpoint
 from trainers.training.callbacks import CallbackList, Progress, ResumablePlateau, ValidateAndSaveBest, WeightAverage
 from trainers.training.setup import TrainSetup
 from trainers.training.signals import StopRequest
+from trainers.training_flags import Options
+
+PLATEAU: dict[str, float | str] = {"monitor": "val_loss", "factor": 0.5, "patience": 2, "min_lr": 1e-6}
+"""Of `keras.callbacks.ReduceLROnPlateau`, for --schedule=plateau."""
+
+_OPTIMIZERS = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
 
 
 def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: StopRequest) -> list[HistoryRow]:
-    """Trains until the last epoch or an early stop; returns the history.
-
-    Args:
-      setup: what is trained.
-      resume_from: the checkpoint to continue from, if any.
-      request: whether the process was told to end.
+    """Trains until the last epoch or an early stop, if need be from a checkpoint on; returns the history.
 
     Raises:
       InputError: if the loss became NaN or infinite, or the checkpoint does not fit.
@@ -34,8 +35,18 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
             raise checkpoint.damaged(folder, f"it is of step {step_in_epoch} in epoch {epoch + 1}")
         progress.epoch, progress.step_in_epoch, progress.seconds_before = epoch, step_in_epoch, resume_from.seconds
     with setup.hardware.scope():
-        running_metrics = _compile(setup)
+        accuracy = keras.metrics.BinaryAccuracy(name="accuracy")
+        model.compile(
+            optimizer=build_optimizer(options, setup.steps_per_epoch),
+            loss=build_loss(options),
+            metrics=[accuracy],
+            jit_compile=setup.hardware.jit_compile,
+            steps_per_execution=1 if setup.is_stacked else setup.steps_per_call,
+        )
+        model.optimizer.build(model.trainable_variables)
         average = WeightAverage(model, options.ema_momentum, progress) if options.ema_momentum else None
+    (loss,) = (metric for metric in model.metrics if metric.name == "loss")
+    running_metrics = [*loss.variables, *accuracy.variables]
     # Outside of the devices' scope: on one of them, which takes batches of any size.
     setup.validation_model.compile(
         loss="binary_crossentropy",
@@ -77,9 +88,9 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
         progress,
         *([average] if average else []),
         ValidateAndSaveBest(setup, average, history),
-        *([ResumablePlateau(history, options.learning_rate, **optimizer.PLATEAU)] if is_plateau else []),
+        *([ResumablePlateau(history, options.learning_rate, **PLATEAU)] if is_plateau else []),
         keras.callbacks.TensorBoard(setup.directory / run_dir.TENSORBOARD, histogram_freq=1),
-        checkpoint.Checkpointer(setup, progress, variables, history, request),
+        checkpoint.Checkpointer(setup, progress, (variables, history), request),
     ]
     while not is_trained():
         # An epoch that was interrupted is finished by a `fit` of its own: Keras's epochs are of one length. Where Keras
@@ -99,17 +110,42 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
     return history
 
 
-def _compile(setup: TrainSetup) -> list[keras.Variable]:
-    """Compiles the model that is trained; returns the variables of its running loss and accuracy."""
-    options, model = setup.options, setup.training_model
-    accuracy = keras.metrics.BinaryAccuracy(name="accuracy")
-    model.compile(
-        optimizer=optimizer.build_optimizer(options, setup.steps_per_epoch),
-        loss=optimizer.build_loss(options),
-        metrics=[accuracy],
-        jit_compile=setup.hardware.jit_compile,
-        steps_per_execution=1 if setup.is_stacked else setup.steps_per_call,
-    )
-    model.optimizer.build(model.trainable_variables)
-    (loss,) = (metric for metric in model.metrics if metric.name == "loss")
-    return [*loss.variables, *accuracy.variables]
+def build_optimizer(options: Options, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """The learning rate is a number, which a callback may change, or with --schedule=cosine a function of the step
+    (Loshchilov & Hutter, "SGDR", ICLR 2017, without restarts).
+    """
+    rate = options.learning_rate
+    if options.schedule == "cosine":
+        warmup_steps = round(options.warmup_epochs * steps_per_epoch)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup_steps else options.learning_rate,
+            decay_steps=options.epochs * steps_per_epoch - warmup_steps,
+            warmup_target=options.learning_rate if warmup_steps else None,
+            warmup_steps=warmup_steps,
+        )
+    return _OPTIMIZERS[options.optimizer](rate, weight_decay=options.weight_decay or None)
+
+
+def build_loss(options: Options) -> keras.losses.Loss:
+    """Binary cross-entropy, or generalized cross-entropy where --gce_q is not 0, with --label_smoothing."""
+    if not options.gce_q:
+        return keras.losses.BinaryCrossentropy(label_smoothing=options.label_smoothing)
+    return GeneralizedCrossentropy(options.gce_q, options.label_smoothing)
+
+
+class GeneralizedCrossentropy(keras.losses.Loss):
+    """(1 - p^q) / q of the labelled class's probability p, q in (0, 1]: wrong labels pull less than in cross-entropy
+    (Zhang & Sabuncu, NeurIPS 2018). Keras has it for one-hot classes only, without label smoothing, and with an
+    infinite gradient where p is 0.
+    """
+
+    def __init__(self, q: float, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self._q, self._label_smoothing = q, label_smoothing
+
+    def call(self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
+        """Labels [batch] or [batch, 1] and probabilities [batch, 1], float32 -> losses [batch]."""
+        y_true = ops.reshape(y_true, ops.shape(y_pred)) * (1 - self._label_smoothing) + self._label_smoothing / 2
+        p = ops.clip(y_pred, keras.config.epsilon(), 1 - keras.config.epsilon())
+        losses = y_true * (1 - p**self._q) + (1 - y_true) * (1 - (1 - p) ** self._q)
+        return ops.mean(losses / self._q, axis=-1)

@@ -27,14 +27,12 @@ class Hardware(NamedTuple):
     distribution: keras.distribution.DataParallel | None = None  # for the devices of several hosts, see `hosts`
 
     @property
-    def num_replicas(self) -> int:
-        """Devices that share each batch."""
+    def num_replicas(self) -> int:  # devices that share each batch
         if self.distribution:
             return self.distribution.num_model_replicas
         return self.strategy.num_replicas_in_sync if self.strategy else 1
 
-    def scope(self) -> AbstractContextManager[object]:
-        """The scope in which models are built and compiled."""
+    def scope(self) -> AbstractContextManager[object]:  # in which models are built and compiled
         return self.strategy.scope() if self.strategy else nullcontext()
 
 
@@ -43,10 +41,8 @@ def prepare(
 ) -> Hardware:
     """Chooses, prints the choices, and sets Keras's dtype policy for all layers that are built from now on.
 
-    A run that continues keeps its `policy`; the other arguments are values of flags.
-
-    Raises:
-      InputError: if the batch cannot be shared evenly, or several devices are asked for where they cannot be had.
+    A run that continues keeps its `policy`; the other arguments are values of flags. Raises InputError if the batch
+    cannot be shared evenly, or several devices are asked for where they cannot be had.
     """
     for gpu in tf.config.get_visible_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -140,11 +136,7 @@ def choose_jit(jit_compile: str) -> tuple[bool, str]:
 
 
 def choose_strategy(distribute: str) -> tuple[tf.distribute.Strategy | None, str]:
-    """Turns `--distribute` into a strategy, None for one device, and a description.
-
-    Raises:
-      InputError: if Keras runs on another backend than TensorFlow.
-    """
+    """Turns `--distribute` into a strategy, None for one device, and a description; InputError for mirrored on JAX."""
     if _is_on_jax():
         if distribute == "mirrored":
             raise InputError(

@@ -46,11 +46,7 @@ class Host(NamedTuple):
 
 
 def find(options: Options, backend: str) -> Host | None:
-    """This host by the flags; None without `--distribute=hosts`.
-
-    Raises:
-      InputError: if Keras runs on TensorFlow, or the names or the number are missing or wrong.
-    """
+    """This host by the flags, or None; InputError if Keras runs on TensorFlow, or names or number are wrong."""
     if options.distribute != "hosts":
         return None
     if backend != JAX:
@@ -65,15 +61,10 @@ def find(options: Options, backend: str) -> Host | None:
 
 
 def meet(host: Host, run_folder: str, run: run_dir.Run) -> run_dir.Run:
-    """Waits until all hosts are there, with the same settings and checkpoint; gives `run.json` of the first one.
+    """Waits until all hosts are there, with the same settings and checkpoint in the folder; gives the first one's run.
 
-    Args:
-      host: this one.
-      run_folder: where it sees the run.
-      run: `run.json` of the first host, which has begun the run; of the others, what it has to say by their flags.
-
-    Raises:
-      InputError: if a host does not come in time, or differs; on all hosts.
+    The first host has begun it; the others give what `run.json` has to say by their flags. Raises InputError on all
+    hosts if one does not come in time, or differs.
     """
     checkpoint = max((path.name for path in Path(run_folder, run_dir.CHECKPOINT).glob("step_*.npz")), default="none")
     end = time.monotonic() + host.timeout_seconds
@@ -87,10 +78,10 @@ def meet(host: Host, run_folder: str, run: run_dir.Run) -> run_dir.Run:
 
 
 def _join(host: Host, end: float, checkpoint: str, run: run_dir.Run) -> tuple[str, run_dir.Run]:
-    while True:
+    connection = None
+    while connection is None:
         try:
             connection = socket.create_connection(host.address, host.timeout_seconds)
-            break
         except OSError:
             if time.monotonic() > end:
                 raise
@@ -132,10 +123,8 @@ def _gather(host: Host, end: float, checkpoint: str, run: run_dir.Run) -> tuple[
 def connected(host: Host, options: Options) -> Iterator[Options]:
     """Joins the hosts' devices in JAX, which must not have computed anything yet; gives the options to train with.
 
-    Hosts but the first write into a folder of their own, with a copy of the checkpoint.
-
-    Raises:
-      InputError: if another host is lost while the block runs.
+    Hosts but the first write into a folder of their own, with a copy of the checkpoint. Raises InputError if another
+    host is lost while the block runs.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax

@@ -8,20 +8,22 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from sklearn.utils.class_weight import compute_class_weight
 
+from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from trainers import run_dir
 from trainers.augmentation import params
 from trainers.augmentation.apply import augmented
 from trainers.data import TrainingData
-from trainers.input_pipeline import batching, device, resident
+from trainers.input_pipeline import batching, resident
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.models import architectures, features, vgg_weights
 from trainers.models.train_steps import ManySteps
 from trainers.training import hardware
 from trainers.training_flags import Options
 
-_Built = tuple[keras.Model, keras.Model, Callable[[tf.data.Dataset], tf.data.Dataset], tf.data.Dataset]
+Built = tuple[keras.Model, keras.Model, Callable[[tf.data.Dataset], tf.data.Dataset], tf.data.Dataset]
 """What trains, what validates, `ShuffleOrder.starts` -> the batches of the one, the batches of the other."""
 
 
@@ -54,12 +56,12 @@ def on_cells(
     model: keras.Model,
     data: TrainingData,
     options: Options,
-    order: ShuffleOrder,
     finish: batching.Finish,
+    order: ShuffleOrder,
     used: hardware.Hardware,
     mode: str,
     steps_per_call: int | None,
-) -> _Built:
+) -> Built:
     """Models and batches of images, in an input mode; with `steps_per_call` the batches of a call are stacked."""
     with used.scope():
         if options.ranges.is_nothing:  # `model` itself is not compiled, or its file would hold the optimizer's state
@@ -72,27 +74,27 @@ def on_cells(
         return training_model, model, batching.open_training(data.train, order, mode, finish), validation
     train, validated = (resident.load(split) for split in (data.train, data.validation))
     with used.scope():
-        training_model = device.on_device(training_model, train.images)
-    labels = train.labels  # not the images, which `open_rows` would keep
+        training_model = resident.on_device(training_model, train.images)
+    labels = train.labels  # not the images, which the function would keep
     if steps_per_call:
         training_model = ManySteps(training_model.input, training_model.output, name=training_model.name)
-
-    def open_rows(starts: tf.data.Dataset) -> tf.data.Dataset:
-        return batching.training_rows(labels, order, starts, finish, steps_per_call)
-
-    validation = device.evaluation_rows(validated.labels, options.batch_size)
-    return training_model, device.on_device(model, validated.images), open_rows, validation
+    return (
+        training_model,
+        resident.on_device(model, validated.images),
+        lambda starts: batching.training_rows(labels, order, starts, finish, steps_per_call),
+        batching.evaluation_rows(validated.labels, options.batch_size),
+    )
 
 
 def on_features(
     model: keras.Model,
     data: TrainingData,
     options: Options,
-    order: ShuffleOrder,
     finish: batching.Finish,
+    order: ShuffleOrder,
     used: hardware.Hardware,
     record: run_dir.Run,
-) -> _Built:
+) -> Built:
     """The same for a head on the features of its frozen backbone."""
     with used.scope():
         backbone, head = features.split_backbone(model, used.jit_compile)
@@ -107,8 +109,8 @@ def on_features(
         features.extract(backbone, split, cache, vgg_input=options.vgg_input, batch_size=options.batch_size)
         for split in (data.train, data.validation)
     )
-    validation_batches = features.evaluation_batches(validation, options.batch_size)
-    return head, head, lambda starts: features.training_batches(train, order, starts, finish), validation_batches
+    batches = features.evaluation_batches(validation, options.batch_size)
+    return head, head, lambda starts: features.training_batches(train, order, starts, finish), batches
 
 
 def finish(options: Options, image_size_px: int, order: ShuffleOrder, weights: np.ndarray | None) -> batching.Finish:
@@ -130,3 +132,13 @@ def finish(options: Options, image_size_px: int, order: ShuffleOrder, weights: n
         return (inputs, label) if by_class is None else (inputs, label, tf.gather(by_class, label))
 
     return finish
+
+
+def class_weights(mode: str, labels: np.ndarray) -> np.ndarray:
+    """Weight of each class in the loss, float32 [classes], for int labels [cells], by a mode of scikit-learn."""
+    if len(present := np.unique(labels)) < len(LABELS):
+        raise InputError(
+            f"--class_weight={mode} needs cells of both classes, but the training split has only "
+            f"{' and '.join(LABELS[label] for label in present)}; give another --train_split or --class_weight=none"
+        )
+    return compute_class_weight(mode, classes=np.arange(len(LABELS)), y=labels).astype(np.float32)

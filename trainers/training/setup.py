@@ -17,7 +17,6 @@ from trainers.input_pipeline import batching, memory
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.models.train_steps import Padded
 from trainers.training import hardware, hosts, models_and_batches
-from trainers.training.optimizer import class_weights
 from trainers.training_flags import Options
 
 _NUM_LOOKED_AT = 64  # cells of the training split, for some of both classes
@@ -26,59 +25,37 @@ _FEATURES = "features"  # input mode of a head that is trained on what its froze
 
 @dataclasses.dataclass(frozen=True)
 class TrainSetup:
-    """Everything that training needs; the three models share their weights.
-
-    Attributes:
-      options: the flags.
-      data: the data set and its splits.
-      identity: see `run_dir.identity`.
-      hardware: what the run computes on.
-      input_mode: how cells are read, see `trainers.input_pipeline.batching`, or "features".
-      model: the model that is saved: uint8 RGB [batch, size, size, 3] -> probability [batch, 1].
-      training_model: what `fit` gets, and `training_batches` is for.
-      validation_model: what takes `validation_batches`.
-      training_batches: `ShuffleOrder.starts` -> the batches from there on.
-      validation_batches: the validation split.
-      order: the order of the cells.
-      num_cells: trained cells per epoch.
-      steps_per_epoch: trained steps per epoch.
-      steps_per_call: steps per call of the compiled function; fewer at an epoch's end.
-      is_stacked: whether `training_batches` gives the batches of a call at once, see `ManySteps`.
-    """
+    """Everything that training needs; the three models share their weights."""
 
     options: Options
     data: TrainingData
-    identity: str
+    identity: str  # see `run_dir.identity`
     hardware: hardware.Hardware
-    input_mode: str
-    model: keras.Model
-    training_model: keras.Model
-    validation_model: keras.Model
-    training_batches: Callable[[tf.data.Dataset], tf.data.Dataset]
+    input_mode: str  # how cells are read, see `trainers.input_pipeline.batching`, or "features"
+    model: keras.Model  # is saved: uint8 RGB [batch, size, size, 3] -> probability [batch, 1]
+    training_model: keras.Model  # takes `training_batches`
+    validation_model: keras.Model  # takes `validation_batches`
+    training_batches: Callable[[tf.data.Dataset], tf.data.Dataset]  # `ShuffleOrder.starts` -> the batches from there on
     validation_batches: tf.data.Dataset
     order: ShuffleOrder
-    num_cells: int
-    steps_per_epoch: int
-    steps_per_call: int
-    is_stacked: bool
+    num_cells: int  # trained cells per epoch
+    steps_per_epoch: int  # trained steps per epoch
+    steps_per_call: int  # of the compiled function; fewer at an epoch's end
+    is_stacked: bool  # whether `training_batches` gives the batches of a call at once, see `ManySteps`
 
     @property
     def directory(self) -> Path:
-        """The run's folder."""
         return Path(self.options.run_dir)
 
     @property
-    def _num_full(self) -> int:
-        """Steps that can share a call: if they are stacked, not that of a smaller last batch."""
+    def _num_full(self) -> int:  # steps that can share a call: if they are stacked, not that of a smaller last batch
         return self.num_cells // self.options.batch_size if self.is_stacked else self.steps_per_epoch
 
-    def after_call(self, step_in_epoch: int) -> int:
-        """The number of done steps after a call that begins at a step of an epoch."""
+    def after_call(self, step_in_epoch: int) -> int:  # how many steps are done then
         limit = self._num_full if step_in_epoch < self._num_full else self.steps_per_epoch
         return min(step_in_epoch + self.steps_per_call, limit)
 
-    def num_calls(self, step_in_epoch: int) -> int:
-        """How many elements of `training_batches` an epoch has from a step on."""
+    def num_calls(self, step_in_epoch: int) -> int:  # of an epoch, from a step on
         if not self.is_stacked:
             return self.steps_per_epoch - step_in_epoch
         return -(-(self._num_full - step_in_epoch) // self.steps_per_call) + self.steps_per_epoch - self._num_full
@@ -87,13 +64,8 @@ class TrainSetup:
 def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSetup:
     """Chooses hardware and input, builds the model and opens its data; notes the choices in `run.json`.
 
-    Args:
-      data: the data set and its splits.
-      options: the flags.
-      record: `run.json`; a run that continues keeps its precision and input, even where `auto` would now choose others.
-
-    Raises:
-      InputError: if the weights or a shard cannot be read, or the cells cannot be shared by several devices.
+    A run that continues keeps its precision and input, even where `auto` would now choose others. Raises InputError if
+    the weights or a shard cannot be read, or the cells cannot be shared by several devices.
     """
     name = record["model"]
     used = hardware.prepare(
@@ -110,7 +82,6 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
             path = Path(options.run_dir) / run_dir.AUGMENTATION
             save_preview(images.numpy(), labels.numpy(), options.ranges, options.seed, path)
     keras.utils.set_random_seed(options.seed)
-    # A frozen backbone needs to see each cell only once; augmented cells are new ones in each epoch.
     is_on_features = name == "vgg_frozen" and options.ranges.is_nothing and not used.distribution
     mode = record.get("input", {}).get("mode") or (_FEATURES if is_on_features else _choose_mode(data, options, used))
     order = ShuffleOrder(data.train.num_cells, options.batch_size, options.seed)
@@ -127,30 +98,24 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     weights = None
     if options.class_weight != "none":
         labels = np.concatenate([label.numpy() for _, label, *_ in batching.evaluation_batches(data.train, 1024)])
-        weights = class_weights(options.class_weight, labels)
+        weights = models_and_batches.class_weights(options.class_weight, labels)
         record["class_weights"] = weights.tolist()
     finish = models_and_batches.finish(options, data.train.image_size_px, order, weights)
     if is_on_features:
-        training_model, validation_model, training, validation = models_and_batches.on_features(
-            model, data, options, order, finish, used, record
-        )
+        built = models_and_batches.on_features(model, data, options, finish, order, used, record)
     else:
         if name == "vgg_frozen":
             reason = "several hosts train" if used.distribution else "augmentation is on"
             print(f"{reason}, so features are not cached: the frozen layers compute every cell in each epoch")
-        training_model, validation_model, training, validation = models_and_batches.on_cells(
-            model, data, options, order, finish, used, mode, steps_per_call if is_stacked else None
-        )
+        stacked = steps_per_call if is_stacked else None
+        built = models_and_batches.on_cells(model, data, options, finish, order, used, mode, stacked)
+    training_model, validation_model, training, validation = built
     if weights is not None:
         with tf.device("cpu"):
             by_class = tf.constant(weights)
         validation = validation.map(lambda cells, label: (cells, label, tf.gather(by_class, label)))
-    record["input"] = {
-        "mode": mode,
-        "batch_size": options.batch_size,
-        "shard_count": order.shard_count,
-        "steps_per_execution": steps_per_call,
-    }
+    record["input"] = {"mode": mode, "batch_size": options.batch_size, "shard_count": order.shard_count}
+    record["input"]["steps_per_execution"] = steps_per_call
     record["hardware"] = {"policy": used.policy, "jit_compile": used.jit_compile, "num_replicas": used.num_replicas}
     run_dir.write(options.run_dir, record)
     if used.distribution:
@@ -183,9 +148,7 @@ def _choose_mode(data: TrainingData, options: Options, used: hardware.Hardware) 
 
 def _count_left_out(order: ShuffleOrder, used: hardware.Hardware) -> int:
     """Cells of an epoch's smaller last batch, if several devices cannot share it."""
-    if used.num_replicas == 1 or used.distribution:
-        return 0
-    num_left_out = order.num_cells % order.batch_size
+    num_left_out = 0 if used.num_replicas == 1 or used.distribution else order.num_cells % order.batch_size
     if num_left_out == order.num_cells:
         raise InputError(
             f"--batch_size={order.batch_size} is more than the {order.num_cells} cells of --train_split, and several "

@@ -30,16 +30,9 @@ from trainers.training_flags import Options
 def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts.Host | None = None) -> int | None:
     """Trains a model, keeps the best epoch by validation loss, fits its thresholds, and prints the next command.
 
-    A run that was stopped continues at the step after its last checkpoint, with the same numbers as if it had not been.
-
-    Args:
-      data: the data set and its splits.
-      options: the flags.
-      record: `run.json` of the run's folder; a finished run only gets what follows its training.
-      host: this host, if several train; all but the first are done once the model is trained.
-
-    Returns:
-      exit status: None when finished, 75 or 130 if SIGTERM or Ctrl-C stopped it with a checkpoint.
+    A run that was stopped continues at the step after its last checkpoint, with the same numbers as if it had not been;
+    a finished one only gets what follows its training. Returns the exit status: None when finished, 75 or 130 if
+    SIGTERM or Ctrl-C stopped it with a checkpoint.
 
     Raises:
       InputError: if the loss became NaN or infinite, or the checkpoint or a shard cannot be read.
@@ -108,40 +101,32 @@ def fit_image_statistics(train: Split) -> dict[str, Any]:
 def _finish(
     history: list[HistoryRow], validated: predictions.Predictions, options: Options, record: run_dir.Run
 ) -> None:
-    """Prints the best epoch, checks that `model.keras` is its model, and completes `run.json`."""
+    """Prints the best epoch and completes `run.json`.
+
+    Raises InputError if `model.keras` does not have its validation loss: nothing else vouches for a stopped run's file.
+    """
     best = min(history, key=lambda row: row["val_loss"])
-
-    def mean(column: str) -> float:
-        return sum(row[column] for row in history) / len(history)
-
+    means = {name: sum(row[name] for row in history) / len(history) for name in run_dir.HISTORY_COLUMNS}
     record["best_epoch"] = int(best["epoch"]) + 1
-    record["timings"]["seconds_per_epoch"] = round(mean("seconds"), 3)
-    record["timings"]["images_per_second"] = round(mean("images_per_second"), 1)
-    record["input"]["waiting_share"] = round(mean("waiting_share"), 5)
+    record["timings"]["seconds_per_epoch"] = round(means["seconds"], 3)
+    record["timings"]["images_per_second"] = round(means["images_per_second"], 1)
+    record["input"]["waiting_share"] = round(means["waiting_share"], 5)
     print(
         f"{record['model']}: best of {len(history)} epochs is {record['best_epoch']}, validation loss "
         f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f}",
         flush=True,
     )
-    _check_is_best(validated, best["val_loss"], np.array(record.get("class_weights", [1, 1])), Path(options.run_dir))
+    weights = np.array(record.get("class_weights", [1, 1]))[validated.labels]
+    probabilities = metrics.clip(validated.probabilities)
+    loss = np.mean(weights * -np.log(np.where(validated.labels == 1, probabilities, 1 - probabilities)))
+    is_finite = (np.abs(validated.probabilities - 0.5) < 0.5 - 1e-6).all()  # else Keras's loss, of logits, is larger
+    if loss > 1.1 * best["val_loss"] + 0.005 or (is_finite and loss < 0.9 * best["val_loss"] - 0.005):
+        raise InputError(
+            f"{Path(options.run_dir) / run_dir.MODEL} is not the model of the best epoch: its validation loss is "
+            f"{loss:.4f}, expected {best['val_loss']:.4f}; train again into another --run_dir"
+        )
     record |= {"status": "finished", "files": run_dir.digests(options.run_dir)}
     run_dir.write(options.run_dir, record)
-
-
-def _check_is_best(
-    validated: predictions.Predictions, val_loss: float, class_weights: np.ndarray, directory: Path
-) -> None:
-    """Raises InputError if `model.keras` does not have the validation loss of the best epoch: nothing else vouches for
-    the file of a run that was stopped.
-    """
-    labels, probabilities = validated.labels, metrics.clip(validated.probabilities)
-    loss = np.mean(class_weights[labels] * -np.log(np.where(labels == 1, probabilities, 1 - probabilities)))
-    is_finite = (np.abs(validated.probabilities - 0.5) < 0.5 - 1e-6).all()  # else Keras's loss, of logits, is larger
-    if loss > 1.1 * val_loss + 0.005 or (is_finite and loss < 0.9 * val_loss - 0.005):
-        raise InputError(
-            f"{directory / run_dir.MODEL} is not the model of the best epoch: its validation loss is {loss:.4f}, "
-            f"expected {val_loss:.4f}; train again into another --run_dir"
-        )
 
 
 def _export(model: keras.Model, data: TrainingData, options: Options, record: run_dir.Run) -> None:
