@@ -49,8 +49,6 @@ def count_patients(directory: epath.Path, split: dict[str, Any]) -> dict[str, np
         for shard in split["shards"]
         for cell in index.read_without_images(str(directory / shard["file"]), 0, shard["num_records"])
     )
-    if any(split[key] != value for key, value in manifest.count_cells(cells).items()):  # read without checksums
-        raise manifest.corrupt_shard(str(directory), "labels and patients of its records are not the manifest's")
     known = sorted({patient for _, patient in cells} - {""})
     return {patient: np.array([cells[label, patient] for label in range(len(LABELS))]) for patient in known}
 
