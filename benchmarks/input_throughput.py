@@ -22,7 +22,7 @@ from benchmarks.harness import measurement
 from benchmarks.harness.clock import Content, Work
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
+from pipeline.terminal import progress_bar
 from trainers import tf_import
 from trainers.data import Split, open_data_set
 

@@ -19,7 +19,7 @@ from benchmarks.harness import measurement
 from benchmarks.repeated_cells import lay_out
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
+from pipeline.terminal import progress_bar
 
 _OURS = "pipeline.preprocess"
 _INNER = "images_per_second_without_start_up"

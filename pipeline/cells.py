@@ -8,25 +8,15 @@ from typing import Any, NamedTuple
 from pipeline.errors import InputError
 
 DATASET_NAME = "tfds_malaria"
-
-LABELS = ("uninfected", "parasitized")
-"""Label names; the index is the label. (The public TFDS `malaria` has them the other way round.)"""
-
-DEFAULT_CLASS_FOLDERS = ("Uninfected", "Parasitized")
-"""Folder of each label in the NLM's archive, in label order."""
-
+LABELS = ("uninfected", "parasitized")  # the index is the label; the public TFDS `malaria` has the other order
+DEFAULT_CLASS_FOLDERS = ("Uninfected", "Parasitized")  # of the NLM's archive, in label order
 SPLITS = ("train", "validation", "test")
+# What folders around the class folders, or a table, call the splits, as an index into `SPLITS`.
 SPLIT_NAMES = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
-"""What folders around the class folders, or a table, call the splits, as an index into `SPLITS`."""
-
+# The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's.
 DEFAULT_PATIENT_REGEX = r"^(C\d+)"
-"""The NLM's file names begin with the patient: `C33P1thinF_IMG_20150619_114756a_cell_179.png` is C33's."""
-
-BACKGROUNDS = ("keep", "black")
-"""What may surround a stored cell, see `source.background`."""
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Suffixes by which a file counts as an image."""
+BACKGROUNDS = ("keep", "black")  # what may surround a stored cell, see `source.decode.apply_background`
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that count as images
 
 _MEANS_UNINFECTED = re.compile(r"\b(un|non?|not)(infect|parasit)|\b(healthy|normal|negative)", re.IGNORECASE)
 _MEANS_PARASITIZED = re.compile(r"\b(infect|parasit|positive)", re.IGNORECASE)
@@ -65,17 +55,13 @@ def compile_patient_regex(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise InputError(
-            f"--patient_regex={pattern!r} is not a regular expression ({error}); "
-            "give one whose first group is the patient, such as " + repr(DEFAULT_PATIENT_REGEX)
-        ) from error
+        expected = f"expected one whose first group is the patient, such as {DEFAULT_PATIENT_REGEX!r}"
+        raise InputError(f"--patient_regex={pattern!r} is not a regular expression ({error}); {expected}") from error
 
 
 def parse_patient(filename: str, patient_regex: re.Pattern[str]) -> str:
-    """The patient in a base name, else in the path: the first group, else the whole match, "" without a match.
-
-    Composed (NFC), since macOS and Linux may write the name of one patient in different bytes.
-    """
+    """The patient in a base name, else in the path: the first group, else the whole match, "" without a match."""
+    # Composed, since macOS and Linux may write the name of one patient in different bytes.
     path = unicodedata.normalize("NFC", filename)
     match = patient_regex.search(path.rpartition("/")[2]) or patient_regex.search(path)
     if match is None:
@@ -93,25 +79,17 @@ def guess_label(name: str) -> int | None:
 def patient_noun(settings: Mapping[str, Any]) -> str:
     """What the patients of a data set with these settings are, by the table's column that tells them: `slide`."""
     column = settings.get("patient_column", "patient").lower()
-    return re.sub(r"[\W_]*(id|name|number)$", "", column) or "patient"
+    return re.sub(r"(^|[\W_]+|(?<=patient))(id|name|number)$", "", column) or "patient"
 
 
 def parse_class_folders(values: list[str]) -> tuple[str, ...]:
-    """Reads `--class_folders`: one folder per label in label order, or pairs such as `parasitized=infected`.
-
-    Returns one folder name per label, in label order. Raises InputError for anything else.
-    """
-    expected = f"one folder per label in the order {','.join(LABELS)}, or {','.join(f'{x}=<folder>' for x in LABELS)}"
-    folders = tuple(values)
-    if any("=" in value for value in values):
-        pairs = dict(value.partition("=")[::2] for value in values)
-        if set(pairs) != set(LABELS) or len(values) != len(LABELS):
-            raise InputError(f"--class_folders={','.join(values)} does not name each label once; expected {expected}")
-        folders = tuple(pairs[label] for label in LABELS)
-    if len(folders) != len(LABELS) or len(set(folders)) != len(LABELS) or not all(folders):
+    """The folders of `--class_folders`, perhaps pairs such as `parasitized=infected`, in label order; or InputError."""
+    pairs = dict(value.split("=", 1) for value in values if "=" in value)
+    folders = tuple(pairs.get(label, "") for label in LABELS) if pairs else tuple(values)
+    is_path_or_empty = any("/" in folder or not folder for folder in folders)
+    if len(values) != len(LABELS) or len(set(folders)) != len(LABELS) or is_path_or_empty:
         raise InputError(
-            f"--class_folders={','.join(values)} is not {len(LABELS)} different folders; expected {expected}"
+            f"--class_folders={','.join(values)} is not {len(LABELS)} different folders; expected their bare names in "
+            f"the order {','.join(LABELS)}, or {','.join(f'{label}=<folder>' for label in LABELS)}"
         )
-    if bad := [folder for folder in folders if "/" in folder]:
-        raise InputError(f"--class_folders: {bad[0]!r} is a path; expected the folder's bare name")
     return folders

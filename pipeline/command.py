@@ -1,7 +1,6 @@
 """The shell around every command: flags in, exit status out, a user's mistake in one line."""
 
 import ast
-import functools
 import gc
 import io
 import os
@@ -21,25 +20,8 @@ _STORES = ("s3fs", "gcsfs", "adlfs", "botocore", "aiobotocore", "aiohttp", "goog
 _HELP = {"--help", "-help", "-h", "-?"}
 
 
-class _Output(io.FileIO):
-    """Standard output, whose faults are not those of the files that a command writes."""
-
-    def write(self, content: Any, /) -> int:
-        try:
-            return super().write(content)
-        except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # for the interpreter's last flush
-            raise InputError(
-                f"standard output cannot be written ({error.strerror}), where the command has ended; the same command "
-                "again does or continues its work"
-            ) from error
-
-
 def set_environment() -> None:
-    """Keeps etils from reaching object stores through TensorFlow, which takes seconds to import and cannot read s3://.
-
-    For processes of this project, commands and workers, not for those that import it.
-    """
+    """Keeps etils in commands and workers from reaching object stores through TensorFlow, which cannot read s3://."""
     os.environ.setdefault("EPATH_USE_TF", "false")
 
 
@@ -51,21 +33,14 @@ def num_processors() -> int:
 def run(
     main: Callable[..., int | None],
     *,
-    takes_arguments: bool = False,
-    keep_unknown_flags: bool = False,
-    flag_groups: Mapping[str, Sequence[str]] | None = None,
+    takes_arguments: bool = False,  # other than flags, which else are an error
+    keep_unknown_flags: bool = False,  # among the arguments; else they are an error
+    flag_groups: Mapping[str, Sequence[str]] | None = None,  # heading in `--help` -> flags; others follow under "other"
 ) -> None:
-    """Runs `main` as a command and exits the process.
+    """Parses absl's flags, runs `main` as a command, and exits the process.
 
-    Flags are parsed first, in absl's own form. The exit status is what `main` returns (0 for None),
-    1 after an `InputError` or a flag that cannot be used, 130 after Ctrl-C.
-
-    Args:
-      main: the command.
-      takes_arguments: whether `main` receives the arguments that are not flags; else they are an error.
-      keep_unknown_flags: whether flags that this command does not define are among them; else they are an error.
-      flag_groups: heading -> names of the flags that `--help` lists under it, in this order; the command's other flags
-        follow under "other".
+    The exit status is what `main` returns (0 for None), 1 after an `InputError` or a flag that cannot be used, 130
+    after Ctrl-C.
     """
 
     def guarded(argv: Sequence[str]) -> int | None:
@@ -80,15 +55,12 @@ def run(
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a standard stream that is closed, or the first file to be opened would take what is printed
     os.close(descriptor)
-    for name, open_stream, descriptor in (("stdout", _Output, 1), ("stderr", io.FileIO, 2)):
-        stream = getattr(sys, name)
-        if stream is None or isinstance(stream, io.TextIOWrapper):  # in an ASCII locale "×" would end the command
-            file = io.BufferedWriter(open_stream(descriptor, "w", closefd=False))
-            encoding, is_line_buffered = getattr(stream, "encoding", None), getattr(stream, "line_buffering", False)
-            setattr(sys, name, io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=is_line_buffered))
+    sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # in an ASCII locale "×" would end the command
     set_environment()
-    parse = functools.partial(_parse, keep_unknown_flags=keep_unknown_flags, flag_groups=flag_groups or {})
-    app.run(guarded, flags_parser=parse)
+    app.run(guarded, flags_parser=lambda argv: _parse(argv, keep_unknown_flags, flag_groups or {}))
 
 
 def _status(main: Callable[..., int | None], arguments: Sequence[str], takes_arguments: bool) -> int | None:
@@ -103,9 +75,18 @@ def _status(main: Callable[..., int | None], arguments: Sequence[str], takes_arg
     except MemoryError as error:
         _say_error(f"out of memory ({error}); free some, or give a smaller --batch_size or a smaller image")
     except Exception as error:
-        if not _is_of_a_store(error):
+        if _is_of_a_store(error):
+            _say_error(f"{type(error).__name__}: {error}")
+        elif isinstance(error, OSError):
+            what = error.filename or "standard output or a file"
+            remedy = "fix that, then the same command does or continues its work"
+            _say_error(f"{what} cannot be read or written ({error.strerror}); {remedy}")
+        else:
             raise
-        _say_error(f"{type(error).__name__}: {error}")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the interpreter's last flush
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.stdout.flush()
@@ -117,21 +98,19 @@ def _say_error(message: str) -> None:
     say(f"error: {' '.join(message.split())}", to_stderr=True)
 
 
-def _parse(argv: Sequence[str], *, keep_unknown_flags: bool, flag_groups: Mapping[str, Sequence[str]]) -> list[str]:
+def _parse(argv: Sequence[str], keep_unknown_flags: bool, flag_groups: Mapping[str, Sequence[str]]) -> list[str]:
     """What absl's own parser does, with its errors in one line and its help in groups."""
     try:
         if not _HELP.isdisjoint(argv[1:]):
             print(_help(flag_groups), flush=True)
             sys.exit(0)
         return flags.FLAGS(find_flagfiles(argv), known_only=keep_unknown_flags)  # prints --helpfull
-    except InputError:
-        sys.exit(0)  # somebody pipes the help to head
+    except BrokenPipeError:
+        os._exit(0)  # somebody pipes the help to head
     except flags.Error as error:
-        lines = (line.strip() for line in str(error).splitlines() if line.strip())
-        faults = [
-            re.sub(r"^flag --(\w+)=None: Flag --\1 must have a value.*", r"--\1 is missing", line) for line in lines
-        ]
-        _say_error(f"{'; '.join(faults).removeprefix('ERROR:: ')}; see --help")
+        faults = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        faults = re.sub(r"flag --(\w+)=None: Flag --\1 must have a value[^;]*", r"--\1 is missing", faults)
+        _say_error(f"{faults.removeprefix('ERROR:: ')}; see --help")
         sys.exit(1)
 
 
@@ -153,9 +132,7 @@ def _help(flag_groups: Mapping[str, Sequence[str]]) -> str:
     groups = {heading: [by_name.pop(name) for name in names] for heading, names in flag_groups.items()}
     groups["other" if groups else "flags"] = [by_name[name] for name in sorted(by_name)]
     parts = [(sys.modules["__main__"].__doc__ or "").strip()]
-    for heading, members in groups.items():
-        if members:
-            parts.append("\n".join([f"{heading}:", *map(_flag_help, members)]))
+    parts += ["\n".join([f"{heading}:", *map(_flag_help, members)]) for heading, members in groups.items() if members]
     return "\n\n".join([*parts, "Try --helpfull for the flags of absl and of libraries, such as --flagfile."])
 
 

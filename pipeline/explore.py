@@ -21,7 +21,7 @@ from pipeline import plot_style, storage
 from pipeline.cells import LABELS
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.records import example, image, index, manifest, tfrecord
+from pipeline.records import example, index, manifest, tfrecord
 from pipeline.splits.configs import CONFIGS
 from pipeline.terminal import say
 
@@ -32,52 +32,31 @@ if TYPE_CHECKING:
 _SUFFIXES = (".png", ".pdf", ".svg")
 _GRID = 4
 _NUM_COLOURED = 2000  # cells whose colour is looked at
-_LABEL_COLOURS = ("#3d7fc4", "#d9822b")
 
 
 class CellImage(NamedTuple):
-    """A cell of the training split: uint8 RGB [size, size, 3], index into `cells.LABELS`, patient."""
+    """A cell of the training split."""
 
-    image: np.ndarray
-    label: int
+    image: np.ndarray  # uint8 RGB [size, size, 3]
+    label: int  # index into `cells.LABELS`
     patient_id: str
 
 
-class Exploration(NamedTuple):
-    """What to plot."""
-
-    contents: manifest.Manifest
-    training_split: str  # the one that sizes, colours and sample cells are of
-    patients: dict[str, dict[str, np.ndarray]]  # split -> known patient -> int64 [labels], number of cells
-    colours: dict[tuple[str, int], np.ndarray]  # see `mean_colours`
-    samples: list[CellImage]  # sixteen or fewer
-
-
-def explore(directory: epath.Path, contents: manifest.Manifest) -> Exploration:
-    """Reads what to plot from a data set's version folder and manifest; raises InputError if a shard is corrupt."""
-    splits = contents["splits"]
-    training_split = "train" if "train" in splits else next(iter(splits))
-    cells = list(_read_cells(directory, contents, training_split))
-    patients = {name: _count_patients(directory, split) for name, split in splits.items()}
-    return Exploration(contents, training_split, patients, mean_colours(cells), cells[: _GRID**2])
-
-
-def _count_patients(directory: epath.Path, split: dict[str, Any]) -> dict[str, np.ndarray]:
-    cells: Counter[tuple[int, str]] = Counter()
-    for shard in split["shards"]:
-        rows = index.read_without_images(str(directory / shard["file"]), 0, shard["num_records"])
-        cells.update((cell.label, cell.patient_id) for cell in rows)
+def count_patients(directory: epath.Path, split: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Known patient -> int64 [labels], number of cells, of a split in the manifest; InputError if it is corrupt."""
+    cells = Counter(
+        (cell.label, cell.patient_id)
+        for shard in split["shards"]
+        for cell in index.read_without_images(str(directory / shard["file"]), 0, shard["num_records"])
+    )
     if any(split[key] != value for key, value in manifest.count_cells(cells).items()):  # read without checksums
         raise manifest.corrupt_shard(str(directory), "labels and patients of its records are not the manifest's")
-    counts: dict[str, np.ndarray] = {}
-    for (label, patient), number in cells.items():
-        if patient:
-            counts.setdefault(patient, np.zeros(len(LABELS), np.int64))[label] = number
-    return counts
+    known = sorted({patient for _, patient in cells} - {""})
+    return {patient: np.array([cells[label, patient] for label in range(len(LABELS))]) for patient in known}
 
 
-def _read_cells(directory: epath.Path, contents: manifest.Manifest, split: str) -> Iterator[CellImage]:
-    """The first cells of each shard: they are in hash order, so these are a random sample."""
+def read_cells(directory: epath.Path, contents: manifest.Manifest, split: str) -> Iterator[CellImage]:
+    """The first cells of each shard: they are in hash order, so these are a random sample; InputError if corrupt."""
     size, encoding = (contents["settings"][name] for name in ("image_size_px", "image_encoding"))
     shards = contents["splits"][split]["shards"]
     for shard in shards:
@@ -87,10 +66,10 @@ def _read_cells(directory: epath.Path, contents: manifest.Manifest, split: str) 
                 for _, record in itertools.islice(tfrecord.read_records(file), -(-_NUM_COLOURED // len(shards))):
                     parsed = example.parse(record)
                     stored = np.frombuffer(parsed.image, np.uint8)
-                    pixels = image.decode_png(stored) if encoding == "png" else stored.reshape(size, size, 3)
+                    pixels = example.decode_png(stored) if encoding == "png" else stored.reshape(size, size, 3)
                     yield CellImage(pixels, parsed.label, parsed.patient_id)
         except (OSError, ValueError, tfrecord.CorruptRecord) as error:
-            raise InputError(f"{path}: {error}; check the data set with python -m pipeline.verify") from error
+            raise manifest.corrupt_shard(str(path), str(error)) from error
 
 
 def mean_colours(cells: Sequence[CellImage]) -> dict[tuple[str, int], np.ndarray]:
@@ -104,91 +83,70 @@ def mean_colours(cells: Sequence[CellImage]) -> dict[tuple[str, int], np.ndarray
 
 
 @plot_style.style()
-def plot(exploration: Exploration) -> "Figure":
-    """Makes the figure."""
+def plot(directory: epath.Path, contents: manifest.Manifest) -> "Figure":
+    """Makes the figure of the data set in a version folder; raises InputError if a shard is corrupt."""
     from matplotlib.figure import Figure  # takes a second, which mistakes need not wait for
 
-    figure = Figure(figsize=(16, 9))
-    contents, split = exploration.contents, exploration.training_split
+    splits = contents["splits"]
+    split = "train" if "train" in splits else next(iter(splits))
+    images = list(read_cells(directory, contents, split))
+    by_split = {name: count_patients(directory, of_split) for name, of_split in splits.items()}
+    figure = Figure(figsize=(16, 9), dpi=110)
     name = "/".join(contents[key] for key in ("dataset", "config", "version"))
     figure.suptitle(f"{name}, {contents['source']['name']}")
     charts, cells = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.25, 1)).flat
-    axes = charts.subplots(3, 2)
-    classes = {label: [of_split["classes"][label] for of_split in contents["splits"].values()] for label in LABELS}
-    _plot_stacked(axes[0, 0], list(contents["splits"]), classes)
-    axes[0, 0].set(title="Cells by split", ylabel="cells")
-    for axis, side in zip(axes[1], ("height", "width"), strict=True):
-        title = f"Image {side} ({split}), before resizing"
+    (num_cells, num_patients), sides, (per_patient, colours) = charts.subplots(3, 2)
+    classes = {label: [of_split["classes"][label] for of_split in splits.values()] for label in LABELS}
+    _plot_stacked(num_cells, list(splits), classes)
+    num_cells.set(title="Cells by split", ylabel="cells")
+    if any(by_split.values()):
+        _plot_patients(num_patients, per_patient, by_split)
+    for axis, side in zip(sides, ("height", "width"), strict=True):
         # Early manifests have no histogram.
-        histogram = contents.get("image_size", {}).get(split, {}).get(side, {}).get("histogram")
-        if not histogram:
-            _plot_text(axis, title, "not in this data set;\nmake it again")
-            continue
-        axis.bar(
-            list(map(int, histogram)), histogram.values(), manifest.SIZE_BIN_PX, align="edge", color=_LABEL_COLOURS[0]
-        )
-        axis.set(title=title, xlabel="pixels", ylabel="images")
-    _plot_colours(axes[2, 1], exploration)
-    if any(exploration.patients.values()):
-        _plot_patients(axes[0, 1], exploration.patients)
-        _plot_cells_per_patient(axes[2, 0], exploration.patients)
-    else:
-        for axis, title in ((axes[0, 1], "Patients by split"), (axes[2, 0], "Cells of each patient")):
-            _plot_text(axis, title, "no patient is known")
-    cells.suptitle(f"{len(exploration.samples)} cells of {split}, as they are stored", fontsize=11)
-    grid = cells.subplots(_GRID, _GRID)
-    for axis in grid.flat:
-        axis.axis("off")
-    for axis, cell in zip(grid.flat, exploration.samples, strict=False):
+        histogram = contents.get("image_size", {}).get(split, {}).get(side, {}).get("histogram", {})
+        axis.bar(list(map(int, histogram)), histogram.values(), manifest.SIZE_BIN_PX, align="edge")
+        axis.set(title=f"Image {side} ({split}), before resizing", xlabel="pixels", ylabel="images")
+    of_patients = mean_colours(images)
+    for label, marker in enumerate("o^"):
+        points = np.array([colour for (_, of_label), colour in of_patients.items() if of_label == label])
+        if len(points):
+            red, _, blue = mean = points.mean(axis=0)
+            name = f"{LABELS[label]}: mean RGB {', '.join(f'{value:.0f}' for value in mean)}"
+            colours.scatter(points[:, 0], points[:, 2], c=points / 255, marker=marker, edgecolor="black")
+            colours.scatter(red, blue, s=260, color=mean / 255, marker=marker, edgecolor="black", label=name)
+    colours.set(title=f"Mean colour of each patient's cells ({split})", xlabel="red", ylabel="blue")
+    colours.margins(y=0.3)
+    colours.legend(fontsize=8, markerscale=0.5, loc="upper center")
+    cells.suptitle(f"Cells of {split}, as they are stored", fontsize=11)
+    grid = cells.subplots(_GRID, _GRID, subplot_kw={"xticks": [], "yticks": [], "frame_on": False})
+    for axis, cell in zip(grid.flat, images, strict=False):
         axis.imshow(cell.image)
         axis.set_title(f"{LABELS[cell.label]}, {cell.patient_id or 'patient unknown'}", fontsize=8)
     return figure
 
 
-def _plot_text(axis: "Axes", title: str, text: str) -> None:
-    axis.set(title=title, xticks=[], yticks=[])
-    axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes)
-
-
-def _plot_stacked(axis: "Axes", x: Sequence[Any], heights: dict[str, Any], width: float | None = None) -> None:
-    """Stacks bars of two series, with their numbers where no width is given."""
-    bottom = np.zeros(len(x))
-    for colour, (label, counts) in zip(_LABEL_COLOURS, heights.items(), strict=True):
-        bars = axis.bar(x, counts, width=width or 0.8, bottom=bottom, color=colour, label=label)
-        if width is None:
-            axis.bar_label(bars, [f"{count:,}" for count in counts], label_type="center", fontsize=8, color="white")
-        bottom = bottom + counts
-    axis.legend(fontsize=8)
-
-
-def _plot_patients(axis: "Axes", by_split: dict[str, dict[str, np.ndarray]]) -> None:
+def _plot_patients(num_patients: "Axes", per_patient: "Axes", by_split: dict[str, dict[str, np.ndarray]]) -> None:
     infected = [sum(bool(counts[1]) for counts in patients.values()) for patients in by_split.values()]
     uninfected = [len(patients) - number for patients, number in zip(by_split.values(), infected, strict=True)]
-    _plot_stacked(axis, list(by_split), {"no parasitized cell": uninfected, "some parasitized cells": infected})
-    num_shared = sum(map(len, by_split.values())) - len(set().union(*by_split.values()))
-    axis.set(title=f"Patients by split ({num_shared or 'none'} in more than one)", ylabel="patients")
-
-
-def _plot_cells_per_patient(axis: "Axes", by_split: dict[str, dict[str, np.ndarray]]) -> None:
-    patients = dict.fromkeys(itertools.chain(*by_split.values()))
+    _plot_stacked(num_patients, list(by_split), {"no parasitized cell": uninfected, "parasitized cells": infected})
+    patients = sorted(set().union(*by_split.values()))
+    num_shared = sum(map(len, by_split.values())) - len(patients)
+    num_patients.set(title=f"Patients by split ({num_shared or 'none'} in more than one)", ylabel="patients")
     counts = np.array([sum(of_split.get(patient, 0) for of_split in by_split.values()) for patient in patients])
-    counts = counts[np.argsort(-counts.sum(axis=1), kind="stable")]
-    _plot_stacked(axis, range(len(counts)), dict(zip(LABELS, counts.T, strict=True)), width=1)
-    axis.set(title=f"Cells of each of {len(counts)} patients", xlabel="patients, most cells first", ylabel="cells")
+    counts = counts[np.argsort(-counts.sum(axis=1))]
+    _plot_stacked(per_patient, range(len(counts)), dict(zip(LABELS, counts.T, strict=True)))
+    title = f"Cells of each of {len(counts)} patients"
+    per_patient.set(title=title, xlabel="patients, most cells first", ylabel="cells")
 
 
-def _plot_colours(axis: "Axes", exploration: Exploration) -> None:
-    for label, marker in enumerate("o^"):
-        points = np.array([colour for (_, of_label), colour in exploration.colours.items() if of_label == label])
-        if not len(points):
-            continue
-        axis.scatter(points[:, 0], points[:, 2], c=points / 255, marker=marker, s=40, edgecolor="black", linewidth=0.4)
-        red, green, blue = mean = points.mean(axis=0)
-        name = f"{LABELS[label]}: mean RGB {red:.0f}, {green:.0f}, {blue:.0f}"
-        axis.scatter(red, blue, s=260, color=mean / 255, marker=marker, edgecolor="black", linewidth=1.6, label=name)
-    axis.set(title=f"Mean colour of each patient's cells ({exploration.training_split})", xlabel="red", ylabel="blue")
-    axis.margins(y=0.3)
-    axis.legend(fontsize=8, markerscale=0.5, loc="upper center")
+def _plot_stacked(axis: "Axes", x: Sequence[Any], heights: dict[str, Any]) -> None:
+    bottom = np.zeros(len(x))
+    for label, counts in heights.items():
+        bars = axis.bar(x, counts, bottom=bottom, label=label)
+        if isinstance(x, list):  # of splits: there is room for numbers
+            axis.bar_label(bars, fmt="{:,.0f}", label_type="center", color="white")
+        bottom = bottom + counts
+    axis.legend(fontsize=8)
 
 
 def main() -> None:
@@ -197,14 +155,10 @@ def main() -> None:
     output = Path(values.output)
     if output.suffix not in _SUFFIXES:
         raise InputError(f"--output={output} is not an image; expected a name that ends in {', '.join(_SUFFIXES)}")
-    exploration = explore(*manifest.read_dataset(values.data_dir, values.config))
-    figure = plot(exploration)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with storage.open_atomic(output) as file:
-            plot_style.save(figure, file, dpi=110, format=output.suffix[1:])
-    except OSError as error:
-        raise InputError(f"--output={output} cannot be written: {error.strerror}; give another path") from error
+    figure = plot(*manifest.read_dataset(values.data_dir, values.config))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with storage.open_atomic(output) as file:
+        plot_style.save(figure, file, format=output.suffix[1:])
     say(output)
 
 

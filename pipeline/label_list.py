@@ -17,26 +17,19 @@ def fault(name: str, line: int, reason: str) -> InputError:
 
 
 class LabelList(NamedTuple):
-    """A list that has been read.
+    """A list that has been read."""
 
-    Attributes:
-      name: what errors call it, such as `--label_overrides=list.csv`.
-      sha256: of the file's bytes.
-      labels: file name -> value of the second column, in the order of the file.
-      lines: file name -> number of its line, from 1.
-    """
-
-    name: str
-    sha256: str
-    labels: dict[str, str]
-    lines: dict[str, int]
+    name: str  # in errors, such as `--label_overrides=list.csv`
+    sha256: str  # of the file's bytes
+    labels: dict[str, str]  # file name -> value of the second column, in the order of the file
+    lines: dict[str, int]  # file name -> number of its line, from 1
 
     def check_known(self, filenames: Collection[str]) -> None:
         """Raises InputError with the line of the first cell of the list that is not among `filenames`."""
         for filename, line in self.lines.items():
             if filename not in filenames:
-                such_as = f"expected file names as in the data set, such as {min(filenames, default='')!r}"
-                raise fault(self.name, line, f"there is no cell {filename!r}; {such_as}")
+                expected = f"expected file names as in the data set, such as {min(filenames, default='')!r}"
+                raise fault(self.name, line, f"there is no cell {filename!r}; {expected}")
 
 
 def load(name: str, path: epath.Path) -> bytes:
@@ -72,16 +65,7 @@ def read_rows(name: str, content: bytes) -> list[tuple[int, list[str]]]:
 
 
 def read(flag: str, path: str, column: str, values: Sequence[str]) -> LabelList:
-    """Reads a list.
-
-    Args:
-      flag, path: of the file, which may lie in an object store.
-      column: header of the second column.
-      values: what may stand in it.
-
-    Raises:
-      InputError: with the number of the line, if the file is no such list.
-    """
+    """Reads a list whose `column` has one of `values` in each line; raises InputError with the number of a bad line."""
     name = f"--{flag}={path}"
     content = load(name, storage.open_place(path, f"--{flag}"))
     (_, header), *rows = read_rows(name, content)

@@ -29,9 +29,7 @@ def style(rc_params: dict[Any, Any] | None = None) -> Iterator[None]:
 def optional(name: str, failures: dict[str, str] | None = None) -> Iterator[None]:
     """Turns a fault in what makes a plot or a page into a warning, since a picture never decides over a result.
 
-    Args:
-      name: the file, or the part of the report.
-      failures: takes the warning under this name; by default it is printed.
+    The warning is printed, or put into `failures` under the name of the file or of the part of the report.
     """
     try:
         yield

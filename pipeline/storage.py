@@ -23,11 +23,10 @@ from etils import epath
 
 from pipeline.errors import InputError
 
-MAX_CONNECTIONS = 32
-"""Requests to an object store at the same time, per process."""
+MAX_CONNECTIONS = 32  # to an object store at the same time, per process
+PARTIAL = ".partial"  # how the name of a local file ends that a process is writing, or was when it was killed
 
 _SECONDS_FOR_A_LOCK = 1.0
-_PARTIAL = ".partial"
 _HOLDER = "process "
 _BUFFER_BYTES = 1 << 20
 
@@ -43,9 +42,8 @@ def open_place(path: str, flag: str) -> epath.Path:
     try:
         return epath.Path(path).expanduser()
     except (KeyError, ValueError) as error:
-        raise InputError(
-            f"{flag}={path} cannot be reached; expected a local path, gs://… or s3://…: download or copy it first"
-        ) from error
+        expected = "expected a local path, gs://… or s3://…: download or copy it first"
+        raise InputError(f"{flag}={path} cannot be reached; {expected}") from error
 
 
 def is_remote(path: str | epath.PathLike) -> bool:
@@ -54,10 +52,7 @@ def is_remote(path: str | epath.PathLike) -> bool:
 
 
 def open_regular(path: str) -> io.FileIO:
-    """Opens a local file for reading, unbuffered and without waiting for anybody who writes to it.
-
-    Raises NotRegular for a FIFO, device or socket, and OSError if it cannot be opened.
-    """
+    """Opens a local file for reading, unbuffered and without waiting; raises NotRegular for FIFO, device or socket."""
     flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     try:
         file = io.FileIO(path, opener=lambda name, mode: os.open(name, mode | flags))
@@ -88,7 +83,7 @@ def object_store(path: str | epath.PathLike) -> tuple[fsspec.AbstractFileSystem,
 
 
 def read_range(path: str, start: int, num_bytes: int) -> bytes:
-    """Reads a part of an object in one request, less where the object ends before; raises OSError if that fails."""
+    """Reads a part of an object, less where it ends before, in one request; raises OSError if that fails."""
     filesystem, name = object_store(path)
     try:
         return bytes(filesystem.cat_file(name, start=start, end=start + num_bytes))
@@ -118,7 +113,7 @@ def open_atomic(path: epath.Path | Path) -> Iterator[BinaryIO]:
             filesystem, name = object_store(path)
             filesystem.put_file(temporary.name, name)
         return
-    partial = path.parent / f"{path.name}.{uuid.uuid4().hex}{_PARTIAL}"
+    partial = path.parent / f"{path.name}.{uuid.uuid4().hex}{PARTIAL}"
     try:
         with open(partial, "wb", buffering=_BUFFER_BYTES) as file:  # noqa: PTH123 - epath's has no such option
             yield file
@@ -129,38 +124,30 @@ def open_atomic(path: epath.Path | Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: epath.Path | Path, content: bytes) -> None:
-    """Writes a file that appears under its name only once it is complete."""
+    """Writes a file as `open_atomic` does."""
     with open_atomic(path) as file:
         file.write(content)
 
 
 def make_folder(folder: epath.Path) -> None:
-    """Makes a local folder with its parents; object stores have none, and asked for one s3fs would make a bucket."""
-    if not is_remote(folder):
+    """Makes a local folder with its parents."""
+    if not is_remote(folder):  # object stores have none, and asked for one s3fs would make a bucket
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def list_names(folder: epath.Path) -> list[str]:
     """Names of a folder's entries, those that other processes have just written included."""
-    if not is_remote(folder):
-        return [path.name for path in Path(folder).iterdir()]
-    return [name for name, _, _ in list_objects(folder)]
+    if is_remote(folder):
+        return [name for name, _, _ in list_objects(folder)]
+    return [path.name for path in Path(folder).iterdir()]
 
 
 def list_objects(folder: str | epath.PathLike) -> Iterator[tuple[str, bool, int]]:
-    """Name, whether it is a folder, and size in bytes of the entries of a folder in an object store.
-
-    A request brings a thousand of them.
-    """
+    """Name, whether it is a folder, and size in bytes of the entries of a folder in an object store."""
     filesystem, root = object_store(folder)
-    for entry in filesystem.ls(root, detail=True):
+    for entry in filesystem.ls(root, detail=True):  # a request brings a thousand
         if (path := entry["name"].rstrip("/")) != root.rstrip("/"):
             yield PurePosixPath(path).name, entry["type"] == "directory", entry["size"] or 0
-
-
-def is_partial(name: str) -> bool:
-    """Whether a file is one that a process is writing, or was when it was killed."""
-    return name.endswith(_PARTIAL)
 
 
 def remove_folder(folder: epath.Path) -> None:
@@ -169,12 +156,6 @@ def remove_folder(folder: epath.Path) -> None:
         folder.unlink()
     elif folder.exists():
         folder.rmtree(missing_ok=True)
-
-
-def remove_partials(folder: epath.Path) -> None:
-    """Removes what killed processes were writing."""
-    if not is_remote(folder):
-        remove_others(folder, {name for name in list_names(folder) if not is_partial(name)})
 
 
 def remove_others(folder: epath.Path, expected: set[str]) -> None:
@@ -187,24 +168,16 @@ def remove_others(folder: epath.Path, expected: set[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def lock_file(target: epath.Path) -> epath.Path:
-    """The file that stands for a target folder's lock."""
-    return target.parent / f"{target.name}.lock"
-
-
 @contextmanager
 def lock(target: epath.Path, file: epath.Path | None = None) -> Iterator[None]:
-    """Holds a target folder's lock, by default a file next to it; the kernel frees it when the process is killed.
-
-    Raises InputError if another process holds it.
-    """
+    """Holds a target folder's lock, by default a file next to it; raises InputError if another process holds it."""
     if is_remote(target):
         yield
         return
-    path = file or lock_file(target)
+    path = file or target.parent / f"{target.name}.lock"
     make_folder(path.parent)
     try:
-        with filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK):
+        with filelock.FileLock(os.fspath(path), timeout=_SECONDS_FOR_A_LOCK):  # a killed process leaves it free
             try:
                 if (holder := path.read_text()) == "" or holder.startswith(_HOLDER):  # else filelock's, without flock
                     path.write_text(f"{_HOLDER}{os.getpid()} on {platform.node()}")
@@ -212,7 +185,6 @@ def lock(target: epath.Path, file: epath.Path | None = None) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)  # while it is locked: whoever waits for it notices and tries again
     except filelock.Timeout as error:
-        raise InputError(
-            f"another job is at work on {target} ({path.read_text() or 'it'} holds {path}); wait until it has ended, "
-            "then the same command finds or continues its work"
-        ) from error
+        holder = f"{path.read_text() or 'it'} holds {path}"
+        remedy = "wait until it has ended, then the same command finds or continues its work"
+        raise InputError(f"another job is at work on {target} ({holder}); {remedy}") from error

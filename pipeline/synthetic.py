@@ -2,13 +2,10 @@ r"""Generates synthetic red blood cells in the NLM archive's layout, for tests a
 
   python -m pipeline.synthetic --output=/tmp/cells.zip [--num_patients=30] [--cells_per_patient=80] [--seed=0]
 
-The output is a folder, or a zip if its name ends in `.zip`. The default, 2,400 cells in 41 MB, takes 8 s on
-one core. What a network scores on these cells says nothing about malaria.
+The default, 2,400 cells in 41 MB, takes 8 s on one core. Metrics on these cells say nothing about malaria.
 """
 
 import datetime
-import itertools
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +15,11 @@ import cv2
 import numpy as np
 from absl import flags
 
+from pipeline import storage
 from pipeline.cells import DEFAULT_CLASS_FOLDERS
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
-from pipeline.terminal import say
+from pipeline.terminal import progress_bar, say
 
 _SLIDE_NAMES = ("C{}P{}thinF", "C{}P{}ThinF", "C{}NThinF", "C{}ThinF", "C{}_thinF", "C{}P{}ReThinF")
 _SLIDE_RGB = (236, 208, 180), (210, 215, 206), (202, 208, 203), (240, 205, 182), (234, 212, 188), (214, 208, 206)
@@ -102,10 +99,9 @@ def _draw_stain(rng: np.random.Generator, shape: tuple[int, int], diameter: floa
 
 
 def synthesize_cell(rng: np.random.Generator, patient: Patient, parasitized: bool) -> np.ndarray:
-    """Draws one cell, seldom a fragment or a clump, cropped to its outline; all that is random comes from `rng`.
+    """Draws one cell, seldom a fragment or a clump, cropped to its outline.
 
-    Returns:
-      uint8 [h, w, 3], RGB, 1 to 255 in the cell and 0 outside; h 40 to 385 and w 46 to 394 pixels.
+    Returns uint8 RGB [h, w, 3], 1 to 255 in the cell and 0 outside; h 40 to 385 and w 46 to 394 pixels.
     """
     scale = rng.choice((1, rng.uniform(0.4, 0.7), rng.uniform(1.4, 2.6)), p=(0.97, 0.02, 0.01))
     mask = _mask(rng, patient.diameter * scale * rng.lognormal(0, 0.07))
@@ -126,48 +122,31 @@ def synthesize_cell(rng: np.random.Generator, patient: Patient, parasitized: boo
 def cells(num_patients: int, cells_per_patient: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     """Yields `<class>/<file name>.png` and the pixels, as from `synthesize_cell`, of patients C1, C2, ...
 
-    Every fourth patient is healthy, the others have both classes. Each has half to twice `cells_per_patient` cells, at
-    least 2.
+    Every fourth patient is healthy. Each has half to twice `cells_per_patient` cells, at least 2.
     """
     for number in range(1, num_patients + 1):
         patient = _patient(seed, number, cells_per_patient)
         for cell in range(1, patient.num_cells + 1):  # not from 0: numpy takes [seed, n, 0] for [seed, n]
             rng = np.random.default_rng([seed, number, cell])
-            parasitized = cell == 1 and patient.parasitized_fraction > 0  # of the first two, one of each class
-            if patient.parasitized_fraction and cell > 2:
-                parasitized = bool(rng.random() < patient.parasitized_fraction)
+            fraction = patient.parasitized_fraction
+            parasitized = bool(fraction and (cell == 1 or (cell > 2 and rng.random() < fraction)))  # 1, 2: one of each
             time = patient.first_image + datetime.timedelta(seconds=97 * (cell // 25))
             name = f"{patient.slide}_IMG_{time:%Y%m%d_%H%M%S}{'' if number % 3 else 'a'}_cell_{cell}.png"
             yield f"{DEFAULT_CLASS_FOLDERS[parasitized]}/{name}", synthesize_cell(rng, patient, parasitized)
 
 
 def write(output: Path, num_patients: int, cells_per_patient: int, seed: int) -> int:
-    """Writes `cells(...)` into a new folder, or a new zip if the name ends in `.zip`; returns their number.
-
-    Equal arguments give equal bytes. The output appears under its name once it is complete. Raises InputError if it
-    exists or cannot be written.
-    """
+    """Writes `cells(...)` into a new zip and returns their number; InputError if it exists."""
     if output.exists():
         raise InputError(f"--output={output} exists; expected a new path: remove it or name another")
     total = sum(_patient(seed, number, cells_per_patient).num_cells for number in range(1, num_patients + 1))
     bar = progress_bar(total, "generating", "cells", iterable=cells(num_patients, cells_per_patient, seed))
-    encoded = ((name, cv2.imencode(".png", rgb[..., ::-1], _PNG_FAST)[1].tobytes()) for name, rgb in bar)
-    files = itertools.chain(((f"{folder}/Thumbs.db", bytes(512)) for folder in DEFAULT_CLASS_FOLDERS), encoded)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as work_dir:
-            partial = Path(work_dir) / output.name
-            if output.suffix == ".zip":
-                with zipfile.ZipFile(partial, "x") as archive:  # stored, and each entry dated 1980
-                    for name, content in files:
-                        archive.writestr(zipfile.ZipInfo(f"cell_images/{name}"), content)
-            else:
-                for name, content in files:
-                    path = partial / "cell_images" / name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
-            partial.rename(output)
-    except OSError as error:
-        raise InputError(f"--output={output}: {error.strerror}; name a new path in a folder with room") from error
+    with storage.open_atomic(output) as file, zipfile.ZipFile(file, "w") as archive:
+        for folder in DEFAULT_CLASS_FOLDERS:
+            archive.writestr(zipfile.ZipInfo(f"cell_images/{folder}/Thumbs.db"), bytes(512))
+        for name, rgb in bar:
+            png = cv2.imencode(".png", rgb[..., ::-1], _PNG_FAST)[1].tobytes()
+            archive.writestr(zipfile.ZipInfo(f"cell_images/{name}"), png)  # stored, and dated 1980
     return total
 
 
@@ -179,7 +158,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names
-    flags.DEFINE_string("output", None, "New folder, or new zip if it ends in .zip.", required=True)
+    flags.DEFINE_string("output", None, "New zip archive.", required=True)
     flags.DEFINE_integer("num_patients", 30, "Number of patients; every fourth is healthy.", lower_bound=8)
     flags.DEFINE_integer("cells_per_patient", 80, "Typical number of cells per patient.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Another seed gives other cells.", lower_bound=0)

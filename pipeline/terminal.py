@@ -1,6 +1,12 @@
-"""What commands print: text that a terminal shows and never obeys, whatever names are in it."""
+"""What commands print: progress, and text that a terminal shows and never obeys, whatever names are in it."""
 
+import io
 import sys
+from typing import Any
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 def printable(text: object) -> str:
@@ -23,3 +29,24 @@ def csv_text(text: str) -> str:
 def say(*lines: object, to_stderr: bool = False) -> None:
     """Prints lines, each made printable, and flushes."""
     print(*map(printable, lines), sep="\n", file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
+class _Lines(tqdm):
+    """A tqdm that prints plain lines, for logs and pipes."""
+
+    last_printed = 0
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if self.n > max(self.initial, self.last_printed):  # not the start, and the end once
+            self.last_printed = self.n
+            print(msg or str(self), file=sys.stderr, flush=True)
+
+
+def progress_bar(total: int | None, description: str, unit: str, **tqdm_arguments: Any) -> tqdm:
+    """A tqdm on standard error that counts `unit`; elsewhere than on a terminal a line every ten seconds."""
+    tqdm_arguments |= {"total": total, "desc": printable(description), "unit": f" {unit}", "smoothing": 0.1}
+    if sys.stderr.isatty():
+        return tqdm(file=sys.stderr, **tqdm_arguments)
+    # `miniters`: else tqdm's own thread prints lines between; `file`: for the line break by which it leaves a bar.
+    plain = {"mininterval": _SECONDS_BETWEEN_LINES, "miniters": 1, "ncols": 0, "file": io.StringIO()}
+    return _Lines(**plain, **tqdm_arguments)

@@ -5,6 +5,7 @@ import io
 import os
 import random
 import runpy
+import signal
 import socket
 import struct
 import subprocess
@@ -70,6 +71,12 @@ def listing_of(source, class_folders=DEFAULT_CLASS_FOLDERS, patient_regex=DEFAUL
     return list_cells(open_source(str(source)), str(source), class_folders, compile_patient_regex(patient_regex))
 
 
+def run_job(listing, settings, max_rejected_fraction=0.001, pipeline_options=(), **plan_options):
+    """Makes one data set of a listing."""
+    with job.plan(listing, settings, **plan_options) as planned:
+        return job.run(planned, max_rejected_fraction, pipeline_options)
+
+
 def prepare(source, data_dir, **settings):
     """Runs the job in this process, which also fills the shards."""
     options = {
@@ -79,7 +86,7 @@ def prepare(source, data_dir, **settings):
     }
     options.setdefault("pipeline_options", ["--runner=FnApiRunner"])  # by default it would start worker processes
     listing = listing_of(source, settings.get("class_folders", DEFAULT_CLASS_FOLDERS))
-    return job.prepare(listing, plan.Settings(**settings), source=str(source), data_dir=str(data_dir), **options)
+    return run_job(listing, plan.Settings(**settings), source=str(source), data_dir=str(data_dir), **options)
 
 
 def replace_image_by_zeros(shard, number):
@@ -146,6 +153,7 @@ def run_in_process(module, *arguments):
     output, errors = io.StringIO(), io.StringIO()
     app.define_help_flags()  # absl does so once per process
     _forget_command_flags()  # those of modules that tests import
+    on_interrupt = signal.getsignal(signal.SIGINT)
     if keras := sys.modules.get("keras"):
         keras.utils.clear_session()  # so that layers are numbered from 1
     with (
@@ -162,6 +170,7 @@ def run_in_process(module, *arguments):
         except SystemExit as end:
             status = end.code or 0
         finally:
+            signal.signal(signal.SIGINT, on_interrupt)
             _forget_command_flags()
             if keras := sys.modules.get("keras"):
                 keras.config.set_dtype_policy("float32")  # trainers may have set another

@@ -13,7 +13,7 @@ from conftest import ROOT, run_command
 PACKAGES = ["pipeline", "tfds_malaria", "trainers", "benchmarks", "tests"]  # each may import those before it
 FLOORS = {  # from the ground up: a room imports only itself and the floors below. The commands are above all of them
     "pipeline": [
-        ["cells errors label_list plot_style progress storage terminal command"],
+        ["cells errors label_list plot_style storage terminal command"],
         ["splits", "source"],
         ["records"],
         ["job"],

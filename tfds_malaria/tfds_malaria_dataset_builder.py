@@ -1,10 +1,5 @@
 """TFDS builder of the malaria cells: a view of the folder that `pipeline.preprocess` fills.
 
-    import tensorflow_datasets as tfds
-    import tfds_malaria
-
-    train, info = tfds.load("tfds_malaria/by_patient", data_dir="data", split="train", with_info=True)
-
 `download_and_prepare` runs the same job on `manual_dir`, so there is one way to make the records.
 """
 
@@ -65,24 +60,16 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         if not isinstance(features[IMAGE], tfds.features.Image):
             features = tfds.features.FeaturesDict({**features, IMAGE: RawImage(features[IMAGE])})
         return self.dataset_info_from_configs(
-            features=features,
-            supervised_keys=(IMAGE, LABEL),
-            homepage=tfds_metadata.HOMEPAGE,
-            disable_shuffling=True,
+            features=features, supervised_keys=(IMAGE, LABEL), homepage=tfds_metadata.HOMEPAGE, disable_shuffling=True
         )
 
     def as_dataset(
-        self,
-        split: Any = None,
-        *,
-        shuffle_files: bool = False,
-        read_config: tfds.ReadConfig | None = None,
-        **options: Any,
+        self, *split: Any, shuffle_files: bool = False, read_config: tfds.ReadConfig | None = None, **options: Any
     ) -> Any:
         """See tfds.core.DatasetBuilder; with `shuffle_files` TFDS's guard of the records' order is off."""
         if shuffle_files:
             read_config = dataclasses.replace(read_config or tfds.ReadConfig(), enable_ordering_guard=False)
-        return super().as_dataset(split, shuffle_files=shuffle_files, read_config=read_config, **options)
+        return super().as_dataset(*split, shuffle_files=shuffle_files, read_config=read_config, **options)
 
     def download_and_prepare(
         self,
@@ -93,12 +80,8 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
     ) -> None:
         """Prepares the data set from `manual_dir` with the Beam job, unless it is there already.
 
-        Args:
-          download_dir: where `manual_dir` lies by default: `<download_dir>/manual`.
-          download_config: its `manual_dir` and `download_mode` are used.
-
-        Raises:
-          pipeline.errors.InputError: if there is no source; the message tells how to get one.
+        `manual_dir` and `download_mode` of the `download_config` count; the former is `<download_dir>/manual` by
+        default. Raises InputError if there is no source; the message tells how to get one.
         """
         del unused_options
         config = download_config or tfds.download.DownloadConfig()
@@ -116,7 +99,8 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
         patient_regex = compile_patient_regex(settings.patient_regex)
         cells = list_cells(open_source(source), source, settings.class_folders, patient_regex)
         overwrite = download_config.download_mode.overwrite_dataset
-        prepare.prepare(cells, settings, source=source, data_dir=str(self.data_dir_root), overwrite=overwrite)
+        with prepare.plan(cells, settings, source, str(self.data_dir_root), overwrite) as job:
+            prepare.run(job)
 
 
 def _check(directory: epath.Path) -> manifest.Manifest:
@@ -133,8 +117,4 @@ def _find_source(manual_dir: epath.Path) -> str:
     for place in (manual_dir / _ARCHIVE, manual_dir / _FOLDER, manual_dir):
         if place.exists() and (place != manual_dir or (manual_dir / DEFAULT_CLASS_FOLDERS[0]).exists()):
             return str(place)
-    raise InputError(
-        f"no cells in manual_dir={manual_dir}; expected {_ARCHIVE}, {_FOLDER}/ or the folders "
-        f"{' and '.join(DEFAULT_CLASS_FOLDERS)} there; or run: python -m pipeline.preprocess --source=nih "
-        "--data_dir=<data_dir>"
-    )
+    raise InputError(f"no cells in manual_dir={manual_dir}. {' '.join(Builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())}")

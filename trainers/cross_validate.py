@@ -20,7 +20,7 @@ from pipeline.splits.configs import CONFIGS, NUM_FOLDS
 from pipeline.terminal import say
 from trainers import evaluation_flags, run_dir, tf_import
 from trainers.data import open_data_set
-from trainers.evaluation import disputed_labels, runs
+from trainers.evaluation import runs
 from trainers.evaluation.runs import FOLDS
 from trainers.training.signals import INTERRUPTED, PREEMPTED, run_trainer
 from trainers.training_flags import MODELS
@@ -29,12 +29,8 @@ _BATCH_SIZE = 256  # of predictions; --batch_size is the trainer's
 _SET_HERE = ("train_split", "validation_split", "test_split", "run_dir")
 
 _MODEL = flags.DEFINE_enum("model", None, MODELS, "Model to train.", required=True)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Root of the data sets, as given to pipeline.preprocess.", required=True
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Folder for the five runs and the report; created if missing.", required=True
-)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder for the five runs and the report.", required=True)
 evaluation_flags.define()
 flags.adopt_module_key_flags(evaluation_flags)
 
@@ -44,26 +40,26 @@ def main(arguments: Sequence[str]) -> int | None:
     trainer_flags = _trainer_flags(arguments)
     data_set = open_data_set(_DATA_DIR.value, FOLDS)
     options = evaluation_flags.read(_BATCH_SIZE)
-    disputed_labels.check(options.disputed_labels, data_set)
-    folders = [Path(_OUTPUT_DIR.value) / name for name in CONFIGS[FOLDS].splits]
+    runs.check_disputed(options.disputed_labels, data_set)
+    names = CONFIGS[FOLDS].splits
+    folders = [Path(_OUTPUT_DIR.value) / name for name in names]
     for fold, folder in enumerate(folders):
         say(f"fold {fold + 1} of {NUM_FOLDS}: {folder}")
-        command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, *_split_flags(fold)]
-        command += [f"--data_dir={_DATA_DIR.value}", f"--run_dir={folder}"]
+        test, validation, *train = (*names[fold:], *names[:fold])
+        command = [sys.executable, "-m", f"trainers.{_MODEL.value}", *trainer_flags, f"--config={FOLDS}"]
+        command += [f"--train_split={'+'.join(sorted(train))}", f"--validation_split={validation}"]
+        command += [f"--test_split={test}", f"--data_dir={_DATA_DIR.value}", f"--run_dir={folder}"]
         status = run_trainer(command)
         if status in (PREEMPTED, INTERRUPTED):
             return status
         if status or run_dir.read(str(folder))["status"] != "finished":
             raise InputError(
-                f"the trainer of fold {fold} ended with status {status}, see above; the same command continues with it"
+                f"the trainer of fold {fold} ended with status {status}; the same command continues with it"
             )
-    _, grouped = runs.group([str(folder) for folder in folders], FOLDS, None)
-    for model_runs in grouped:
-        runs.open_splits(data_set, model_runs)
-
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
 
+    _, grouped = runs.group([str(folder) for folder in folders], FOLDS, None)
     print(evaluate.evaluate(grouped, data_set, options, str(Path(_OUTPUT_DIR.value) / "report")))
     return None
 
@@ -77,18 +73,6 @@ def _trainer_flags(arguments: Sequence[str]) -> list[str]:
         if name in _SET_HERE:
             raise InputError(f"--{name} is set for each fold; leave it out")
     return [argument for argument in arguments if not argument.startswith("--config=")]
-
-
-def _split_flags(fold: int) -> list[str]:
-    """The trainer's flags for the run that is tested on a fold: the next fold validates, the others train."""
-    names = CONFIGS[FOLDS].splits
-    test, validation, *train = (names[(fold + i) % NUM_FOLDS] for i in range(NUM_FOLDS))
-    return [
-        f"--config={FOLDS}",
-        f"--train_split={'+'.join(sorted(train))}",
-        f"--validation_split={validation}",
-        f"--test_split={test}",
-    ]
 
 
 if __name__ == "__main__":

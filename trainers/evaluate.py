@@ -5,7 +5,6 @@
 Writes `metrics.json`, `report.html` with its plots as PNG, `suspected_label_errors.csv` and a model card per model to
 the output folder, and prints the table. Runs are only read: their thresholds and temperature were fitted on validation
 when training ended. Runs of the config `folds` with different test splits are pooled: see `trainers.cross_validate`.
-Takes about 20 seconds and the predictions, which on two CPU cores take 3 ms per cell for `basic_cnn`.
 """
 
 from absl import flags
@@ -14,7 +13,7 @@ from pipeline.command import run
 from pipeline.splits.configs import CONFIGS
 from trainers import evaluation_flags, tf_import
 from trainers.data import open_data_set
-from trainers.evaluation import disputed_labels, runs
+from trainers.evaluation import runs
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the data sets.", required=True)
 _RUN_DIRS = flags.DEFINE_list("run_dirs", None, "Folders of the runs to evaluate, separated by commas.", required=True)
@@ -33,7 +32,7 @@ def main() -> None:
     for model_runs in grouped:
         runs.open_splits(data_set, model_runs)
     options = evaluation_flags.read(_BATCH_SIZE.value)
-    disputed_labels.check(options.disputed_labels, data_set)
+    runs.check_disputed(options.disputed_labels, data_set)
 
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports, after all that is quick to check

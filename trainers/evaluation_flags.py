@@ -22,40 +22,23 @@ class Options(NamedTuple):
 
 def define_test_time_flips() -> None:
     """Defines the flag that `trainers.predict` has, too."""
-    flags.DEFINE_bool(
-        "test_time_flips",
-        False,
-        "Predict the mean probability over the 8 flips and quarter turns of a cell, at 8 times the work.",
-    )
+    text = "Predict the mean probability over the 8 flips and quarter turns of a cell, at 8 times the work."
+    flags.DEFINE_bool("test_time_flips", False, text)
 
 
 def define() -> None:
     """Defines the flags for a main module."""
     define_test_time_flips()
-    flags.DEFINE_integer(
-        "num_resamples", 2000, "Bootstrap resamples per interval.", lower_bound=100, upper_bound=100_000
-    )
+    flags.DEFINE_integer("num_resamples", 2000, "Bootstrap resamples per interval.", 100, 100_000)
     flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the bootstrap.", lower_bound=0)
-    flags.DEFINE_float(
-        "prevalence",
-        0.01,
-        "Fraction of parasitized cells in the smear of 5,000 cells that the report describes.",
-        lower_bound=1e-6,
-        upper_bound=1.0,
-    )
-    flags.DEFINE_string(
-        "disputed_labels",
-        None,
-        "CSV file with the header filename,published_label: cells whose label experts dispute. All metrics are also "
-        "computed without them.",
-    )
+    text = "Fraction of parasitized cells in the smear of 5,000 cells that the report describes."
+    flags.DEFINE_float("prevalence", 0.01, text, 1e-6, 1.0)
+    text = "CSV file with the header filename,published_label: cells whose label experts dispute. All metrics are also "
+    flags.DEFINE_string("disputed_labels", None, text + "computed without them.")
 
 
 def read(batch_size: int) -> Options:
-    """Reads the flags; the batch size is given, since it is a trainer's flag in `trainers.cross_validate`.
-
-    Raises InputError if `--disputed_labels` is no such list.
-    """
+    """Reads the flags; raises InputError if `--disputed_labels` is no such list."""
     options = Options(batch_size, *(getattr(flags.FLAGS, name) for name in Options._fields[1:]))
     if (path := flags.FLAGS.disputed_labels) is None:
         return options

@@ -24,20 +24,19 @@ _QUANTIZE = flags.DEFINE_enum(
     "quantize",
     None,
     ["int8"],
-    f"Compute in 8-bit integers, a quarter of the size, calibrated on {_CALIBRATION_CELLS} training cells; only with "
-    "--format=litert.",
+    "Compute in 8-bit integers, calibrated on 500 training cells; only with --format=litert.",
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Root of the run's data sets if it has moved.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Root of the run's data sets if it has moved: golden.npz and --quantize take cells from there."
+)
 
 
 def main() -> None:
     """Exports the run's best model; prints where to."""
-    if not _FORMAT.value:
-        raise InputError(f"--format is empty; expected one or more of {','.join(export_formats.NAMES)}")
-    if _QUANTIZE.value and _FORMAT.value != ["litert"]:
-        formats = ",".join(_FORMAT.value)
+    formats = ",".join(_FORMAT.value)
+    if _QUANTIZE.value and formats != "litert":
         raise InputError(f"--quantize={_QUANTIZE.value} is for --format=litert alone; got --format={formats}")
-    export_formats.check(_FORMAT.value, "format")
+    export_formats.check(_FORMAT.value or [""], "format")
     run = run_dir.read(_RUN_DIR.value)
     if run["status"] != "finished":
         raise InputError(f"{_RUN_DIR.value} has not finished training; expected a finished run: run its trainer again")
@@ -57,19 +56,15 @@ def main() -> None:
     if split:
         with batching.reading(split):
             calibration = next(iter(batching.evaluation_batches(split, _CALIBRATION_CELLS)))[0].numpy()
-    for path in export_formats.export(_RUN_DIR.value, model, _FORMAT.value, calibration):
-        say(path)
-    for path in preprocessing_json.write(_RUN_DIR.value, run, model, golden):
-        say(path)
+    say(*export_formats.export(_RUN_DIR.value, model, _FORMAT.value, calibration))
+    say(*preprocessing_json.write(_RUN_DIR.value, run, model, golden))
 
 
 def _open_split(run: run_dir.Run, flag: str) -> Split:
     data_set = open_data_set(_DATA_DIR.value or str(run["flags"].get("data_dir", "data")), run["flags"]["config"])
-    if differing := run_dir.data_differences(run["data"], data_set.identity):
-        raise InputError(
-            f"{data_set.directory} is not what the run was trained on: {'; '.join(differing)}; give the --data_dir of "
-            "its data set"
-        )
+    if differing := "; ".join(run_dir.data_differences(run["data"], data_set.identity)):
+        text = f"{data_set.directory} is not what the run was trained on: {differing}"
+        raise InputError(f"{text}; give the --data_dir of its data set")
     return data_set.open_split(run["flags"][flag], flag)
 
 

@@ -30,17 +30,17 @@ FOLDER = "export"
 class _Format(NamedTuple):
     keras_name: str
     file: str
-    needs: tuple[str, ...]
+    needs: tuple[str, ...] = ()
     output: str = "output_0"  # as Keras and tf2onnx name it
 
 
 _FORMATS = {
-    "saved_model": _Format("tf_saved_model", "saved_model", ()),
+    "saved_model": _Format("tf_saved_model", "saved_model"),
     "onnx": _Format("onnx", "model.onnx", ("tf2onnx", "onnx"), "Identity:0"),
-    "litert": _Format("litert", "model.tflite", ()),
+    "litert": _Format("litert", "model.tflite"),
 }
 NAMES = tuple(_FORMATS)
-_INT8 = _Format("litert", "model_int8.tflite", ())
+_INT8 = _Format("litert", "model_int8.tflite")
 OUTPUT_NAMES = {to.file: to.output for to in (*_FORMATS.values(), _INT8)}
 """File -> name of the model's output in it; the input has the name that it has in `model.keras`."""
 
@@ -53,9 +53,7 @@ def check(names: Sequence[str], flag: str) -> None:
     for name in names:
         missing = [package for package in _FORMATS[name].needs if importlib.util.find_spec(package) is None]
         if missing:
-            raise InputError(
-                f"--{flag}={name} needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}"
-            )
+            raise InputError(f"--{flag}={name} needs {' and '.join(missing)}; pip install {' '.join(missing)}")
 
 
 def missing(run_folder: str | Path, names: Sequence[str]) -> list[str]:
@@ -66,42 +64,29 @@ def missing(run_folder: str | Path, names: Sequence[str]) -> list[str]:
 def export(
     run_folder: str | Path, model: "keras.Model", names: Sequence[str], calibration: np.ndarray | None = None
 ) -> list[Path]:
-    """Writes a run's model in other formats; each file appears once it is complete, and replaces an older one.
+    """Writes a run's model in other formats, each once it is complete, over an older one; returns the paths.
 
-    Args:
-      run_folder: where to, in `export/`.
-      model: takes uint8 RGB [batch, size, size, 3].
-      names: of the formats.
-      calibration: cells, uint8 RGB [n, size, size, 3]. If given, litert, the only name then, is quantized to int8, and
-        these cells tell the range of each activation.
-
-    Returns what was written, in the order of the names. Raises InputError if the folder cannot be written, or Keras
-    does not run on TensorFlow.
+    Given cells for calibration, uint8 RGB [n, size, size, 3], litert, the only name then, is quantized to int8, and
+    they tell the range of each activation. Raises InputError if the folder cannot be written, or Keras does not run on
+    TensorFlow.
     """
     import keras
-
-    if keras.backend.backend() != "tensorflow":
-        quantize = "" if calibration is None else " --quantize=int8"
-        raise InputError(
-            f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}; give the command "
-            f"KERAS_BACKEND=tensorflow python -m trainers.export --run_dir={run_folder} --format={','.join(names)}"
-            f"{quantize}"
-        )
-    folder = Path(run_folder) / FOLDER
-    if calibration is not None:
-        return [_write(in_float32(model, "float32"), folder, _INT8, **_int8_options(calibration))]
-    copy = in_float32(model, "uint8")
-    return [_write(copy, folder, _FORMATS[name]) for name in names]
-
-
-def _int8_options(calibration: np.ndarray) -> dict[str, Any]:
     import tensorflow as tf
 
-    return {
+    if keras.backend.backend() != "tensorflow":
+        flags = f"--run_dir={run_folder} --format={','.join(names)}{'' if calibration is None else ' --quantize=int8'}"
+        text = f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}; give the command"
+        raise InputError(f"{text} KERAS_BACKEND=tensorflow python -m trainers.export {flags}")
+    folder = Path(run_folder) / FOLDER
+    if calibration is None:
+        copy = in_float32(model, "uint8")
+        return [_write(copy, folder, _FORMATS[name]) for name in names]
+    options = {
         "optimizations": [tf.lite.Optimize.DEFAULT],
         "representative_dataset": lambda: ([image[np.newaxis].astype(np.float32)] for image in calibration),
         "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
     }
+    return [_write(in_float32(model, "float32"), folder, _INT8, **options)]
 
 
 def in_float32(model: "keras.Model", input_dtype: str) -> "keras.Model":
@@ -115,9 +100,7 @@ def in_float32(model: "keras.Model", input_dtype: str) -> "keras.Model":
     image = keras.Input(model.input_shape[1:], dtype=input_dtype, name=model.inputs[0].name)
     result = keras.models.clone_model(model, input_tensors=image, clone_function=copy)
     result.set_weights(model.get_weights())
-    result(
-        keras.ops.zeros((1, *result.input_shape[1:]), input_dtype)
-    )  # Keras exports only models that have been called
+    result(keras.ops.zeros((1, *result.input_shape[1:]), input_dtype))  # Keras exports only what has been called
     return result
 
 
@@ -126,13 +109,10 @@ def _write(model: "keras.Model", folder: Path, to: _Format, **options: Any) -> P
     try:
         folder.mkdir(exist_ok=True)
         _remove(partial)
-        try:
-            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # tf2onnx, of NumPy
-                model.export(partial, format=to.keras_name, verbose=False, **options)
-            _remove(path)
-            partial.rename(path)
-        finally:
-            _remove(partial)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # tf2onnx, of NumPy
+            model.export(partial, format=to.keras_name, verbose=False, **options)
+        _remove(path)
+        partial.rename(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error}; fix that and export again") from error
     return path

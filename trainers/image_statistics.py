@@ -1,8 +1,7 @@
 """Statistics of the training images, which a run keeps, and the images that are unlike them. Pure.
 
-A model gives every image a probability: a photograph, too, or a cell whose red and blue are swapped. So each statistic
-of an image is compared with its range in a sample of the training split. A swap of red and blue leaves most of them in
-their range; a linear classifier on the colours of training cells, as they are and swapped, tells it.
+Each statistic of an image is compared with its range in a sample of the training split. A swap of red and blue leaves
+most of them in their range; a linear classifier on the colours of training cells, as they are and swapped, tells it.
 """
 
 from collections import Counter
@@ -11,14 +10,11 @@ from typing import Any
 
 import numpy as np
 
-SAMPLE_CELLS = 2000
-"""Training cells that the statistics are computed on."""
-MAX_SIDE_PX = 512
-"""Larger image files are no crops of one cell: the NLM's have at most 394 px."""
-CUT_OUT = "cut single cells out first, with a tool such as Cellpose or StarDist, or scikit-image's watershed"
-"""What to do with a whole smear."""
-WHOLE_IMAGE = "a whole smear or photograph, not one cell"
-"""The reason for those, and for images with more detail than a cell has."""
+from pipeline.terminal import quantity
+
+SAMPLE_CELLS = 2000  # training cells that the statistics are computed on
+MAX_SIDE_PX = 512  # larger image files are no crops of one cell: the NLM's have at most 394 px
+WHOLE_IMAGE = "a whole smear or photograph, not one cell"  # the reason for those, and for more detail than a cell has
 
 _COLOUR = "unusual colour"
 _OUTSIDE = {  # statistic -> reason below, and above the range
@@ -30,26 +26,19 @@ _OUTSIDE = {  # statistic -> reason below, and above the range
     "blue_to_green": (_COLOUR, _COLOUR),
 }
 STATISTICS = tuple(_OUTSIDE)
-PERCENTILES = tuple(range(30, 101, 5))
-"""Of the pixels' red minus blue, by which swapped channels are recognized."""
+PERCENTILES = tuple(range(30, 101, 5))  # of the pixels' red minus blue, by which swapped channels are recognized
 _MANY = 0.05  # of cells like the training cells about 0.01 are unlike them
 _BLANK = 0.03  # standard deviation over mean of all pixels; the faintest cells have 0.06
 _TAIL = 1.0  # percent of the sample beyond each end; its distance from the median times _REACH is the range
 _REACH, _MARGIN = 2.0, 0.05
 _FALSE_SWAPS = 1.0  # percent of the sample, by patients that the classifier has not seen
-_FOLDS = 5
 _MIN_PATIENTS = 20  # the colours of fewer say too little about others'; nothing is called swapped then
 
 
 def fit(images: np.ndarray, patient_ids: np.ndarray) -> dict[str, Any]:
-    """Computes the statistics of a sample of training cells.
+    """Computes the statistics of a sample of training cells, uint8 RGB [n, size, size, 3], and their patients, str [n].
 
-    Args:
-      images: uint8 RGB [n, size, size, 3].
-      patient_ids: str [n]; the classifier's limit is chosen on patients that it has not seen, and needs 20 of them.
-
-    Returns:
-      for JSON: `ranges`, by name of `STATISTICS`, and `swapped`, the classifier's weights and its limit.
+    Returns `ranges`, by `STATISTICS`, and `swapped`, the classifier's weights and limit, chosen on unseen patients.
     """
     from sklearn.linear_model import LogisticRegression  # seconds of imports
     from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -64,41 +53,39 @@ def fit(images: np.ndarray, patient_ids: np.ndarray) -> dict[str, Any]:
     weights, limit = np.zeros(len(PERCENTILES)), 0.0
     if len(np.unique(patient_ids)) >= _MIN_PATIENTS:
         classifier = LogisticRegression(C=0.1, fit_intercept=False, max_iter=1000)
-        folds = GroupKFold(_FOLDS).split(both, is_swapped, np.tile(patient_ids, 2))
+        folds = GroupKFold(5).split(both, is_swapped, np.tile(patient_ids, 2))
         scores = cross_val_predict(classifier, both, is_swapped, cv=list(folds), method="decision_function")
         limit = max(limit, np.percentile(scores[: len(images)], 100 - _FALSE_SWAPS))
         weights = classifier.fit(both, is_swapped).coef_[0]
     return {"num_cells": len(images), "ranges": ranges, "swapped": [*weights.tolist(), float(limit)]}
 
 
-def find_unlike(images: np.ndarray, statistics: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
-    """Tells why images are unlike the training cells: reasons of each image, none for most.
+def of_run(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The statistics in a `run.json`, if it has any; no border is unlike those of a run with `--surroundings`."""
+    statistics = record.get("image_statistics")
+    if statistics and record["flags"].get("surroundings"):
+        return statistics | {"ranges": statistics["ranges"] | {"border": [0.0, 1.0]}}
+    return statistics
 
-    Args:
-      images: uint8 RGB [n, size, size, 3].
-      statistics: see `fit`; None for a run that has none, which gives no reasons.
-    """
+
+def find_unlike(images: np.ndarray, statistics: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+    """Reasons why each of some images, uint8 RGB [n, size, size, 3], is unlike the cells of `fit`: none for most."""
     if statistics is None or not len(images):
         return [()] * len(images)
-    reasons = _outside(images, statistics)
-    scores, limit = _swap_scores(images, statistics), statistics["swapped"][-1]
+    reasons, is_swapped = _outside(images, statistics)
     contrasts = images[:, ::4, ::4].std((1, 2)).mean(1) / (images[:, ::4, ::4].mean((1, 2, 3)) + 1)
-    for row, (score, contrast) in enumerate(zip(scores, contrasts, strict=True)):
+    for row, contrast in enumerate(contrasts):
         if contrast < _BLANK:
             reasons[row] = ("blank",)
-        elif reasons[row] and _fits(255 - images[row : row + 1], statistics):
+        elif reasons[row] and _outside(255 - images[row : row + 1], statistics) == ([()], [False]):
             reasons[row] = ("inverted",)
-        elif score > limit and set(reasons[row]) <= {_COLOUR}:  # what else is unlike has other colours, too
+        elif is_swapped[row] and set(reasons[row]) <= {_COLOUR}:  # what else is unlike has other colours, too
             reasons[row] = ("red and blue swapped (BGR)",)
     return reasons
 
 
 def count(unlike: Counter[tuple[str, ...]]) -> dict[str, Any]:
-    """Number of images that are unlike the training cells, and by reason, from the reasons of `find_unlike`, counted.
-
-    Returns:
-      `num_cells` and `reasons`, the most frequent one first.
-    """
+    """Counts images by reason, the most frequent first, from a count of what `find_unlike` returns."""
     by_reason: Counter[str] = Counter()
     for reasons, num_images in unlike.items():
         by_reason.update(dict.fromkeys(reasons, num_images))
@@ -111,35 +98,31 @@ def summarize(unlike: Counter[tuple[str, ...]]) -> str:
     if num_unlike <= _MANY * unlike.total():
         return ""
     counts = "; ".join(f"{num_images:,} {reason}" for reason, num_images in by_reason.items())
-    advice = f"; whole smears are out of scope: {CUT_OUT}" if WHOLE_IMAGE in by_reason else ""
-    return (
-        f"{num_unlike:,} of {unlike.total():,} images are unlike the cells of the training split, so their "
-        f"probabilities may mean nothing ({counts}){advice}"
-    )
+    advice = "; whole smears are out of scope: cut single cells out first, with Cellpose, StarDist or a watershed"
+    text = f"{num_unlike:,} of {quantity(unlike.total(), 'image')} are unlike the cells of the training split"
+    advice = advice if WHOLE_IMAGE in by_reason else ""
+    return f"{text}, so their probabilities may mean nothing ({counts}){advice}"
 
 
-def _fits(images: np.ndarray, statistics: Mapping[str, Any]) -> bool:
-    is_swapped = _swap_scores(images, statistics)[0] > statistics["swapped"][-1]
-    return not (is_swapped or _outside(images, statistics)[0])
-
-
-def _outside(images: np.ndarray, statistics: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _outside(images: np.ndarray, statistics: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[bool]]:
+    """Reasons of each image whose statistics are out of their ranges, and whether red and blue seem to be swapped."""
     reasons: list[dict[str, None]] = [{} for _ in images]
     for name, values in _measure(images).items():
         low, high = statistics["ranges"][name]
         for row in np.flatnonzero((values < low) | (values > high)):
             reasons[row][_OUTSIDE[name][int(values[row] > high)]] = None
-    return [tuple(row) for row in reasons]
+    *weights, limit = statistics["swapped"]
+    return [tuple(row) for row in reasons], (_red_minus_blue(images) @ np.array(weights) > limit).tolist()
 
 
 def _measure(images: np.ndarray) -> dict[str, np.ndarray]:
     """Statistics of images, float [n] each. All but the border's are logarithms, since brightness multiplies."""
-    quarter = images.shape[1] // 4
+    size, quarter = images.shape[1], images.shape[1] // 4
     ring = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
-    centre = images[:, quarter:-quarter, quarter:-quarter].astype(np.float32)
+    centre = images[:, quarter : size - quarter, quarter : size - quarter].astype(np.float32)
     red, green, blue = np.log(centre.mean((1, 2)) + 1).T
     greens = images[..., 1].astype(np.int16)
-    detail = np.abs(np.diff(greens, 2, axis=1)).mean((1, 2)) / (greens.max((1, 2)) + 1)
+    detail = np.abs(np.diff(greens, 2, axis=1)).sum((1, 2)) / max(1, size * (size - 2)) / (greens.max((1, 2)) + 1)
     return {
         "border": np.median(ring, axis=1).mean(1) / 255,
         "brightness": np.log(centre.mean((1, 2, 3)) + 1),
@@ -148,10 +131,6 @@ def _measure(images: np.ndarray) -> dict[str, np.ndarray]:
         "red_to_green": red - green,
         "blue_to_green": blue - green,
     }
-
-
-def _swap_scores(images: np.ndarray, statistics: Mapping[str, Any]) -> np.ndarray:
-    return _red_minus_blue(images) @ np.array(statistics["swapped"][:-1])
 
 
 def _red_minus_blue(images: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from absl import flags
 from pipeline.cells import LABELS
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.terminal import csv_text, printable, say
+from pipeline.terminal import csv_text, printable, progress_bar, quantity, say
 from trainers import evaluation_flags, image_statistics, run_dir, tf_import
 from trainers.evaluation.metrics import thresholds
 
@@ -47,63 +47,59 @@ def main(paths: Sequence[str]) -> int:
     """Predicts the images; the exit status is 1 if some cannot be used."""
     if not paths:
         raise InputError("got no images; expected paths of image files or folders after the flags")
+    if zips := [path for path in paths if path.lower().endswith(".zip")]:
+        raise InputError(f"{zips[0]} is a zip archive; expected image files or folders: unpack it first")
     record = run_dir.read(_RUN_DIR.value)
     if record["status"] != "finished":
-        say(f"warning: {_RUN_DIR.value} has not finished training: this is its best epoch so far", to_stderr=True)
+        _warn(f"{_RUN_DIR.value} has not finished training: this is its best epoch so far")
     flips = flags.FLAGS.test_time_flips
     threshold = thresholds.read_threshold(_THRESHOLD.value, _RUN_DIR.value, flips)
 
     tf_import.import_tensorflow()
-    from pipeline.progress import progress_bar  # and seconds of imports, after all that is quick to check
     from trainers.evaluation import predictions
     from trainers.input_pipeline import image_files
 
     model = predictions.load_model(_RUN_DIR.value)
-    reasons: list[tuple[str, ...]] = []
-    predict = predictions.watched(predictions.predictor(model, _BATCH_SIZE.value, flips), record, reasons)
+    predict = predictions.predictor(model, _BATCH_SIZE.value, flips)
+    background = record["data"]["settings"].get("background", "keep")
+    decoded = image_files.decode_files(image_files.image_files(paths), model.input_shape[1], background=background)
     write = _writer(_FORMAT.value)
-    total = sum(1 for _ in image_files.image_files(paths))
-    num_rejected = 0
+    total, num_rejected = sum(1 for _ in image_files.image_files(paths)), 0
     converted: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     unlike: Counter[tuple[str, ...]] = Counter()
     with progress_bar(total, "predicting", "images") as bar:
-        background = record["data"]["settings"].get("background", "keep")
-        decoded = image_files.decode_files(image_files.image_files(paths), model.input_shape[1], background=background)
-        for batch in predictions.predict_files(predict, decoded, _BATCH_SIZE.value):
-            unlike_images = iter(reasons)
-            for image, probability in batch:
+        for batch in predictions.predict_files(predict, decoded, _BATCH_SIZE.value, record):
+            for image, probability, reasons in batch:
                 if probability is None:
                     num_rejected += 1
                     say(f"error: {image.file}: {image.error}", to_stderr=True)
-                else:
-                    converted.update(image.conversions)
-                    label, why = LABELS[probability >= threshold], next(unlike_images)
-                    if image.side_px > image_statistics.MAX_SIDE_PX:
-                        why = (image_statistics.WHOLE_IMAGE,)
-                    labels[label] += 1
-                    unlike[why] += 1
-                    write(image.file, round(probability, 6), label, round(threshold, 6), "; ".join(why))
-            reasons.clear()
+                    continue
+                is_large = image.side_px > image_statistics.MAX_SIDE_PX
+                why = (image_statistics.WHOLE_IMAGE,) if is_large else reasons
+                label = LABELS[probability >= threshold]
+                converted.update(image.conversions)
+                labels[label] += 1
+                unlike[why] += 1
+                write(image.file, round(probability, 6), label, round(threshold, 6), "; ".join(why))
             sys.stdout.flush()
             bar.update(len(batch))
-    if converted:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(converted.items()))
-        say(f"warning: converted to 8-bit RGB, as for training: {kinds}", to_stderr=True)
+    if kinds := ", ".join(f"{count:,} {kind}" for kind, count in sorted(converted.items())):
+        _warn(f"converted to 8-bit RGB, as for training: {kinds}")
     if text := image_statistics.summarize(unlike):
-        say(f"warning: {text}", to_stderr=True)
+        _warn(text)
     for label, count in labels.items():
         if count >= max(_MIN_IMAGES, _ONE_CLASS * labels.total()):
-            say(f"warning: the model calls {count:,} of {labels.total():,} images {label}, nearly all", to_stderr=True)
+            _warn(f"the model calls {count:,} of {quantity(labels.total(), 'image')} {label}, nearly all")
     if "image_statistics" not in record:
-        say(
-            f"warning: {_RUN_DIR.value} has no statistics of its training images, so nothing says which images are "
-            "unlike them; run its training command again, which adds them",
-            to_stderr=True,
-        )
+        _warn(f"{_RUN_DIR.value} has no statistics of its training images; its training command adds them")
     if num_rejected:
-        print(f"error: {num_rejected:,} of {total:,} could not be predicted, see above", file=sys.stderr)
+        say(f"error: {num_rejected:,} of {total:,} could not be predicted, see above", to_stderr=True)
     return 1 if num_rejected else 0
+
+
+def _warn(text: str) -> None:
+    say(f"warning: {text}", to_stderr=True)
 
 
 def _writer(file_format: str) -> Callable[[str, float, str, float, str], object]:

@@ -19,7 +19,7 @@ import psutil
 
 from pipeline import storage
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
+from pipeline.terminal import progress_bar
 
 _ROOT = Path(__file__).parents[2]
 _SECONDS_BETWEEN_SAMPLES = 0.25

@@ -4,24 +4,21 @@ An element is a shard's name: no pixel and no cell crosses a shuffle, and the by
 the number of workers.
 """
 
-import gc
 import io
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, as_completed
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 
 from pipeline.command import num_processors, set_environment
 from pipeline.errors import InputError
 from pipeline.job.plan import ShardJob
 from pipeline.job.results import ShardCounts
-from pipeline.job.runner_errors import explained_runner_errors, fill_shard
-from pipeline.job.workers import WorkerProcesses
+from pipeline.job.workers import CONTINUES, WorkerProcesses, fill_shard
 
-# Importing Beam warns about packages of Google Cloud that are missing, and spends a fifth of its time on garbage.
-_disabled_level, _collects = logging.root.manager.disable, gc.isenabled()
-logging.disable(logging.WARNING)
-gc.disable()
+_disabled_level = logging.root.manager.disable
+logging.disable(logging.WARNING)  # importing Beam warns about packages of Google Cloud that are missing
 import apache_beam as beam  # noqa: E402 - see above
 from apache_beam.metrics import Metrics  # noqa: E402
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions  # noqa: E402
@@ -29,10 +26,9 @@ from apache_beam.transforms.window import GlobalWindow  # noqa: E402
 from apache_beam.utils.windowed_value import WindowedValue  # noqa: E402
 
 logging.disable(_disabled_level)
-if _collects:
-    gc.enable()
 
 _DASK = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"  # the only name by which Beam knows it
+_SHARD_ERROR = re.compile(f"shard [^ ]* could not be filled: .*?{CONTINUES}")
 
 
 class FillShard(beam.DoFn):
@@ -83,10 +79,8 @@ class FillShard(beam.DoFn):
 class FillShards(beam.PTransform[beam.PCollection[str], beam.PCollection[ShardCounts]]):
     """Fills the shards of a planned job: their file names in, `ShardCounts` of each out.
 
-    Args:
-      job: where the plan and the cells are, and where the shards go; all workers must reach these paths.
-      num_processes: number of processes that each of the runner's workers starts to fill shards in; with 0 they fill
-        them themselves, with one thread per CPU.
+    All workers must reach the job's paths. Each starts `num_processes` processes to fill shards in; with 0 it fills
+    them itself, with one thread per CPU.
     """
 
     def __init__(self, job: ShardJob, num_processes: int = 0) -> None:
@@ -95,19 +89,14 @@ class FillShards(beam.PTransform[beam.PCollection[str], beam.PCollection[ShardCo
 
     def expand(self, file_names: beam.PCollection[str]) -> beam.PCollection[ShardCounts]:
         """See beam.PTransform."""
-        return (
-            file_names
-            | "Spread over workers" >> beam.Reshuffle()
-            | "Fill" >> beam.ParDo(FillShard(self._job, self._num_processes))
-        )
+        fill = beam.ParDo(FillShard(self._job, self._num_processes))
+        return file_names | "Spread over workers" >> beam.Reshuffle() | "Fill" >> fill
 
 
 def parse_options(pipeline_options: Sequence[str]) -> tuple[PipelineOptions, int]:
-    """Reads Beam's options, with the project's defaults; raises InputError if Beam does not understand one.
+    """Beam's options, and the number of processes for `FillShards`; InputError if Beam does not understand one.
 
-    Returns:
-      the options, and the number of processes for `FillShards`: one per CPU if no runner is named, which means
-      `FnApiRunner` with one worker. Other runners have a worker per CPU.
+    Without a runner that is `FnApiRunner` with one worker and a process per CPU. Other runners have a worker per CPU.
     """
     given = f"--pipeline_options={','.join(pipeline_options)}"
     if stray := [option for option in pipeline_options if not option.startswith("--")]:
@@ -115,9 +104,8 @@ def parse_options(pipeline_options: Sequence[str]) -> tuple[PipelineOptions, int
     arguments = [_DASK if option == "--runner=DaskRunner" else option for option in pipeline_options]
     if _DASK in arguments and "--dask_npartitions" not in given and "--dask_partition_size" not in given:
         arguments.insert(0, "--dask_partition_size=1")  # by default all shards are one partition, for one worker
-    message = io.StringIO()
     try:
-        with redirect_stderr(message):
+        with redirect_stderr(io.StringIO()) as message:
             options = PipelineOptions(arguments)
             options.get_all_options()
     except SystemExit as error:
@@ -130,16 +118,41 @@ def parse_options(pipeline_options: Sequence[str]) -> tuple[PipelineOptions, int
 
 
 def fill_shards(file_names: Sequence[str], job: ShardJob, pipeline_options: Sequence[str]) -> None:
-    """Runs the pipeline: fills shards, each by `fill.fill_shard`.
-
-    Raises InputError if a shard cannot be filled or the runner fails; shards that were filled stay.
-    """
+    """Runs the pipeline; raises InputError if a shard cannot be filled or the runner fails, but filled shards stay."""
     options, num_processes = parse_options(pipeline_options)
     with explained_runner_errors(pipeline_options):
         pipeline = beam.Pipeline(options=options)
-        _ = (
-            pipeline
-            | "Planned shards" >> beam.Create(file_names)
-            | "Fill shards" >> FillShards(job, min(num_processes, len(file_names)))
-        )
+        fill = FillShards(job, min(num_processes, len(file_names)))
+        _ = pipeline | "Planned shards" >> beam.Create(file_names) | "Fill shards" >> fill
         pipeline.run().wait_until_finish()
+
+
+@contextmanager
+def explained_runner_errors(pipeline_options: Sequence[str]) -> Iterator[None]:
+    """Turns a runner's error in the block into an InputError of one line, which stands for Beam's log at WARNING.
+
+    Runners hand on a worker's error as their own, with its text in theirs; Beam has no other way to tell what it was.
+    """
+    disabled_level = logging.root.manager.disable
+    if not logging.root.isEnabledFor(logging.INFO):
+        logging.disable(logging.ERROR)
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        if shard := _SHARD_ERROR.search(text):
+            raise InputError(shard[0]) from error
+        if "No module named 'pipeline" in text:
+            message = "the workers have no package pipeline; give them its wheel, for example by --extra_packages"
+            raise InputError(f"{message}{CONTINUES}") from error
+        if not any(option.startswith("--runner=") for option in pipeline_options):
+            raise
+        lines = text.strip().splitlines() or ["no answer"]
+        causes = [line.strip() for line in lines if "details = " in line or line.startswith("Caused by: ")]
+        reason = (causes or lines)[-1]  # gRPC's or Java's, or the last of a traceback
+        raise InputError(
+            f"the runner failed: {type(error).__name__}: {reason}; check "
+            f"--pipeline_options={','.join(pipeline_options)}, then the same command continues"
+        ) from error
+    finally:
+        logging.disable(disabled_level)

@@ -22,15 +22,8 @@ from pipeline.source.listing import EXCLUDED, Listing
 from pipeline.splits.configs import CONFIGS
 
 _MAX_EXAMPLES = 100
-_PACKAGES = (
-    "apache-beam",
-    "kornia-rs",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "scikit-learn",
-    "tensorflow-datasets",
-)
+# They decide on the bytes.
+_PACKAGES = "apache-beam kornia-rs numpy opencv-python-headless pillow scikit-learn tensorflow-datasets"
 
 
 def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest:
@@ -38,26 +31,22 @@ def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest
     settings_entry, more = settings.as_json(), {}
     if listing.layout.patient_column:
         settings_entry["patient_column"] = listing.layout.patient_column
-    if listing.overrides:
-        cells, changed = listing.cells, listing.overridden
-        num_excluded = int((listing.overrides.labels == EXCLUDED).sum())
-        settings_entry["label_overrides"] = listing.overrides.sha256
+    if listing.overrides is not None:
+        cells, changed = listing.cells, np.flatnonzero(listing.overrides != listing.cells.labels).tolist()
+        num_excluded = int((listing.overrides == EXCLUDED).sum())
+        settings_entry["label_overrides"] = listing.overrides_sha256
         more["label_overrides"] = {
             "num_corrected": len(changed) - num_excluded,
             "num_excluded": num_excluded,
             "published": {cells.filename(index): LABELS[cells.labels[index]] for index in changed},
         }
+    source = {"name": source_name, "fingerprint": listing.fingerprint, "num_cells": len(listing.cells)}
     return {
         "format": FORMAT,
         "dataset": DATASET_NAME,
         "config": settings.config,
         "version": layout.VERSION,
-        "source": {
-            "name": source_name,
-            "fingerprint": listing.fingerprint,
-            "num_cells": len(listing.cells),
-            "skipped": listing.skipped,
-        },
+        "source": {**source, "skipped": listing.skipped},
         "settings": settings_entry,
         **more,
     }
@@ -65,57 +54,38 @@ def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest
 
 def differences(existing: Manifest, wanted: Manifest) -> list[str]:
     """How an existing data set differs from the wanted one: `image_size_px is 64, wanted 125`; empty if it does not."""
-    texts = []
-    if existing["source"]["fingerprint"] != wanted["source"]["fingerprint"]:
-        was, is_wanted = (
-            f"{source['name']} with {source['num_cells']} cells (fingerprint {source['fingerprint'][:12]})"
-            for source in (existing["source"], wanted["source"])
-        )
-        texts.append(f"its source is {was}, wanted {is_wanted}")
-    old, new = (
-        {**made["settings"], "format": made["format"], "version": made["version"]} for made in (existing, wanted)
-    )
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            was, is_wanted = (settings.get(name, "the default") for settings in (old, new))
-            texts.append(f"its {name} is {was}, wanted {is_wanted}")
-    return texts
+    old, new = map(_deciding, (existing, wanted))
+    if existing["source"]["fingerprint"] == wanted["source"]["fingerprint"]:
+        del old["source"], new["source"]
+    return [
+        f"its {name} is {old.get(name, 'the default')}, wanted {new.get(name, 'the default')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide on the bytes."""
-    return {name: metadata.version(name) for name in _PACKAGES}
+def _deciding(manifest: Manifest) -> dict[str, Any]:
+    source = manifest["source"]
+    text = f"{source['name']} with {source['num_cells']} cells (fingerprint {source['fingerprint'][:12]})"
+    return {"format": manifest["format"], "version": manifest["version"], "source": text, **manifest["settings"]}
 
 
 def build(job: Job, results: Sequence[ShardResult]) -> Manifest:
     """The manifest but for `files` and `checksum`; `results` are in the order of the plan."""
-    config = CONFIGS[job.identity["config"]]
     by_split = {
         split: of_split
-        for split in config.splits
+        for split in CONFIGS[job.identity["config"]].splits
         if (of_split := [result for result in results if result.split == split])
     }
     # Each fold trains some runs, so each has its statistics; otherwise validation and test stay unseen.
     training_splits = ["train"] if "train" in by_split else list(by_split)
+    sizes = {split: np.concatenate([result.sizes for result in by_split[split]]) for split in training_splits}
     rejected = sorted([*job.rejected, *(item for result in results for item in result.rejected)])
     converted = Counter(kind for result in results for kind in result.converted)
-    sizes = {split: np.concatenate([result.sizes for result in by_split[split]]) for split in training_splits}
     return {
         **job.identity,
-        "package_versions": package_versions(),
-        "splits": {
-            split: {
-                **count_cells(
-                    Counter(
-                        pair
-                        for result in of_split
-                        for pair in zip(result.labels.tolist(), result.patient_ids, strict=True)
-                    )
-                ),
-                "shards": [result.entry for result in of_split],
-            }
-            for split, of_split in by_split.items()
-        },
+        "package_versions": {name: metadata.version(name) for name in _PACKAGES.split()},
+        "splits": {split: _split_entry(of_split) for split, of_split in by_split.items()},
         "rejected": [item._asdict() for item in rejected],
         "converted": dict(sorted(converted.items())),
         "image_size": {
@@ -125,6 +95,13 @@ def build(job: Job, results: Sequence[ShardResult]) -> Manifest:
         "duplicates": _count_duplicates(list(itertools.chain(*by_split.values()))),
         "same_names": {"num": len(job.same_names), "examples": job.same_names[:_MAX_EXAMPLES]},
     }
+
+
+def _split_entry(results: Sequence[ShardResult]) -> dict[str, Any]:
+    cells: Counter[tuple[int, str]] = Counter()
+    for result in results:
+        cells.update(zip(result.labels.tolist(), result.patient_ids, strict=True))
+    return {**count_cells(cells), "shards": [result.entry for result in results]}
 
 
 def write(job: Job, results: Sequence[ShardResult]) -> None:
@@ -168,15 +145,14 @@ def _count_duplicates(results: Sequence[ShardResult]) -> dict[str, int | list[st
     shards = np.repeat(range(len(results)), [len(result.contents) for result in results])
     splits = np.unique([result.split for result in results], return_inverse=True)[1][shards]
     by_content = np.argsort(contents, kind="stable")
-    sizes = np.unique(contents, return_counts=True)[1]
-    by_content, sizes = by_content[np.repeat(sizes > 1, sizes)], sizes[sizes > 1]
-    starts = np.cumsum(sizes) - sizes
+    _, starts, sizes = np.unique(contents[by_content], return_index=True, return_counts=True)
     same_label, same_split = (
         np.minimum.reduceat(values[by_content], starts) == np.maximum.reduceat(values[by_content], starts)
         for values in (labels, splits)
     )
+    copied = np.flatnonzero(sizes > 1)
     examples: list[int] = []
-    for group in np.lexsort((same_split, same_label))[:_MAX_EXAMPLES]:
+    for group in copied[np.lexsort((same_split[copied], same_label[copied]))][:_MAX_EXAMPLES]:
         examples += by_content[starts[group] :][: sizes[group]].tolist()
     firsts = np.searchsorted(shards, range(len(results)))
     return {

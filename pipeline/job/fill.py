@@ -20,7 +20,6 @@ from pipeline.job.results import RecordFacts, ShardCounts
 from pipeline.records import example, index, layout, tfrecord
 from pipeline.source import decode
 from pipeline.source.archive import Source, open_source
-from pipeline.source.background import apply_background
 from pipeline.source.files import UnreadableImage
 from pipeline.storage import MAX_CONNECTIONS, open_atomic, write_atomic
 
@@ -31,18 +30,14 @@ _PIXEL_BYTES_PER_TASK = 1 << 20
 class _Record(NamedTuple):
     """A cell's framed record, and where in it the image lies."""
 
-    parts: tuple[bytes, ...]
+    framed: bytes
     image_offset: int
     image_num_bytes: int
     facts: RecordFacts
 
 
 def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardCounts:
-    """Fills one shard: reads, decodes and resizes its cells, writes records, index and result.
-
-    Cells are decoded by `num_threads` threads, by default one per CPU. Raises OSError if the plan or the source cannot
-    be read, or the shard cannot be written; no final name appears then.
-    """
+    """Decodes a shard's cells in threads, by default one per CPU; writes records, index, result; or raises OSError."""
     cv2.setNumThreads(1)  # cells are decoded in parallel; OpenCV's own threads would only get in the way
     plan = job.job_dir / layout.plan_name(file_name)
     shard = Shard.from_json(plan.read_text())
@@ -58,12 +53,10 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
                 continue
             facts.append(record.facts)
             rows.append((num_bytes, num_bytes + record.image_offset, record.image_num_bytes, record.facts.label))
-            for part in record.parts:
-                file.write(part)
-                digest.update(part)
-                num_bytes += len(part)
+            file.write(record.framed)
+            digest.update(record.framed)
+            num_bytes += len(record.framed)
         if not plan.exists():
-            # The job was given up and another may have begun: its shards must not be mixed with this one.
             raise FileNotFoundError(f"{plan} is gone, so this shard belongs to a job that no longer exists")
     index_file = index.to_bytes(index.index_array(rows))
     entry = {
@@ -84,7 +77,7 @@ def _make_records(
     cells: Sequence[Cell], source: Source, job: ShardJob, num_threads: int
 ) -> Iterator[_Record | Rejected]:
     """Makes records, in threads if there are several, yields them in order, and holds only a few at a time."""
-    cells_per_task = max(1, min(_CELLS_PER_TASK, _PIXEL_BYTES_PER_TASK // (3 * job.image_size_px**2)))
+    cells_per_task = max(1, min(_CELLS_PER_TASK, _PIXEL_BYTES_PER_TASK // (3 * job.settings.image_size_px**2)))
     if source.is_remote:  # each read waits for the network
         num_threads, cells_per_task = MAX_CONNECTIONS, 1
     if num_threads == 1:
@@ -111,11 +104,12 @@ def _make_record(cell: Cell, source: Source, job: ShardJob) -> _Record | Rejecte
     except UnreadableImage as error:
         return Rejected(cell.filename, str(error))
     height, width, _ = decoded.pixels.shape
-    pixels = decode.resize(apply_background(decoded.pixels, job.background), job.image_size_px)
-    stored = pixels.tobytes() if job.image_encoding == "raw" else decode.encode_png(pixels)
+    settings = job.settings
+    pixels = decode.resize(decode.apply_background(decoded.pixels, settings.background), settings.image_size_px)
+    stored = pixels.tobytes() if settings.image_encoding == "raw" else decode.encode_png(pixels)
     record, offset = example.encode(stored, cell.label, cell.filename, cell.patient_id)
     header, footer = tfrecord.frame(record)
     content = int.from_bytes(hashlib.sha256(encoded).digest()[:8], "little")
     about_image = (height, width, content, decoded.conversions, decode.has_background(decoded.pixels))
     facts = RecordFacts(cell.filename, cell.label, cell.patient_id, *about_image)
-    return _Record((header, record, footer), len(header) + offset, len(stored), facts)
+    return _Record(header + record + footer, len(header) + offset, len(stored), facts)

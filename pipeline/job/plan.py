@@ -18,6 +18,7 @@ from pipeline.records.layout import shard_name
 from pipeline.records.manifest import Manifest
 from pipeline.source.listing import EXCLUDED, Listing
 from pipeline.splits.configs import CONFIGS, seeded_hash
+from pipeline.terminal import quantity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Settings:
     cells_per_shard: int = 1024  # at most; 1024 raw cells are 46 MiB
     class_folders: tuple[str, ...] = DEFAULT_CLASS_FOLDERS  # in label order
     patient_regex: str = DEFAULT_PATIENT_REGEX  # finds the patient in a file's base name
-    background: str = "keep"  # what surrounds the cell; or "black", see `source.background`
+    background: str = "keep"  # what surrounds the cell; or "black", see `source.decode.apply_background`
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON values, in the manifest's form: without those that older data sets lack, if default."""
@@ -52,7 +53,7 @@ class Shard(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> "Shard":
-        """Reads what `to_json` wrote."""
+        """The shard of `to_json`."""
         split, file_name, cells = json.loads(text)
         read = (Cell._make((*fields, ZipEntry(*entry) if entry else None, time)) for *fields, entry, time in cells)
         return cls(split, file_name, tuple(read))
@@ -66,9 +67,7 @@ class ShardJob:
     root: str  # path of the class folders' folder within the source, "" or ending with `/`
     job_dir: epath.Path  # of the plan's parts and of the results
     shards_dir: epath.Path
-    image_size_px: int
-    image_encoding: str
-    background: str
+    settings: Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,44 +87,39 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> Itera
 
     Within a split the cells are in seeded hash order, so that `train[:10%]` and every shard are a random sample.
     The splits are those of the published labels and of all cells: a list of labels moves no patient.
-
-    `source_name` stands for the source in errors, which come before the first shard: InputError if names tell no
-    patient where the config needs one, or there are too few patients.
+    Raises InputError before the first shard, if no patient is known where the config needs one, or there are too few.
     """
     config, cells = CONFIGS[settings.config], listing.cells
     if config.needs_patients and "" in cells.patient_ids:
         nameless = np.flatnonzero(cells.patients == cells.patient_ids.index(""))
+        lack = f"file names in {source_name} tell no patient"
+        remedy = f"names that match --patient_regex={settings.patient_regex}"
         if column := listing.layout.patient_column:
-            raise InputError(
-                f"{len(nameless)} of {len(cells)} cells in {source_name} have no {column}, such as "
-                f"{cells.filename(nameless[0])!r}; fill in that column, name another one by --patient_column, or use "
-                "--config=by_cell"
-            )
+            lack, remedy = f"cells in {source_name} have no {column}", "one for each, or another --patient_column"
         raise InputError(
-            f"{len(nameless)} of {len(cells)} file names in {source_name} tell no patient, such as "
-            f"{cells.filename(nameless[0])!r}; expected names that match --patient_regex={settings.patient_regex}; "
-            f"give a --patient_regex that fits, or use --config=by_cell"
+            f"{len(nameless)} of {len(cells)} {lack}, such as {cells.filename(nameless[0])!r}; expected {remedy}; or "
+            "use --config=by_cell"
         )
-    try:
-        if config.assign:
+    if config.assign:
+        try:
             splits = config.assign(cells.labels, cells.patients, cells.patient_ids, settings.split_seed)
-        elif cells.splits is not None:
-            splits = cells.splits.astype(np.int64)
-        else:
-            raise InputError(
-                f"it has no splits of its own; --config={settings.config} needs folders such as train/ and test/ "
-                "around the class folders, or a table with a column split; use --config=by_patient"
-            )
-    except InputError as error:
-        examples = [
-            f", {len(listing.rejected)} files rejected, such as {name} ({why})" for name, why in listing.rejected
-        ]
-        raise InputError(f"{source_name}{''.join(examples[:1])}: {error}") from error
+        except InputError as error:
+            hint, num_rejected = "", quantity(len(listing.rejected), "file")
+            for name, why in listing.rejected[:1]:
+                hint = f", {num_rejected} rejected, such as {name} ({why})"
+            raise InputError(f"{source_name}{hint}: {error}") from error
+    elif cells.splits is not None:
+        splits = cells.splits.astype(np.int64)
+    else:
+        raise InputError(
+            f"{source_name} has no splits of its own; --config=given needs folders such as train/ and test/ around the "
+            "class folders, or a table with a column split; use --config=by_patient"
+        )
     hashes = (seeded_hash(settings.split_seed, cells.filename(index)) for index in range(len(cells)))
     order = np.lexsort((np.fromiter(hashes, "S16", len(cells)), splits))
-    if listing.overrides:
-        order = order[listing.overrides.labels[order] != EXCLUDED]
-        cells = dataclasses.replace(cells, labels=listing.overrides.labels)
+    if listing.overrides is not None:
+        order = order[listing.overrides[order] != EXCLUDED]
+        cells = dataclasses.replace(cells, labels=listing.overrides)
     bounds = np.searchsorted(splits[order], range(len(config.splits) + 1))
     if empty := [config.splits[split] for split in np.unique(splits) if bounds[split] == bounds[split + 1]]:
         raise InputError(f"--label_overrides leaves no cell in the split {empty[0]}; leave out fewer")

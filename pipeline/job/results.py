@@ -13,12 +13,9 @@ from etils import epath
 from pipeline.cells import Rejected
 from pipeline.errors import InputError
 from pipeline.job.plan import Job
-from pipeline.progress import progress_bar
 from pipeline.records import layout, manifest
-from pipeline.storage import is_remote, list_names, remove_partials
-
-_SECONDS_BETWEEN_LOOKS = 0.2
-_SECONDS_BETWEEN_REMOTE_LOOKS = 5.0
+from pipeline.storage import PARTIAL, is_remote, list_names, remove_others
+from pipeline.terminal import progress_bar
 
 
 class RecordFacts(NamedTuple):
@@ -31,7 +28,7 @@ class RecordFacts(NamedTuple):
     width: int
     content: int  # hash of the image file, to find duplicates by
     conversions: tuple[str, ...]  # see `source.decode.DecodedImage`
-    has_background: bool = False  # see `source.decode.has_background`
+    has_background: bool  # see `source.decode.has_background`
 
 
 class ShardResult(NamedTuple):
@@ -69,28 +66,23 @@ class ShardCounts(NamedTuple):
     cells_converted: int
 
 
-def done(job_dir: epath.Path) -> set[str]:
-    """File names of the filled shards."""
-    suffix = layout.result_name("")
-    return {name.removesuffix(suffix) for name in list_names(job_dir) if name.endswith(suffix)}
-
-
 def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
     """A filled shard's result; None if its file is missing or damaged."""
     try:
         split, entry, rejected, rows = json.loads((job_dir / layout.result_name(file_name)).read_text())
-        records = [RecordFacts(*row) for row in rows]
+        columns = zip(*rows, strict=True) if rows else [()] * len(RecordFacts._fields)
+        names, labels, patient_ids, heights, widths, contents, conversions, have_background = columns
         return ShardResult(
             split,
             entry,
             [Rejected(*cell) for cell in rejected],
-            [sys.intern(kind) for facts in records for kind in facts.conversions],
-            sum(facts.has_background for facts in records),
-            np.array([facts.label for facts in records], np.uint8),
-            [sys.intern(facts.patient_id) for facts in records],
-            np.array([(facts.height, facts.width) for facts in records], np.int32).reshape(-1, 2),
-            np.array([facts.content for facts in records], np.uint64),
-            json.dumps([facts.filename for facts in records]),
+            [sys.intern(kind) for of_record in conversions for kind in of_record],
+            sum(have_background),
+            np.array(labels, np.uint8),
+            list(map(sys.intern, patient_ids)),
+            np.array([heights, widths], np.int32).T,
+            np.array(contents, np.uint64),
+            json.dumps(names),
         )
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
@@ -99,25 +91,24 @@ def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
 def missing_shards(job: Job) -> list[str]:
     """File names of the shards that are not filled, or of which the disk lost what a killed job wrote last."""
     job_dir, shards_dir = job.shard_job.job_dir, job.shard_job.shards_dir
-    remove_partials(shards_dir)  # of workers that were killed: they fill the disk
-    filled = done(job_dir)
-    for file_name in sorted(filled):
-        result = read_result(job_dir, file_name)
+    if not is_remote(shards_dir):  # what killed workers were writing fills the disk
+        remove_others(shards_dir, {name for name in list_names(shards_dir) if not name.endswith(PARTIAL)})
+    present, missing = set(list_names(job_dir)), []
+    for file_name in job.num_cells:
+        result = read_result(job_dir, file_name) if layout.result_name(file_name) in present else None
         if result is None or manifest.check_shard(shards_dir, result.entry):
-            (job_dir / layout.result_name(file_name)).unlink()
-            filled.remove(file_name)
-    return [file_name for file_name in job.num_cells if file_name not in filled]
+            (job_dir / layout.result_name(file_name)).unlink(missing_ok=True)
+            missing.append(file_name)
+    return missing
 
 
 def read_results(job_dir: epath.Path, num_cells: Mapping[str, int]) -> list[ShardResult]:
     """The results of all shards, in the order of the plan; raises InputError if some are missing or damaged."""
-    results = {name: read_result(job_dir, name) for name in num_cells}
-    if missing := [name for name, result in results.items() if result is None]:
-        raise InputError(
-            f"the runner has ended, but {len(missing)} of {len(num_cells)} shards are missing, such as "
-            f"{min(missing)}; look into its log, then the same command continues"
-        )
-    return [result for result in results.values() if result]
+    results = {name: result for name in num_cells if (result := read_result(job_dir, name))}
+    if missing := num_cells.keys() - results:
+        num_missing = f"{len(missing)} of {len(num_cells)} shards are missing, such as {min(missing)}"
+        raise InputError(f"the runner has ended, but {num_missing}; look into its log, then the same command continues")
+    return list(results.values())
 
 
 def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float) -> None:
@@ -139,16 +130,16 @@ def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float)
 @contextmanager
 def watch(job_dir: epath.Path, num_cells: Mapping[str, int]) -> Iterator[None]:
     """Shows how many cells are in filled shards while the block runs."""
-    finished = threading.Event()
-    interval = _SECONDS_BETWEEN_REMOTE_LOOKS if is_remote(job_dir) else _SECONDS_BETWEEN_LOOKS
+    finished, seconds_between_looks = threading.Event(), 5.0 if is_remote(job_dir) else 0.2
 
     def num_done() -> int:
-        return sum(num_cells[name] for name in done(job_dir))
+        filled = set(list_names(job_dir))
+        return sum(number for name, number in num_cells.items() if layout.result_name(name) in filled)
 
     with progress_bar(sum(num_cells.values()), "filling shards", "cells", initial=num_done()) as bar:
 
         def keep_looking() -> None:
-            while not finished.wait(interval):
+            while not finished.wait(seconds_between_looks):
                 with suppress(OSError):  # the job itself will meet it too, and say so
                     bar.update(num_done() - bar.n)
 

@@ -3,27 +3,25 @@
 Neither TensorFlow nor TFDS is needed for records: importing them takes seconds.
 """
 
-import functools
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
+from kornia_rs import io as kornia_io
 
 from pipeline.cells import LABELS
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-IMAGE = "image"
-LABEL = "label"
-FILENAME = "filename"
-PATIENT_ID = "patient_id"
-
+IMAGE, LABEL, FILENAME, PATIENT_ID = "image", "label", "filename", "patient_id"
 IMAGE_ENCODINGS = ("raw", "png")
+MAX_SIZE_PX = 4096  # largest side of a stored image
+_PNG_SIZE = struct.Struct(">16xII")  # in its header: width, height
 
-
-# Of tensorflow/core/example/{example,feature}.proto what a cell needs.
+# Of tensorflow/core/example/{example,feature}.proto what a cell needs, with the map as the entries that encode it.
 _PROTO = """
 name: "cell_example.proto" package: "cells" syntax: "proto3"
 message_type { name: "BytesList" field { name: "value" number: 1 type: TYPE_BYTES label: LABEL_REPEATED } }
@@ -34,14 +32,13 @@ message_type {
   field { name: "int64_list" number: 3 type: TYPE_MESSAGE type_name: ".cells.Int64List" label: LABEL_OPTIONAL }
 }
 message_type {
+  name: "Entry"
+  field { name: "key" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
+  field { name: "value" number: 2 type: TYPE_MESSAGE type_name: ".cells.Feature" label: LABEL_OPTIONAL }
+}
+message_type {
   name: "Features"
-  field { name: "feature" number: 1 type: TYPE_MESSAGE type_name: ".cells.Features.FeatureEntry" label: LABEL_REPEATED }
-  nested_type {
-    name: "FeatureEntry"
-    field { name: "key" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
-    field { name: "value" number: 2 type: TYPE_MESSAGE type_name: ".cells.Feature" label: LABEL_OPTIONAL }
-    options { map_entry: true }
-  }
+  field { name: "feature" number: 1 type: TYPE_MESSAGE type_name: ".cells.Entry" label: LABEL_REPEATED }
 }
 message_type {
   name: "Example"
@@ -64,25 +61,16 @@ def encode(image: bytes, label: int, filename: str, patient_id: str) -> tuple[by
       filename: path from the class folder on.
       patient_id: the patient, "" if unknown.
 
-    Returns:
-      the record, and the byte offset of the image in it.
+    Returns the record, and the byte offset of the image in it.
     """
     example = _Example()
-    feature = example.features.feature
-    feature[IMAGE].bytes_list.value.append(image)
-    feature[LABEL].int64_list.value.append(label)
-    feature[FILENAME].bytes_list.value.append(filename.encode())
-    feature[PATIENT_ID].bytes_list.value.append(patient_id.encode())
-    record = example.SerializeToString(deterministic=True)
-    return record, len(record) - _num_bytes_behind_image(label, patient_id) - len(image)
-
-
-@functools.lru_cache
-def _num_bytes_behind_image(label: int, patient_id: str) -> int:
-    features = _Features()
-    features.feature[LABEL].int64_list.value.append(label)
-    features.feature[PATIENT_ID].bytes_list.value.append(patient_id.encode())
-    return features.ByteSize()
+    values = {FILENAME: filename.encode(), IMAGE: image, LABEL: label, PATIENT_ID: patient_id.encode()}
+    for name, value in values.items():
+        feature = example.features.feature.add(key=name).value
+        (feature.int64_list if name == LABEL else feature.bytes_list).value.append(value)
+    record = example.SerializeToString()
+    num_bytes_behind_image = _Features(feature=example.features.feature[2:]).ByteSize()
+    return record, len(record) - num_bytes_behind_image - len(image)
 
 
 class ParsedExample(NamedTuple):
@@ -97,24 +85,34 @@ class ParsedExample(NamedTuple):
 def parse(record: bytes) -> ParsedExample:
     """Parses a serialised record; raises ValueError if it is no record of a cell."""
     try:
-        feature = _Example.FromString(record).features.feature
+        feature = {entry.key: entry.value for entry in _Example.FromString(record).features.feature}
         return ParsedExample(
             feature[IMAGE].bytes_list.value[0],
             feature[LABEL].int64_list.value[0],
             feature[FILENAME].bytes_list.value[0].decode(),
             feature[PATIENT_ID].bytes_list.value[0].decode(),
         )
-    except (DecodeError, IndexError) as error:
+    except (DecodeError, LookupError) as error:
         raise ValueError(f"is no record of a cell: {error}") from error
 
 
-def tfds_features(image_size_px: int, image_encoding: str) -> "tfds.features.FeaturesDict":
-    """The features as TFDS knows them.
+def decode_png(stored: np.ndarray) -> np.ndarray:
+    """Decodes a stored PNG, uint8 [n], to uint8 RGB [height, width, 3]; lossless, so as any other decoder does.
 
-    Returns:
-      image: uint8 RGB [image_size_px, image_size_px, 3] in 0…255; label: int64, see `cells.LABELS`;
-      filename, patient_id: strings.
+    Raises ValueError if it is no 8-bit RGB PNG of at most `MAX_SIZE_PX` pixels a side.
     """
+    encoded = bytes(stored)
+    try:
+        width, height = _PNG_SIZE.unpack_from(encoded)
+        if max(width, height) > MAX_SIZE_PX:
+            raise ValueError(f"it is {width} pixels wide and {height} high")
+        return np.asarray(kornia_io.decode_image_png_u8(encoded, (height, width), "rgb"))
+    except Exception as error:  # kornia_rs has no exception of its own
+        raise ValueError(f"a record's image is no PNG ({error}), though its checksum fits") from error
+
+
+def tfds_features(image_size_px: int, image_encoding: str) -> "tfds.features.FeaturesDict":
+    """The features as TFDS knows them: image, uint8 RGB [size, size, 3] in 0…255; label, int64; and two strings."""
     import tensorflow_datasets as tfds
 
     shape = (image_size_px, image_size_px, 3)

@@ -1,8 +1,8 @@
-"""The index next to each shard, which tells where its records and images lie; records without images read by it."""
+"""A shard's index, which lies next to it and tells where its records and images lie; its records without images."""
 
 import hashlib
 import io
-import os
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +15,7 @@ from pipeline.records import example, layout, tfrecord
 from pipeline.records.manifest import corrupt_shard
 
 _HEADER_BYTES = 128  # what `np.save` writes before the array
-INDEX_COLUMNS = ("record_offset", "image_offset", "image_num_bytes", "label")
-"""Columns of a shard's index, int64 [records, 4]: byte offsets in the shard's file, to be read by a memory map."""
-_NUM_CHECKED_RECORDS = 16  # per shard
+INDEX_COLUMNS = ("record_offset", "image_offset", "image_num_bytes", "label")  # offsets in bytes of the shard's file
 
 
 def index_array(rows: Sequence[tuple[int, int, int, int]] | np.ndarray) -> np.ndarray:
@@ -51,20 +49,6 @@ def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray
     return index
 
 
-def check_shard(shard: str, entry: Mapping[str, Any]) -> None:
-    """Compares the lengths of some records with the index: swapped shards of equal size have others.
-
-    Raises InputError if they differ. It reads a few bytes per shard, which in an object store would be requests.
-    """
-    index = read_index(shard, entry)
-    lengths = np.diff(index[:, 0], append=entry["num_bytes"]) - tfrecord.HEADER_BYTES - tfrecord.FOOTER_BYTES
-    with storage.open_file(epath.Path(shard)) as file:
-        for row in np.linspace(0, len(index) - 1, min(_NUM_CHECKED_RECORDS, len(index)), dtype=int).tolist():
-            file.seek(int(index[row, 0]))
-            if file.read(tfrecord.LENGTH_BYTES) != int(lengths[row]).to_bytes(tfrecord.LENGTH_BYTES, "little"):
-                raise corrupt_shard(shard, f"record {row} has another length than the index says")
-
-
 def to_bytes(index: np.ndarray) -> bytes:
     """An index as the content of its file."""
     buffer = io.BytesIO()
@@ -73,20 +57,10 @@ def to_bytes(index: np.ndarray) -> bytes:
 
 
 def read_without_images(shard: str, skip: int, take: int) -> Iterator[example.ParsedExample]:
-    """Reads `take` records of a shard from record `skip` on without their images: about two hundred bytes per cell.
-
-    Raises InputError if the shard or its index cannot be read.
-    """
-    index = read_index(shard)
+    """Reads `take` records of a shard from record `skip` on, without their images; InputError if that fails."""
     try:
-        with epath.Path(shard).open("rb") as file:
-            ends = np.append(index[1:, 0], file.seek(0, os.SEEK_END)) - tfrecord.FOOTER_BYTES
-            rows = np.column_stack([index[:, :3], ends])[skip : skip + take].tolist()
-            for offset, image_offset, image_num_bytes, end in rows:
-                file.seek(offset + tfrecord.HEADER_BYTES)
-                head = file.read(image_offset - offset - tfrecord.HEADER_BYTES)
-                file.seek(image_offset + image_num_bytes)
-                tail = file.read(end - image_offset - image_num_bytes)
-                yield example.parse(head + bytes(image_num_bytes) + tail)._replace(image=b"")
-    except (OSError, ValueError) as error:
-        raise corrupt_shard(shard, f"it or its index cannot be read ({error})") from error
+        with storage.open_file(epath.Path(shard)) as file:
+            for _, record in itertools.islice(tfrecord.read_records(file), skip, skip + take):
+                yield example.parse(record)._replace(image=b"")
+    except (OSError, ValueError, tfrecord.CorruptRecord) as error:
+        raise corrupt_shard(shard, f"it cannot be read ({error})") from error

@@ -13,9 +13,7 @@ from pipeline.errors import InputError
 from pipeline.splits.configs import CONFIGS
 from pipeline.storage import is_remote, open_place
 
-VERSION = "1.0.0"
-"""Version of the data set's form and bytes: any change to the order, the records or the splits raises it."""
-
+VERSION = "1.0.0"  # any change to the order, the records or the splits raises it
 RELEASE_NOTES = {VERSION: "First release."}
 MANIFEST = "manifest.json"
 DATASET_INFO = "dataset_info.json"
@@ -31,14 +29,11 @@ def dataset_dir(data_dir: str, config: str) -> epath.Path:
         raise InputError(f"--config={config} is unknown; expected {', '.join(CONFIGS)}")
     root = open_place(data_dir, "--data_dir")
     absolute = root if is_remote(data_dir) else root.resolve()
-    of_config = next(
-        (at for at in (absolute, absolute.parent) if at.name in CONFIGS and at.parent.name == DATASET_NAME), None
-    )
-    if of_config or (root / DATASET_INFO).exists():
-        what = "the folder of one config" if absolute == of_config else "a data set's own version folder"
+    configs = [at for at in (absolute, absolute.parent) if at.name in CONFIGS and at.parent.name == DATASET_NAME]
+    if configs or (root / DATASET_INFO).exists():
         raise InputError(
-            f"--data_dir={data_dir} is {what}; expected the folder that holds "
-            f"{DATASET_NAME}/<config>/<version>; give {of_config.parent.parent if of_config else 'its root'}"
+            f"--data_dir={data_dir} is a data set's own folder; expected the folder that holds "
+            f"{DATASET_NAME}/<config>/<version>; give {configs[0].parent.parent if configs else 'its root'}"
         )
     return root / DATASET_NAME / config / VERSION
 

@@ -44,7 +44,6 @@ from pipeline.storage import open_file, read_file
 
 SIZE_BIN_PX = 10
 _THREADS = 4  # on an object store several files arrive at a time
-_MAX_NAMED = 5
 
 Manifest = dict[str, Any]
 
@@ -83,10 +82,7 @@ def open_dataset(directory: epath.Path) -> Manifest:
     """Reads a data set's manifest and compares what it vouches for, except for the contents of shards.
 
     Every reader of a data set passes here, before it parses any other file. Readers of shards compare the checksums of
-    records.
-
-    Raises:
-      InputError: if the manifest cannot be used, or files are missing or changed.
+    records. Raises InputError if the manifest cannot be used, or files are missing or changed.
     """
     manifest = read(directory)
     if faults := find_corrupt(directory, manifest, with_shards=False):
@@ -101,30 +97,25 @@ def find_corrupt(directory: epath.Path, manifest: Manifest, with_shards: bool) -
     """
     faults: dict[str, str] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for found in pool.map(lambda shard: check_shard(directory, shard, with_shards), shards(manifest)):
-            faults |= found
-        paths = [directory / name for name in manifest["files"]]
-        for path, fault in zip(paths, pool.map(check_file, paths, manifest["files"].values()), strict=True):
-            faults |= {path.name: fault} if fault else {}
+        for of_shard in pool.map(lambda shard: check_shard(directory, shard, with_shards), shards(manifest)):
+            faults |= of_shard
+    for name, sha256 in manifest["files"].items():
+        if fault := check_file(directory / name, sha256):
+            faults[name] = fault
     return faults
 
 
 def corrupt_files(directory: epath.Path, faults: Mapping[str, str]) -> InputError:
     """The error for files with faults, with the first of them and the remedy."""
     texts = [f"{name} {fault}" for name, fault in faults.items()]
-    more = f"; and {len(texts) - _MAX_NAMED} more" if len(texts) > _MAX_NAMED else ""
     return InputError(
-        f"{directory} has {len(texts)} corrupt {'file' if len(texts) == 1 else 'files'}: "
-        f"{'; '.join(texts[:_MAX_NAMED])}{more}; python -m pipeline.preprocess with --repair makes them again from the "
-        "same source"
+        f"{directory} has {len(texts)} corrupt {'file' if len(texts) == 1 else 'files'}: {'; '.join(texts[:5])}; "
+        "python -m pipeline.preprocess with --repair makes them again from the same source"
     )
 
 
 def read_dataset(data_dir: str, config: str) -> tuple[epath.Path, Manifest]:
-    """Opens a prepared data set: its folder and manifest, see `open_dataset`.
-
-    If there is none, raises InputError with the command that makes it.
-    """
+    """The folder and manifest of a data set, see `open_dataset`; InputError with the command that makes it if none."""
     directory = layout.dataset_dir(data_dir, config)
     if not layout.has_dataset(directory):
         raise InputError(
@@ -175,10 +166,7 @@ def corrupt_shard(file: str, problem: str) -> InputError:
 
 
 def check_file(path: epath.Path, sha256: str | None, num_bytes: int | None = None) -> str | None:
-    """What is wrong with a file that the manifest vouches for; None if nothing is.
-
-    `sha256` is None to compare its size only, `num_bytes` is None if the manifest does not tell it.
-    """
+    """What is wrong with a file that the manifest vouches for, None if nothing is; what is None is not compared."""
     try:
         with open_file(path) as file:
             if num_bytes is not None and (size := file.seek(0, os.SEEK_END)) != num_bytes:

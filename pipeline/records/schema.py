@@ -5,8 +5,7 @@ from typing import Any
 
 from pipeline.cells import BACKGROUNDS, DATASET_NAME, LABELS
 from pipeline.records import layout
-from pipeline.records.example import IMAGE_ENCODINGS
-from pipeline.records.image import MAX_SIZE_PX
+from pipeline.records.example import IMAGE_ENCODINGS, MAX_SIZE_PX
 from pipeline.splits.configs import CONFIGS
 
 FORMAT = 1

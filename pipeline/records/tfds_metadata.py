@@ -12,7 +12,7 @@ from pipeline.cells import DATASET_NAME
 from pipeline.records import layout
 from pipeline.records.example import IMAGE, LABEL, tfds_features
 from pipeline.splits.configs import CONFIGS
-from pipeline.storage import make_folder, read_file
+from pipeline.storage import make_folder, read_file, write_atomic
 
 _TEXTS = ("citation", "configDescription", "description", "location", "releaseNotes")
 HOMEPAGE = "https://lhncbc.nlm.nih.gov/LHC-research/LHC-projects/image-processing/malaria-datasheet.html"
@@ -41,19 +41,16 @@ def write(directory: epath.Path, manifest: dict[str, Any]) -> None:
         disable_shuffling=True,  # the records' order is part of the plan
     )
     info.set_file_format(tfds.core.FileFormat.TFRECORD)
-    info.set_splits(
-        tfds.core.SplitDict(
-            [
-                tfds.core.SplitInfo(
-                    name=name,
-                    shard_lengths=[shard["num_records"] for shard in split["shards"]],
-                    num_bytes=sum(shard["num_bytes"] for shard in split["shards"]),
-                    filename_template=template,
-                )
-                for name, split in manifest["splits"].items()
-            ]
+    splits = [
+        tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=[shard["num_records"] for shard in split["shards"]],
+            num_bytes=sum(shard["num_bytes"] for shard in split["shards"]),
+            filename_template=template,
         )
-    )
+        for name, split in manifest["splits"].items()
+    ]
+    info.set_splits(tfds.core.SplitDict(splits))
     info.write_to_directory(directory)
 
 
@@ -79,7 +76,5 @@ def _deciding(content: bytes) -> object:
 def write_default_config(dataset_root: epath.Path) -> None:
     """Tells TFDS which config `tfds_malaria` means where the project's code is not imported."""
     path = dataset_root / ".config" / "metadata.json"
-    content = json.dumps({"default_config_name": next(iter(CONFIGS))})
-    if not path.exists() or path.read_text() != content:
-        make_folder(path.parent)
-        path.write_text(content)
+    make_folder(path.parent)
+    write_atomic(path, json.dumps({"default_config_name": next(iter(CONFIGS))}).encode())

@@ -13,7 +13,6 @@ import google_crc32c
 
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
-LENGTH_BYTES = _LENGTH.size
 HEADER_BYTES = _LENGTH.size + _CRC.size
 FOOTER_BYTES = _CRC.size
 _MAX_RECORD_BYTES = 1 << 26  # the largest image that can be stored has 3 << 24

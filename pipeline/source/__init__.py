@@ -1,1 +1,1 @@
-"""Where cells come from: a folder, a zip archive, or the NLM's download."""
+"""Where cells come from: a folder, a zip archive, a table of either, or the NLM's download."""

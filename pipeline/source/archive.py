@@ -39,19 +39,17 @@ class FolderSource:
         self._folder, self._only = folder, only
         self.is_remote = is_remote(folder)
 
-    def walk(self) -> tuple[Files, set[str]]:
-        """All files, and the paths of all folders except hidden ones, in any order."""
-        files, folders, pending = Files(), set[str](), [""]
+    def walk(self) -> Files:
+        """All files except those in hidden folders, in any order."""
+        files, pending = Files(), [""]
         while pending:
             prefix = pending.pop()
             for name, is_folder, num_bytes, modified_ns, fault in self._list(f"{self._folder}/{prefix}"):
-                if is_folder and not is_hidden(name):
-                    folders.add(prefix + name)
-                    if self._only is None or prefix + name in self._only:
-                        pending.append(f"{prefix}{name}/")
-                else:
+                if not is_folder or is_hidden(name):
                     files.append(File(prefix + name, num_bytes, None, fault, modified_ns))
-        return files, folders
+                elif self._only is None or prefix + name in self._only:
+                    pending.append(f"{prefix}{name}/")
+        return files
 
     def _list(self, folder: str) -> Iterator[tuple[str, bool, int, int | None, str | None]]:
         """Name, whether it is a folder, size, time and fault of each entry of a folder."""
@@ -106,9 +104,9 @@ class ZipSource:
     def __init__(self, archive: str) -> None:
         self._archive, self.is_remote = archive, is_remote(archive)
 
-    def walk(self) -> tuple[Files, set[str]]:
-        """As that of a folder; raises InputError if it is no complete zip archive."""
-        files, folders = Files(), set[str]()
+    def walk(self) -> Files:
+        """All files; raises InputError if it is no complete zip archive."""
+        files = Files()
 
         def add(entry: zipfile.ZipInfo) -> None:
             if entry.header_offset < 0:
@@ -120,11 +118,6 @@ class ZipSource:
                 fault = "encrypted"
             elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 fault = f"compressed by method {entry.compress_type}; expected stored or deflated"
-            if fault is None and not is_hidden(path):
-                folder = path.rpartition("/")[0]
-                while folder and folder not in folders:
-                    folders.add(folder)
-                    folder = folder.rpartition("/")[0]
             if path and not path.endswith("/"):
                 name_crc = zlib.crc32(entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437"))
                 zip_entry = ZipEntry(entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC, name_crc)
@@ -139,10 +132,9 @@ class ZipSource:
                 f"--source={self._archive} is not a zip archive or is cut off ({error}); "
                 "expected a folder or a complete .zip file; copy or download it again"
             ) from error
-        return files, folders
+        return files
 
     def read(self, root: str, cell: Cell) -> bytes:
-        """As that of a folder."""
         if (entry := cell.zip_entry) is None:
             raise ValueError(f"{root}{cell.filename} has no zip_entry; expected the one that `walk` gave")
         if entry.compressed_size > MAX_ENCODED_BYTES:
@@ -186,10 +178,9 @@ def open_source(path: str, only: Collection[str] | None = None) -> Source:
     try:
         if location.is_dir():
             return FolderSource(os.fspath(location), only)
-        if location.exists():
-            if not is_remote(location) and not Path(location).is_file():  # epath takes whatever exists for a file
-                raise InputError(f"--source={path} is not a regular file; expected a folder or a .zip file")
+        if location.exists() if is_remote(location) else Path(location).is_file():
             return ZipSource(os.fspath(location))
     except OSError as error:
         raise InputError(f"--source={path} cannot be read: {error}; check that it is there and may be read") from error
-    raise InputError(f"--source={path} does not exist; expected a folder, a .zip file, or 'nih' to download the NLM's")
+    missing = f"--source={path} does not exist or is not a regular file"
+    raise InputError(f"{missing}; expected a folder, a .zip file, or 'nih' to download the NLM's")

@@ -1,4 +1,4 @@
-"""Decodes image files to 8-bit RGB and resizes them as the original work does.
+"""Image files to pixels: decoded to 8-bit RGB, cut free from what surrounds the cell, resized as the original does.
 
 The pixels equal OpenCV's `cv2.resize(cv2.imdecode(…), …, INTER_CUBIC)` bit for bit. (One kind of file is accepted that
 OpenCV rejects: a PNG whose CRC-32s fit, but not the Adler-32 at the end of its compressed data.) The size is read from
@@ -18,28 +18,18 @@ from PIL import ExifTags, Image
 
 from pipeline.source.files import UnreadableImage
 
-MAX_PIXELS = 1 << 24
-"""Larger images are rejected: a cell crop has about 20,000 pixels."""
-
-_MODES_OF_CONVERSION = {
-    "grey": ("1", "L"),
-    "16-bit grey": ("I", "I;16", "I;16B"),
-    "float grey": ("F",),
-    "grey with alpha": ("LA",),
-    "palette": ("P", "PA"),
-    "alpha": ("RGBA", "RGBX"),
-}
-_CONVERSIONS = {mode: name for name, modes in _MODES_OF_CONVERSION.items() for mode in modes}
+MAX_PIXELS = 1 << 24  # larger images are rejected: a cell crop has about 20,000 pixels
+_CONVERSIONS = {"1": "grey", "L": "grey", "LA": "grey with alpha", "I": "16-bit grey", "F": "float grey"}
+_CONVERSIONS |= {"P": "palette", "PA": "palette", "RGBA": "alpha", "RGBX": "alpha"}
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}  # else as the format
 
 _MAX_BLACK = 16  # JPEG leaves some noise in what was black
+_NEIGHBOUR_BRIDGE = 0.3  # of the shorter side: narrower bridges to neighbouring cells are cut
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-_PNG_BIT_DEPTH = 24  # where the header has it
 _PNG_HEADER = struct.Struct(">16xII5s4x")  # width, height, kind
 _PNG_CHUNK = struct.Struct(">I4s")
-_PNG_CHUNK_FRAME_BYTES = 12  # length, name, CRC-32
 _PLAIN_PNG_KIND = b"\x08\x02\0\0\0"  # 8 bits, RGB, not interlaced
 _PLAIN_PNG_CHUNKS = {b"IDAT", b"pHYs", b"tEXt", b"tIME"}  # these leave the pixels alone, as tRNS and others do not
 
@@ -77,10 +67,7 @@ def decode(encoded: bytes, filename: str) -> DecodedImage:
 
 
 def resize(pixels: np.ndarray, image_size_px: int) -> np.ndarray:
-    """Resizes uint8 [height, width, 3] pixels to a square of this side, as the original does.
-
-    That is `cv2.resize` with `INTER_CUBIC`; the aspect ratio is not kept.
-    """
+    """Resizes uint8 [height, width, 3] pixels to a square of this side, as the original does: by `INTER_CUBIC`."""
     return cv2.resize(pixels, (image_size_px, image_size_px), interpolation=cv2.INTER_CUBIC)
 
 
@@ -92,6 +79,35 @@ def has_background(pixels: np.ndarray) -> bool:
     green = pixels[..., 1]  # one channel suffices and takes 7 instead of 50 µs
     edges = (green[0], green[-1], green[:, 0], green[:, -1])
     return 2 * sum(int((edge > _MAX_BLACK).sum()) for edge in edges) > sum(map(len, edges))
+
+
+def apply_background(pixels: np.ndarray, background: str) -> np.ndarray:
+    """Makes black what is not the cell, uint8 RGB [height, width, 3] in 0…255, of any size, if `background` is "black".
+
+    The cell is the largest region that is darker in the green channel than Otsu's threshold, which stain and blood
+    absorb. The image comes back as it is with "keep", if most of its border is black already, or if that region lies
+    beside the image's centre, so that it is no cell cut out by box.
+    """
+    if background == "keep" or not has_background(pixels):
+        return pixels
+    green = cv2.GaussianBlur(pixels[..., 1], (0, 0), 1)
+    green = np.maximum(green, np.percentile(green, 25).astype(np.uint8))  # else a dark parasite may set the threshold
+    mask = cv2.threshold(green, 0, 255, cv2.THRESH_BINARY_INV + cv2.THRESH_OTSU)[1]
+    mask = _filled(mask, _contours(mask))
+    side = int(_NEIGHBOUR_BRIDGE * min(mask.shape)) | 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    contours = _contours(cv2.erode(mask, disc))
+    mask = cv2.dilate(_filled(mask, [max(contours, key=cv2.contourArea)] if contours else []), disc)
+    height, width = mask.shape
+    return pixels * (mask[..., None] > 0) if mask[height // 2, width // 2] else pixels
+
+
+def _contours(mask: np.ndarray) -> list[np.ndarray]:
+    return list(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0])
+
+
+def _filled(mask: np.ndarray, contours: list[np.ndarray]) -> np.ndarray:
+    return cv2.drawContours(np.zeros_like(mask), contours, -1, 255, cv2.FILLED)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -111,7 +127,7 @@ def _plain_png_size(encoded: bytes) -> tuple[int, int] | None:
         num_bytes, name = _PNG_CHUNK.unpack_from(encoded, offset)
         if name not in _PLAIN_PNG_CHUNKS:
             return None
-        offset += _PNG_CHUNK_FRAME_BYTES + num_bytes
+        offset += 12 + num_bytes  # length, name, content, CRC-32
     return (height, width) if offset == end else None
 
 
@@ -123,50 +139,42 @@ def _silence_libraries() -> None:
 
 
 def _read_header(encoded: bytes, filename: str) -> tuple[str, ...]:
-    """Checks the size that the header claims, before OpenCV takes memory for it; returns the conversions."""
+    """Checks the size that the header claims, before OpenCV takes memory for it; returns the conversions.
+
+    OpenCV makes them without a word: it turns by EXIF, and leaves out transparency, profiles and further frames.
+    """
     is_png = encoded.startswith(_PNG_START) and len(encoded) >= _PNG_HEADER.size
     if is_png:  # what OpenCV reads, even where Pillow stops at a damaged byte or takes a second header
         _check_size(*_PNG_HEADER.unpack_from(encoded)[:2])
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            image_format, mode, (width, height) = image.format or "", image.mode, image.size
+            image_format, mode, size = image.format or "", image.mode, image.size
             exif, bits = Image.Exif() if is_png else image.getexif(), 8
             if is_png:
-                bits = encoded[_PNG_BIT_DEPTH]
+                bits = encoded[24]
                 exif.load(encoded.partition(b"eXIf")[2])  # may lie behind the pixels, where Pillow would decode them
             elif image_format == "TIFF":
                 bits = np.max(exif.get(ExifTags.Base.BitsPerSample, bits))
-            conversions = _silent_changes(image, exif)
+            suffixes = _SUFFIXES.get(image_format, f".{image_format.lower()}")
+            conversions = {
+                "turned by EXIF": exif.get(ExifTags.Base.Orientation, 1) in range(2, 9),
+                "first of several frames": image_format != "MPO" and getattr(image, "n_frames", 1) > 1,
+                "transparency ignored": "transparency" in image.info,
+                "colour profile ignored": "icc_profile" in image.info,
+                "16-bit colour": bits == 16 and mode in ("RGB", "RGBA"),  # Pillow has no mode for it
+                _CONVERSIONS.get(mode.partition(";")[0], mode): mode != "RGB",
+                f"{image_format} by another suffix": not filename.lower().endswith(suffixes),
+            }
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(f"{error}; expected at most {MAX_PIXELS} pixels in all") from error
     except Exception as error:  # Pillow's readers raise many kinds for damaged headers
         if is_png:  # its size is known and OpenCV decides
             return ("read without a header check",)
         raise UnreadableImage("cannot decode its header: not an image, damaged or of an unknown format") from error
-    _check_size(width, height)
-    if bits == 16 and mode in ("RGB", "RGBA"):
-        conversions.append("16-bit colour")  # Pillow has no mode for it
-    if mode != "RGB":
-        conversions.append(_CONVERSIONS.get(mode, mode))
-    if not filename.lower().endswith(_SUFFIXES.get(image_format, f".{image_format.lower()}")):
-        conversions.append(f"{image_format} by another suffix")
-    return tuple(conversions)
+    _check_size(*size)
+    return tuple(name for name, applies in conversions.items() if applies)
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"claims {width} × {height} pixels; expected at most {MAX_PIXELS} in all")
-
-
-def _silent_changes(image: Image.Image, exif: Image.Exif) -> list[str]:
-    """What OpenCV does without a word: it turns by EXIF, and leaves out transparency, profiles and further frames."""
-    conversions = []
-    if exif.get(ExifTags.Base.Orientation, 1) in range(2, 9):
-        conversions.append("turned by EXIF")
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        conversions.append("first of several frames")
-    if "transparency" in image.info:
-        conversions.append("transparency ignored")
-    if "icc_profile" in image.info:
-        conversions.append("colour profile ignored")
-    return conversions

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from etils import epath
-from tqdm import tqdm
 
 from pipeline import storage
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
+from pipeline.terminal import progress_bar
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60
@@ -57,14 +56,24 @@ def fetch_archive(directory: str, archive: Archive = NIH_ARCHIVE) -> Path:
 
 
 def _download(archive: Archive, partial: Path) -> None:
-    with progress_bar(archive.num_bytes, f"downloading {partial.stem}", "B", unit_scale=True) as bar:
-        size = _size(partial)
-        while True:
-            before, reason = size, _continue_download(archive, partial, bar)
-            size = _size(partial)
-            if size <= before or size >= archive.num_bytes:
-                break
-    if size < archive.num_bytes:
+    reason = "the server closed the connection"
+    start = size if (size := _size(partial)) < archive.num_bytes else 0
+    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+            if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server sends the whole file
+                start = 0
+            text = f"downloading {partial.stem}"
+            with (
+                partial.open("ab" if start else "wb") as file,
+                progress_bar(archive.num_bytes, text, "B", unit_scale=True, initial=start) as bar,
+            ):
+                while chunk := response.read(_CHUNK_BYTES):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        reason = str(error) or type(error).__name__
+    if (size := _size(partial)) < archive.num_bytes:
         raise InputError(
             f"the download of {archive.url} broke off at {size:,} of {archive.num_bytes:,} bytes ({reason}); the same "
             "command continues it"
@@ -76,24 +85,6 @@ def _download(archive: Archive, partial: Path) -> None:
             f"{archive.sha256}; the file was removed: try again, or get the archive elsewhere and give its path as "
             "--source"
         )
-
-
-def _continue_download(archive: Archive, partial: Path, bar: tqdm) -> str:
-    """Fetches the missing bytes; returns why it stopped."""
-    start = size if (size := _size(partial)) < archive.num_bytes else 0
-    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-            continues = response.status == http.HTTPStatus.PARTIAL_CONTENT  # else the server sends the whole file
-            bar.reset(archive.num_bytes)
-            bar.update(start if continues else 0)
-            with partial.open("ab" if continues else "wb") as file:
-                while chunk := response.read(_CHUNK_BYTES):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        return str(error) or type(error).__name__
-    return "the server closed the connection"
 
 
 def _size(path: Path) -> int:

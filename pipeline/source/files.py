@@ -4,13 +4,12 @@ import marshal
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from pipeline.cells import Cell, ZipEntry
 from pipeline.storage import NotRegular, open_regular
 
-MAX_ENCODED_BYTES = 1 << 26
-"""Larger image files are rejected: no cell crop comes near this, and a zip bomb must not fill the memory."""
+MAX_ENCODED_BYTES = 1 << 26  # larger image files are rejected: no crop comes near this, as a zip bomb may
 
 
 class UnreadableImage(Exception):
@@ -65,12 +64,8 @@ def read_zip_directory(file: BinaryIO, add: Callable[[zipfile.ZipInfo], None]) -
             add(entry)
 
     class ForgetfulZipFile(zipfile.ZipFile):  # which has no option for this
-        filelist = Entries()
-        NameToInfo = property(lambda _: {})  # another one for each entry
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            if name not in ("filelist", "NameToInfo"):
-                super().__setattr__(name, value)
+        filelist = property(lambda _: Entries(), lambda *_: None)
+        NameToInfo = property(lambda _: {}, lambda *_: None)
 
     ForgetfulZipFile(file).close()
 

@@ -11,8 +11,6 @@ from pipeline.label_list import fault, read_rows
 from pipeline.source.archive import LINK_TO_FOLDER, Source, is_hidden, normal_path
 from pipeline.source.files import Files, printable_path
 
-_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
-
 Columns = Mapping[str, str | None]
 """Names of a table's columns by what they tell; None or no entry: one of `COLUMNS` that is likely; "": none."""
 
@@ -41,11 +39,11 @@ class ClassFolders(NamedTuple):
     names: tuple[str, ...]  # of a label's folders, in label order
     folders: tuple[str, ...]  # that hold class folders, from the root on, "" or ending with `/`
     has_splits: bool  # whether the outermost of these are splits
-    outside: str = "outside of the class folders"  # what files elsewhere are
-    patient_column: str | None = None
+    outside: str = "outside of the class folders"  # what files are of which it tells nothing
+    patient_column: str | None = None  # of a table, that tells the patients
 
     def place(self, filename: str) -> Placement | None:
-        """What the path of a file from the root on tells; None for a file outside of the class folders."""
+        """What it tells of a file by the path from the root on; None if it tells nothing."""
         depth = self.folders[0].count("/")
         *around, folder, below = [*filename.split("/", depth + 1), ""][: depth + 2]
         if len(around) < depth or folder not in self.names:
@@ -77,20 +75,16 @@ class Table(NamedTuple):
 
     @property
     def patient_column(self) -> str | None:
-        """Name of the column that tells the patients."""
         return self.columns.get("patient")
 
     @property
     def has_splits(self) -> bool:
-        """Whether it has a column for the split."""
         return "split" in self.columns
 
     def place(self, filename: str) -> Placement | None:
-        """What the table tells of a file; None if it does not name it."""
         return self.rows.get(filename)
 
     def describe(self, label: int) -> str:
-        """Where the cells of a label are."""
         return f"{self.columns['label']}={self.names[label]}"
 
     def located(self, files: Files, folder: str) -> "Table":
@@ -107,24 +101,27 @@ class Table(NamedTuple):
                 for file in files:
                     if file.fault == LINK_TO_FOLDER and (root + path).startswith(f"{file.path}/"):
                         raise fault(self.name, line, f"{file.path!r} is a {file.fault}; put the folder itself there")
-                expected = f"in the source's folder {root}" if root else "in the source"
-                expected += f"; expected a file of {', '.join(IMAGE_SUFFIXES)}"
-                raise fault(self.name, line, f"there is no image {path!r} {expected}")
+                absent = f"there is no image {path!r} in {root or 'the source'}"
+                raise fault(self.name, line, f"{absent}; expected a file of {', '.join(IMAGE_SUFFIXES)}")
         return self._replace(root=root)
 
 
 Layout = ClassFolders | Table
 
 
-def find(
-    files: Files, folders: set[str], source: Source, name: str, class_names: Sequence[str], columns: Columns
-) -> Layout:
-    """The topmost class folders of a source that has been walked, else the table that is its only CSV.
+def find(files: Files, source: Source, name: str, class_names: Sequence[str], columns: Columns) -> Layout:
+    """The topmost class folders of a source, else the table that is its only CSV.
 
     Where there are no folders of the default names, those whose names mean the same count: `healthy`, `infected`.
     Raises InputError, which calls the source `name`, if there is neither.
     """
     names = tuple(class_names)
+    folders = set[str]()
+    for file in files:
+        folder = "" if file.fault or is_hidden(file.path) else file.path.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
     parents = _parents(folders, names)
     if not parents and names == DEFAULT_CLASS_FOLDERS:
         base_names = {path.rpartition("/")[2] for path in folders}
@@ -165,24 +162,15 @@ def _content(files: Files, folders: set[str]) -> str:
     if rejected := sorted((file.path, file.fault) for file in files if file.fault):
         path, reason = rejected[0]
         return f"{len(rejected)} files are rejected, such as {printable_path(path)}: {reason}"
-    if archives := sorted(path for path in files.paths if path.lower().endswith(_ARCHIVE_SUFFIXES)):
-        return f"it holds {printable_path(archives[0])}: unpack that first"
-    if not folders:
-        return f"it has no folders, and {len(files)} files"
-    return f"its folders are {', '.join(map(printable_path, sorted(folders)[:3]))}{', …' if len(folders) > 3 else ''}"
+    names = sorted(folders or files.paths)
+    return f"it holds {', '.join(map(printable_path, names[:3]))}{', …' if len(names) > 3 else ''}"
 
 
 def read_table(name: str, content: bytes, columns: Columns, class_names: Sequence[str]) -> Table:
-    """Reads a table.
+    """Reads the bytes of a table, which errors call `name`; raises InputError with the number of the line.
 
-    Args:
-      name, content: what errors call it, and its bytes.
-      columns: see `Columns`.
-      class_names: values of the label's column, in label order, upper and lower case alike; the default stands for
-        any whose meaning is clear, such as `healthy` and `infected`.
-
-    Raises:
-      InputError: with the number of the line.
+    `class_names` are the values of the label's column, in label order, upper and lower case alike; the default stands
+    for any whose meaning is clear, such as `healthy` and `infected`.
     """
     (_, header), *rows = read_rows(name, content)
     indices = _find_columns(header, columns, name)

@@ -14,7 +14,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -61,19 +60,11 @@ class Cells:
         return map(self.__getitem__, range(len(self)))
 
 
-class LabelOverrides(NamedTuple):
-    """What a list of labels says of the cells."""
-
-    sha256: str  # of the list
-    labels: np.ndarray  # int8 [cells], `EXCLUDED` for cells that the data set leaves out
-
-
 class Listing(NamedTuple):
     """What a source holds.
 
     The fingerprint is a sha256 over the sorted file names and sizes and the CRC-32 of 1,024 files chosen by a hash of
-    their names; with a table also over what it tells. It is the same for a folder and a zip of that folder, and
-    cheap for both.
+    their names; with a table also over what it tells. It is the same for a folder and a zip of that folder.
     """
 
     cells: Cells
@@ -82,12 +73,8 @@ class Listing(NamedTuple):
     same_names: list[str]  # base names that are in both classes, which may be a mistake in copying
     fingerprint: str
     layout: layouts.Layout  # how the source tells labels
-    overrides: LabelOverrides | None = None
-
-    @property
-    def overridden(self) -> np.ndarray:
-        """The cells that have another label by the list, or are left out: int64 indices."""
-        return np.flatnonzero(self.overrides.labels != self.cells.labels) if self.overrides else np.array([], np.int64)
+    overrides_sha256: str = ""  # of the list of labels, if there is one
+    overrides: np.ndarray | None = None  # by the list, int8 [cells]; `EXCLUDED` for cells that the data set leaves out
 
 
 def list_cells(
@@ -95,28 +82,25 @@ def list_cells(
     source_name: str,
     class_names: Sequence[str],
     patient_regex: re.Pattern[str],
-    columns: layouts.Columns = MappingProxyType({}),
+    columns: layouts.Columns | None = None,
     table: layouts.Table | None = None,
 ) -> Listing:
-    """Lists the cells of a source.
+    """Lists the cells of a source, which errors call `source_name`.
 
     Args:
-      source, source_name: an opened source, and what to call it in errors.
       class_names: folder of each label, or its name in a table, in label order; see `layouts.find`, `read_table`.
       patient_regex: see `cells.parse_patient`.
       columns: see `layouts.Columns`, of the CSV that a source without class folders may hold.
       table: a table that lies elsewhere; then class folders do not count.
 
     Raises:
-      InputError: if the source cannot be listed, has neither class folders nor a table, or a class has no image.
+      InputError: if the source cannot be read, has neither class folders nor a table, or a class has no image.
     """
     try:
-        files, folders = source.walk()
-        layout: layouts.Layout
-        if table:
-            layout = table.located(files, "")
-        else:
-            layout = layouts.find(files, folders, source, source_name, class_names, columns)
+        files = source.walk()
+        layout = (
+            table.located(files, "") if table else layouts.find(files, source, source_name, class_names, columns or {})
+        )
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be listed: {error}; check that it can be read") from error
     root = layout.root
@@ -154,22 +138,18 @@ def list_cells(
     columns_of_cells = (np.array(indices), np.array(labels), np.array(patients), list(patient_codes))
     cells = Cells(files, root, *columns_of_cells, np.array(splits) if layout.has_splits else None)
     num_cells = np.bincount(cells.labels, minlength=len(LABELS))
-    for label, num in enumerate(num_cells):
-        if not num:
-            reason = f" ({len(rejected)} files are rejected: {rejected[0].reason})" if rejected else ""
-            raise InputError(
-                f"{source_name} has no image in {layout.describe(label)}{reason}; expected files ending in "
-                f"{', '.join(IMAGE_SUFFIXES)}; add some or name the folder by --class_folders"
-            )
-    try:
-        fingerprint = _fingerprint(cells, source, isinstance(layout, layouts.Table))
-    except (OSError, UnreadableImage) as error:
-        raise InputError(f"{source_name} cannot be read: {error}; fix that, then the same command continues") from error
+    if not num_cells.all():
+        reason = f" ({len(rejected)} files are rejected: {rejected[0].reason})" if rejected else ""
+        raise InputError(
+            f"{source_name} has no image in {layout.describe(int(num_cells.argmin()))}{reason}; expected files ending "
+            f"in {', '.join(IMAGE_SUFFIXES)}; add some or name the folder by --class_folders"
+        )
     fewest, *others = (
         (cells.filename(index).rpartition("/")[2] for index in np.flatnonzero(cells.labels == label).tolist())
         for label in np.argsort(num_cells)
     )
     same_names = sorted(set(fewest).intersection(*others))
+    fingerprint = _fingerprint(cells, source, source_name, isinstance(layout, layouts.Table))
     return Listing(cells, rejected, dict(sorted(skipped.items())), same_names, fingerprint, layout)
 
 
@@ -186,20 +166,16 @@ def override(listing: Listing, label_list: LabelList) -> Listing:
         labels[row_of[filename]] = EXCLUDED if label == EXCLUDE else LABELS.index(label)
     if lost := [name for label, name in enumerate(LABELS) if label in cells.labels and label not in labels]:
         raise InputError(f"{label_list.name} leaves no {lost[0]} cell in the data set; expected cells of both labels")
-    return listing._replace(overrides=LabelOverrides(label_list.sha256, labels))
+    return listing._replace(overrides_sha256=label_list.sha256, overrides=labels)
 
 
 def _name_fault(path: str) -> str | None:
     if len(path) > _MAX_NAME_CHARACTERS:
         return f"name of {len(path)} characters; expected at most {_MAX_NAME_CHARACTERS}"
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "name is not UTF-8"
-    return None
+    return "name is not UTF-8" if re.search(r"[\ud800-\udfff]", path) else None
 
 
-def _fingerprint(cells: Cells, source: Source, with_labels: bool) -> str:
+def _fingerprint(cells: Cells, source: Source, source_name: str, with_labels: bool) -> str:
     digest = hashlib.sha256()
     for index, cell in enumerate(cells):
         digest.update(f"{cell.filename}\0{cell.num_bytes}\n".encode())
@@ -216,8 +192,9 @@ def _fingerprint(cells: Cells, source: Source, with_labels: bool) -> str:
         cell = cells[index]
         try:
             return cell.zip_entry.crc if cell.zip_entry else zlib.crc32(source.read(cells.root, cell))
-        except UnreadableImage as error:
-            raise UnreadableImage(f"{cell.filename}: {error}") from error
+        except (OSError, UnreadableImage) as error:
+            failure = f"{source_name} cannot be read: {cell.filename}: {error}"
+            raise InputError(f"{failure}; fix that, then the same command continues") from error
 
     with ThreadPoolExecutor(MAX_CONNECTIONS if source.is_remote else 1) as pool:
         for crc in pool.map(crc32, with_checksum):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline import synthetic
-from pipeline.source.background import apply_background
+from pipeline.source.decode import apply_background
 
 
 def cut_out_by_box(light=(225, 235, 215), cell=(190, 90, 150)):

@@ -5,11 +5,10 @@ import socket
 import zipfile
 
 import pytest
-from conftest import listing_of, png, prepare, zip_folder
+from conftest import listing_of, png, prepare, run_job, zip_folder
 
 from pipeline.errors import InputError
 from pipeline.job import plan
-from pipeline.job import prepare as job
 from pipeline.source.files import MAX_ENCODED_BYTES, UnreadableImage, read_image_file
 
 CHANGED = "has changed since it was listed"
@@ -57,8 +56,8 @@ def test_a_file_that_changes_after_the_listing_is_rejected_by_name(change, reaso
     change(source / cell.filename)
     options = {"source": str(source), "data_dir": str(tmp_path / "data"), "pipeline_options": ["--runner=FnApiRunner"]}
     with pytest.raises(InputError, match=rf"1 of 36 images cannot be used, .*{cell.filename} \({reason}\)"):
-        job.prepare(listing, plan.Settings(image_size_px=16), **options)
-    result = job.prepare(listing, plan.Settings(image_size_px=16), max_rejected_fraction=0.1, **options)
+        run_job(listing, plan.Settings(image_size_px=16), **options)
+    result = run_job(listing, plan.Settings(image_size_px=16), max_rejected_fraction=0.1, **options)
     assert result.manifest["rejected"] == [{"filename": cell.filename, "reason": reason}]
 
 
@@ -67,7 +66,7 @@ def test_an_archive_that_changes_after_the_listing_stops_the_job(source, tmp_pat
     listing = listing_of(archive)
     replaced(archive)
     with pytest.raises(InputError, match=rf"could not be filled: {archive} {CHANGED}; fix that, then the same"):
-        job.prepare(listing, plan.Settings(), source=str(archive), data_dir=str(tmp_path / "data"))
+        run_job(listing, plan.Settings(), source=str(archive), data_dir=str(tmp_path / "data"))
     assert prepare(archive, tmp_path / "data").num_filled == 36
 
 
@@ -108,7 +107,7 @@ def test_too_few_cells_are_told_with_the_files_that_were_rejected(tmp_path):
         out.writestr("Parasitized/C1_a.png", png())
         with pytest.warns(UserWarning, match="Duplicate name"):
             out.writestr("Parasitized/C1_a.png", png())
-    expected = r"twice\.zip, 1 files rejected, such as Parasitized/C1_a\.png \(the archive has this name .*: {}"
+    expected = r"twice\.zip, 1 file rejected, such as Parasitized/C1_a\.png \(the archive has this name .*: {}"
     with pytest.raises(InputError, match=expected.format("got 2 cells, too few")):
         prepare(archive, tmp_path / "data", config="by_cell")
     with pytest.raises(InputError, match=expected.format("too few patients")):

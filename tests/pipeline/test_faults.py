@@ -24,7 +24,7 @@ from conftest import (
 from pipeline import storage
 from pipeline.cells import Cell
 from pipeline.errors import InputError
-from pipeline.job import build_manifest, plan, results, runner_errors, workers
+from pipeline.job import build_manifest, plan, results, workers
 from pipeline.job import prepare as job
 from pipeline.records import layout
 from pipeline.source.listing import Cells, Listing
@@ -128,7 +128,7 @@ def test_a_worker_that_was_killed_before_its_first_shard_is_named(monkeypatch):
     processes = workers.WorkerProcesses(None, 1)
     try:
         with pytest.raises(
-            runner_errors.ShardError, match="a shard could not be filled: a worker process ended with status 1"
+            workers.ShardError, match="a shard could not be filled: a worker process ended with status 1"
         ):
             processes.fill("a shard").result()
     finally:

@@ -32,14 +32,14 @@ def test_a_corrupt_shard_is_named(data_dir, tmp_path):
     copy = tmp_path / "shard"
     shutil.copy(shard, copy)
     with pytest.raises(InputError, match=rf"{copy}: it or its index cannot be read .*--repair"):
-        list(index.read_without_images(str(copy), 0, 5))
+        index.read_index(str(copy))
     shutil.copy(layout.index_name(shard), layout.index_name(str(copy)))
     copy.write_bytes(bytes(copy.stat().st_size))
-    with pytest.raises(InputError, match=rf"{copy}: it or its index cannot be read .*no record of a cell"):
+    with pytest.raises(InputError, match=rf"{copy}: it cannot be read \(record 0 .*checksum"):
         list(index.read_without_images(str(copy), 0, 5))
     np.save(layout.index_name(str(copy)), np.zeros((5, 3)))
     with pytest.raises(InputError, match="its index does not have the int64 columns record_offset, "):
-        list(index.read_without_images(str(copy), 0, 5))
+        index.read_index(str(copy))
 
 
 @pytest.mark.parametrize("expression", ["train[:10%]", "train+test[:3]", "train[:5]+train[15:]"])

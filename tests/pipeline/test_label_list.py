@@ -47,7 +47,7 @@ def test_corrected_and_excluded_cells(source, tmp_path):
     )
     result = preprocess(source, tmp_path / "data", labels)
     assert result.returncode == 0, result.stderr
-    assert "label overrides: 1 cells have corrected labels, 1 are left out" in result.stdout
+    assert "label overrides: 1 corrected, 1 left out" in result.stdout
     expected = {split: dict(cells) for split, cells in published.items()}
     expected["train"][corrected] = (1 - published["train"][corrected][0], published["train"][corrected][1])
     del expected["train"][excluded]

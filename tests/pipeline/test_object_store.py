@@ -174,14 +174,14 @@ def test_cells_are_read_at_the_same_time_and_listed_together(tmp_path, bucket, s
     log, _ = server
     source = open_source(f"s3://{bucket.name}/cells")
     requests = len(log.read_text().splitlines())
-    files, _ = source.walk()
+    files = source.walk()
     assert len(log.read_text().splitlines()) - requests <= 3
     cells = tuple(sorted(Cell(file.path, 0, "C1", file.num_bytes) for file in files))
     for number, content in ((1, contents[1] + b"grown"), (2, b"")):
         bucket.put_object(Key=f"cells/Uninfected/C{number:03d}.slow.png", Body=content)
     (tmp_path / layout.plan_name("shard")).write_text(plan.Shard("train", "shard", cells).to_json())
     folder = epath.Path(tmp_path)
-    job = plan.ShardJob(f"s3://{bucket.name}/cells", "", folder, folder, 8, "raw", "keep")
+    job = plan.ShardJob(f"s3://{bucket.name}/cells", "", folder, folder, plan.Settings(image_size_px=8))
     start = time.perf_counter()
     assert fill.fill_shard("shard", job, num_threads=1)[::2] == (198, 2)
     assert time.perf_counter() - start < len(cells) * 0.25 / 10

@@ -205,16 +205,3 @@ def test_entries_that_early_manifests_lack_are_optional(source, tmp_path):
     (result.directory / layout.MANIFEST).write_bytes(build_manifest.sign(early, result.directory))
     assert manifest.read_dataset(str(tmp_path), "by_patient")[1]["duplicates"] == early["duplicates"]
     assert prepare(source, tmp_path).num_filled == 0
-
-
-def test_another_shard_of_the_same_size_is_noticed(directory):
-    shard = next(directory.glob("*-train.tfrecord-00000-*[0-9]"))
-    with shard.open("rb") as file:
-        records = [record for _, record in tfrecord.read_records(file)]
-    framed = [(tfrecord.frame(record), record) for record in reversed(records)]
-    content = b"".join(header + record + footer for (header, footer), record in framed)
-    assert len(content) == shard.stat().st_size
-    shard.write_bytes(content)
-    data_set = open_data_set(str(directory.parents[2]), "by_patient")
-    with pytest.raises(InputError, match=rf"{shard.name}: record .* has another length than the index says.*--repair"):
-        data_set.open_split("train")

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, assert_one_line_error, data_set_digests, prepare, run_in_process
 
 from pipeline.errors import InputError
-from pipeline.job.runner_errors import explained_runner_errors
+from pipeline.job.beam_pipeline import explained_runner_errors
 
 SETTINGS = {"image_size_px": 16, "cells_per_shard": 8}
 FLAGS = [f"--{name}={value}" for name, value in SETTINGS.items()]

@@ -11,8 +11,7 @@ import tensorflow as tf
 from conftest import ROOT, flip_bit, open_split, prepare
 
 from pipeline.errors import InputError
-from pipeline.records.index_shuffle import index_shuffle
-from pipeline.records.random_access import Cells, ShuffledBatches
+from pipeline.records.random_access import Cells, ShuffledBatches, index_shuffle
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 

@@ -9,7 +9,7 @@ from conftest import png
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.records import example, image, tfrecord
+from pipeline.records import example, tfrecord
 
 RECORDS = [b"", b"a", b"cell" * 5000]
 
@@ -83,10 +83,10 @@ def test_what_is_no_record_of_a_cell_is_a_value_error(content):
 
 def test_stored_pngs_are_decoded_as_opencv_does():
     stored = np.frombuffer(png(3, 125, 125), np.uint8)
-    np.testing.assert_array_equal(image.decode_png(stored), cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB))
+    np.testing.assert_array_equal(example.decode_png(stored), cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB))
 
 
 @pytest.mark.parametrize("stored", [b"", bytes(100), png()[:60], png(channels=1), png(width=4097)])
 def test_what_is_no_stored_png_is_a_value_error(stored):
     with pytest.raises(ValueError, match="is no PNG"):
-        image.decode_png(np.frombuffer(stored, np.uint8))
+        example.decode_png(np.frombuffer(stored, np.uint8))

@@ -105,7 +105,7 @@ def test_bad_tables(change, expected, lab, tmp_path):
 
 def test_several_tables_and_no_column(lab, tmp_path):
     shutil.copy(lab / "labels.csv", lab / "more.csv")
-    assert_one_line_error(preprocess(lab, tmp_path / "data"), "its folders are crops", "or one CSV", "by --labels_csv")
+    assert_one_line_error(preprocess(lab, tmp_path / "data"), "it holds crops", "or one CSV", "by --labels_csv")
     result = preprocess(lab, tmp_path / "data", f"--labels_csv={lab / 'more.csv'}", "--patient_column=of")
     assert_one_line_error(result, "without a column of; name the patient's column by --patient_column")
     result = preprocess(lab, tmp_path / "data", f"--labels_csv={lab / 'no.csv'}")
@@ -149,9 +149,9 @@ def test_given_splits_by_folders(tmp_path):
     result = preprocess(source, tmp_path / "data", "--config=given,by_patient", *flags)
     assert result.returncode == 0, result.stderr
     assert "uninfected ← U/ in test/P0/ and 5 more folders, 6 cells" in result.stdout
-    assert "given splits: train 6 cells, test 6 cells\n" in result.stdout
+    assert "given splits, which --config=given keeps: train 6 cells, test 6 cells\n" in result.stdout
     assert "warning: given splits share 3 patients, such as P0" in result.stdout
-    assert "1 are in several splits" in result.stdout
+    assert "in several splits: 1;" in result.stdout
     assert "advice: 3 patients: use trainers.cross_validate" in result.stdout
     assert run_in_process("pipeline.verify", f"--data_dir={tmp_path / 'data'}").returncode == 0
     for split in ("train", "test"):
@@ -160,7 +160,7 @@ def test_given_splits_by_folders(tmp_path):
         assert {cell.filename for cell in cells} == {name for name in names if name.startswith(split)}
     (source / "test").rename(source / "extra")
     result = preprocess(source, tmp_path / "more", "--config=given", *flags)
-    assert_one_line_error(result, "it has no splits of its own", "--config=by_patient")
+    assert_one_line_error(result, "has no splits of its own", "--config=by_patient")
 
 
 def test_given_splits_by_a_column(lab, tmp_path):
@@ -185,7 +185,7 @@ def test_names_that_say_the_opposite_and_advice(tmp_path):
     lines = result.stdout.splitlines()
     assert "warning: uninfected ← infected/, whose name says the opposite; check --class_folders" in lines
     assert [line for line in lines if "advice" in line] == [
-        "  advice: borders are not black in 48 of 56 cells: --background=black masks what surrounds a cell",
+        "  advice: borders are not black in 48 of 56 cells: --background=black --overwrite masks what surrounds a cell",
         "  advice: not 8-bit RGB: 8 grey; a model that learns colours needs cells like those that it will predict",
         "  advice: 8 patients: use trainers.cross_validate (--config=folds), which tests on each one",
         "  advice: uninfected to parasitized cells are 1:6.0: train with --class_weight=balanced",

@@ -68,14 +68,12 @@ def test_cells_are_masked_crops_of_real_sizes(generated):
     assert np.allclose(np.median([pixels.shape for _, pixels in generated], axis=0), (130, 130, 3), atol=10)
 
 
-def test_folder_and_zip_hold_the_same_files(tmp_path):
-    counts = {synthetic.write(tmp_path / name, **_SMALL) for name in ("folder", "a.zip", "b.zip")}
-    paths = [path for path in (tmp_path / "folder").rglob("*") if path.is_file()]
-    files = {path.relative_to(tmp_path / "folder").as_posix(): path.read_bytes() for path in paths}
-    assert counts == {len(files) - 2}
+def test_zips_hold_the_cells_and_are_equal(tmp_path):
+    counts = {synthetic.write(tmp_path / name, **_SMALL) for name in ("a.zip", "b.zip")}
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-        assert {name: archive.read(name) for name in archive.namelist()} == files
+        files = {name: archive.read(name) for name in archive.namelist()}
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+    assert counts == {len(files) - 2}
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     assert {f"cell_images/{folder}/Thumbs.db" for folder in ("Parasitized", "Uninfected")} < files.keys()
     for name, pixels in synthetic.cells(**_SMALL):
@@ -83,17 +81,16 @@ def test_folder_and_zip_hold_the_same_files(tmp_path):
         assert np.array_equal(cv2.imdecode(png, cv2.IMREAD_COLOR_RGB), pixels)
 
 
-@pytest.mark.parametrize("name", ["folder", "cells.zip"])
-def test_failing_midway_leaves_nothing_behind(tmp_path, monkeypatch, name):
+def test_failing_midway_leaves_nothing_behind(tmp_path, monkeypatch):
     steps, encode = itertools.count(), cv2.imencode
     monkeypatch.setattr(cv2, "imencode", lambda *given: encode(*given) if next(steps) < 5 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        synthetic.write(tmp_path / name, **_SMALL)
+        synthetic.write(tmp_path / "cells.zip", **_SMALL)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "reason"), [(".", "exists"), ("absent/cells.zip", "No such file")])
 def test_unusable_outputs_are_refused(tmp_path, name, reason):
-    with pytest.raises(InputError, match=reason):
+    with pytest.raises((InputError, FileNotFoundError), match=reason):
         synthetic.write(tmp_path / name, **_SMALL)
     assert not list(tmp_path.iterdir())

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 from scipy import special
+from sklearn import metrics as sklearn_metrics
 
 from trainers.data import open_data_set
 from trainers.evaluation import evaluate, runs
-from trainers.evaluation.metrics import thresholds
+from trainers.evaluation.metrics import metrics, thresholds
 from trainers.evaluation.predictions import ModelPredictions, Predictions
 from trainers.evaluation.report import metrics_json
 from trainers.evaluation_flags import Options
@@ -57,11 +58,32 @@ def model_predictions(predictions, num_runs=1, fitted=None, leak=NO_LEAK):
     members = tuple(runs.Run(f"runs/{i}", run_record(), f"fold_{i}") for i in range(num_runs))
     run_index = np.arange(len(predictions.labels)) * num_runs // len(predictions.labels)
     fitted = fitted or (fit(make_predictions(9)),) * num_runs
-    return ModelPredictions(runs.ModelRuns("basic_cnn", members), predictions, run_index, fitted, leak, False)
+    return ModelPredictions(runs.ModelRuns("basic_cnn", members), predictions, run_index, fitted, leak)
 
 
 def build_entry(model):
-    return metrics_json.build_entry(model, metrics_json.sum_by_patient(model), OPTIONS)
+    return metrics_json.build([model], OPTIONS)["models"][model.name]
+
+
+def compute_metrics(labels, probabilities, weights=None):
+    """All metrics by scikit-learn, with a whole number as the weight of each cell."""
+    predictions, by_weight = probabilities >= 0.5, {"sample_weight": weights}
+    precision = sklearn_metrics.precision_score(labels, predictions, zero_division=np.nan, **by_weight)
+    return {
+        "accuracy": sklearn_metrics.accuracy_score(labels, predictions, **by_weight),
+        "sensitivity": sklearn_metrics.recall_score(labels, predictions, **by_weight),
+        "specificity": sklearn_metrics.recall_score(labels, predictions, pos_label=0, **by_weight),
+        "precision": None if np.isnan(precision) else precision,
+        "f1": sklearn_metrics.f1_score(labels, predictions, **by_weight),
+        "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(labels, predictions, **by_weight),
+        "auc": sklearn_metrics.roc_auc_score(labels, probabilities, **by_weight),
+        "average_precision": sklearn_metrics.average_precision_score(labels, probabilities, **by_weight),
+        "mcc": sklearn_metrics.matthews_corrcoef(labels, predictions, **by_weight),
+        "brier": sklearn_metrics.brier_score_loss(labels, probabilities, **by_weight),
+        "ece": metrics.expected_calibration_error(
+            *(np.repeat(item, 1 if weights is None else weights.astype(int)) for item in (labels, probabilities))
+        ),
+    }
 
 
 def evaluate_runs(data_dir, run_dirs, output_dir, config=None, split=None, options=OPTIONS):

@@ -4,8 +4,8 @@ from functools import cache
 
 import numpy as np
 import pytest
+from evaluating import compute_metrics
 from scipy import special
-from sklearn import metrics as reference
 
 from trainers.evaluation.metrics import bootstrap, metrics
 
@@ -43,7 +43,7 @@ def simulate_two_models(rng, num_patients, equal):
 def find_truth(equal):
     """The metrics of the two models, and their differences, for 20,000 patients."""
     labels, *models, _ = simulate_two_models(np.random.default_rng(10_000), 20_000, equal)
-    one, other = (metrics.compute(labels, probabilities) for probabilities in models)
+    one, other = (compute_metrics(labels, probabilities) for probabilities in models)
     return {"patients": one, "difference": {name: one[name] - other[name] for name in NAMES}, "cells": one}
 
 
@@ -74,23 +74,7 @@ def test_weighted_metrics_agree_with_scikit_learn():
     weights = np.vstack([np.ones(40), rng.multinomial(40, np.full(40, 1 / 40), 5)])
     sums = bootstrap.Sums(labels, probabilities, patients)
     for row, weight in enumerate(weights[:, patients]):
-        keywords = {"sample_weight": weight}
-        predictions = probabilities >= 0.5
-        expected = {
-            "accuracy": reference.accuracy_score(labels, predictions, **keywords),
-            "sensitivity": reference.recall_score(labels, predictions, **keywords),
-            "specificity": reference.recall_score(labels, predictions, pos_label=0, **keywords),
-            "precision": reference.precision_score(labels, predictions, **keywords),
-            "f1": reference.f1_score(labels, predictions, **keywords),
-            "balanced_accuracy": reference.balanced_accuracy_score(labels, predictions, **keywords),
-            "auc": reference.roc_auc_score(labels, probabilities, **keywords),
-            "average_precision": reference.average_precision_score(labels, probabilities, **keywords),
-            "mcc": reference.matthews_corrcoef(labels, predictions, **keywords),
-            "brier": reference.brier_score_loss(labels, probabilities, **keywords),
-            "ece": metrics.expected_calibration_error(
-                np.repeat(labels, weight.astype(int)), np.repeat(probabilities, weight.astype(int))
-            ),
-        }
+        expected = compute_metrics(labels, probabilities, weight)
         assert set(expected) == set(metrics.NAMES)
         for name, value in expected.items():
             assert sums.compute(name, weights)[row] == pytest.approx(value), name
@@ -114,7 +98,15 @@ def estimate(*models, clusters, num_resamples=100, seed=0):
 def test_the_values_are_those_that_are_reported():
     *cells, patients = simulate_cells(np.random.default_rng(1), 30)
     values = {name: item.value for name, item in estimate(cells, clusters=patients).items()}
-    assert values == pytest.approx(metrics.compute(*cells))
+    assert values == pytest.approx(compute_metrics(*cells))
+    assert bootstrap.compute(*cells) == pytest.approx(values)
+
+
+def test_precision_is_undefined_where_no_cell_is_called_parasitized():
+    labels, probabilities, patients = simulate_cells(np.random.default_rng(1), 30)
+    items = estimate((labels, probabilities / 2), clusters=patients)
+    assert items["precision"] == (None, None)
+    assert (items["f1"].value, items["sensitivity"].value) == (0, 0)
 
 
 def test_the_seed_decides():

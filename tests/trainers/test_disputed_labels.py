@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 from conftest import assert_one_line_error, open_split, run_in_process
-from evaluating import OPTIONS, evaluate_runs
+from evaluating import OPTIONS, compute_metrics, evaluate_runs
 
 from pipeline import label_list
 from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from trainers.data import DataSet, open_data_set
-from trainers.evaluation import disputed_labels, predictions
-from trainers.evaluation.metrics import label_issues, metrics
+from trainers.evaluation import predictions
+from trainers.evaluation.metrics import label_issues
 from trainers.evaluation.metrics.label_issues import LabelIssue
 
 
@@ -42,17 +42,18 @@ def test_metrics_are_reported_twice(small_run, data_dir, cells, tmp_path, monkey
     folder, text, contents = evaluate_runs(data_dir, [small_run], tmp_path / "report", options=options)
     entry = contents["models"]["basic_cnn"]
     undisputed = entry["undisputed"]
-    expected = metrics.compute(cells.labels[~disputed], cells.probabilities[~disputed])
+    expected = compute_metrics(cells.labels[~disputed], cells.probabilities[~disputed])
     assert {name: undisputed[name]["value"] for name in expected} == pytest.approx(expected)
     counts = {"num_cells": len(rows) - 5, "num_disputed": 5, "num_errors": is_error.sum(), "num_disputed_errors": 3}
     assert {name: undisputed[name] for name in counts} == counts
     assert [(item["length"], item["num_disputed"]) for item in contents["disputed_labels"]["found"]] == [(3, 2)]
-    assert "2 of the first 3 are disputed: precision 0.667, recall 0.400" in text
+    assert [item["recall"] for item in contents["disputed_labels"]["found"]] == [0.4]
     assert (folder / "suspected_label_errors.png").exists()
-    assert f"3 of {is_error.sum()} errors are disputed cells; the split has 5" in text
+    assert f"3 of {is_error.sum()} errors on disputed cells; the split has 5" in text
     assert "basic_cnn, undisputed" in text
     page = (folder / "report.html").read_text()
     assert "<th>undisputed</th>" in page
+    assert "<td>3</td><td>2</td><td>0.667</td><td>0.400</td>" in page
     assert f"3 of its {is_error.sum()} errors are on the 5 cells of this split whose label experts dispute" in page
     assert "Comparison with published results" in page
     assert page.count(", disputed, p(parasitized) 0.900") == 2
@@ -78,13 +79,13 @@ def test_found_by_label_issues(tmp_path):
     names = [f"Uninfected/{i}.png" for i in range(80)]
     listed = write_list(tmp_path / "list.csv", [(name, "uninfected") for name in (*names[:30], names[79], "other")])
     issues = [LabelIssue(name, "C1", "uninfected", 0.9, 0.1, 0.9) for name in names[:60]]
-    found = disputed_labels.count_found(listed, issues, np.array(names))
+    found = label_issues.count_disputed(issues, listed.labels, np.array(names))
     assert found == [
         {"length": 50, "num_disputed": 30, "precision": 30 / 50, "recall": 30 / 31},
         {"length": 60, "num_disputed": 30, "precision": 30 / 60, "recall": 30 / 31},
     ]
     empty = {"length": 0, "num_disputed": 0, "precision": None, "recall": 0.0}
-    assert disputed_labels.count_found(listed, [], np.array(names)) == [empty]
+    assert label_issues.count_disputed([], listed.labels, np.array(names)) == [empty]
 
 
 def test_bad_lists_are_one_line(small_run, data_dir, cells, tmp_path):

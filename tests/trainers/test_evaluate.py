@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from trainers import run_dir
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics import thresholds
-from trainers.evaluation.report import gradcam, image_grid, plots, render, writer
+from trainers.evaluation.report import image_grid, plots, writer
 
 
 def test_the_report_is_complete(small_report):
@@ -166,8 +166,7 @@ def test_external_data_with_flips_has_the_thresholds_of_the_run(small_run, data_
     def patient_noun(settings):
         return "slide"
 
-    for module in (writer, render):
-        monkeypatch.setattr(module, "patient_noun", patient_noun)
+    monkeypatch.setattr(writer, "patient_noun", patient_noun)
     folder, text, contents = evaluate_runs(data_dir, [run], tmp_path / "report", options=options)
     page, card = ((folder / name).read_text() for name in ("report.html", "model_card_basic_cnn.md"))
     for file in (page, card):
@@ -218,7 +217,7 @@ def test_no_picture_decides_over_a_result(small_run, data_dir, tmp_path, monkeyp
         raise RuntimeError("no \x1b <picture>")
 
     failing = {"metrics.png": (plots, "forest"), "basic_cnn_confusion.png": (plots, "confusion")}
-    failing |= {"Grad-CAM of basic_cnn": (gradcam, "heatmaps")}
+    failing |= {"Grad-CAM of basic_cnn": (image_grid, "heatmaps")}
     for module, function in failing.values():
         monkeypatch.setattr(module, function, fail)
     (tmp_path / "metrics.png").touch()  # of an earlier evaluation

@@ -3,7 +3,7 @@ import numpy as np
 from conftest import small_model
 from keras import layers
 
-from trainers.evaluation.report import gradcam
+from trainers.evaluation.report import image_grid
 
 
 def test_grad_cam_finds_what_supports_the_prediction():
@@ -14,13 +14,13 @@ def test_grad_cam_finds_what_supports_the_prediction():
     model = keras.Model(image, layers.Dense(1, activation="sigmoid", kernel_initializer="ones")(x))
     images = np.zeros((2, 16, 16, 3), np.uint8)
     images[0, 2:5, 9:12] = 255
-    maps = gradcam.heatmaps(model, images)
+    maps = image_grid.heatmaps(model, images)
     assert maps.shape == (2, 16, 16)
     assert maps.dtype == np.float32
     assert maps.max() == 1
     np.testing.assert_array_equal(maps[0] > 0.5, images[0, :, :, 0] > 0)
     assert not maps[1].any(), "nothing there"
-    overlaid = gradcam.overlay(images, maps)
+    overlaid = image_grid.overlay(images, maps)
     assert (overlaid[0, 3, 10] != images[0, 3, 10]).any()
     np.testing.assert_array_equal(overlaid[1], images[1])
 
@@ -32,9 +32,9 @@ def test_half_precision_and_no_convolutions():
     finally:
         keras.config.set_dtype_policy("float32")
     images = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), np.uint8)
-    maps = gradcam.heatmaps(half, images)
+    maps = image_grid.heatmaps(half, images)
     assert np.isfinite(maps).all()
     assert maps.max() <= 1
     image = keras.Input((32, 32, 3))
     flat = keras.Model(image, layers.Dense(1, activation="sigmoid")(layers.Flatten()(image)))
-    assert gradcam.heatmaps(flat, images) is None
+    assert image_grid.heatmaps(flat, images) is None

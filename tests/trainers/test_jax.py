@@ -17,7 +17,7 @@ from conftest import ROOT, assert_one_line_error, free_port, run_command
 from pipeline.errors import InputError
 from trainers.augmentation import apply, params
 from trainers.augmentation.ranges import FILLS, Ranges
-from trainers.evaluation.report import gradcam
+from trainers.evaluation.report import image_grid
 from trainers.models import architectures
 from trainers.run_dir import read_history
 from trainers.training import hardware
@@ -63,7 +63,7 @@ from pathlib import Path
 import keras, numpy as np
 from trainers.data import open_data_set
 from trainers.evaluation import predictions
-from trainers.evaluation.report import gradcam, image_grid
+from trainers.evaluation.report import image_grid
 from trainers.input_pipeline import batching
 from trainers.models import features
 assert keras.backend.backend() == "jax"
@@ -73,7 +73,7 @@ halves, split = features.split_backbone(model), data_set.open_split("validation"
 extracted = features.extract(halves.backbone, split, folder / "cache", vgg_input="imagenet")
 expected = model.predict(batching.evaluation_batches(split, 64).map(lambda image, *_: image), verbose=0)
 images = next(iter(batching.evaluation_batches(split, 3)))[0].numpy()
-np.savez(folder / "maps.npz", images=images, maps=gradcam.heatmaps(model, images))
+np.savez(folder / "maps.npz", images=images, maps=image_grid.heatmaps(model, images))
 batches = features.evaluation_batches(extracted, 16)
 np.testing.assert_allclose(halves.head.predict(batches, verbose=0), expected, atol=2e-3)
 halves.head.compile("sgd", "binary_crossentropy")
@@ -146,7 +146,7 @@ def test_features_and_misclassified_on_jax(data_dir, tmp_path):
     run(EXTRACT, data_dir, tmp_path)
     on_jax = np.load(tmp_path / "maps.npz")
     assert on_jax["maps"].max() == 1
-    np.testing.assert_allclose(gradcam.heatmaps(model, on_jax["images"]), on_jax["maps"], atol=1e-3)
+    np.testing.assert_allclose(image_grid.heatmaps(model, on_jax["images"]), on_jax["maps"], atol=1e-3)
 
 
 def test_the_backend_that_computes_is_asked(monkeypatch):

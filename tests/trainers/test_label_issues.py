@@ -40,6 +40,12 @@ def test_the_confidence_of_a_model_does_not_matter():
     assert (once[(labels == 1) == (probabilities > 0.5)] < 0.5).all()
 
 
+def test_a_model_that_has_learned_nothing_suspects_nothing():
+    labels, _, names, patient_ids = make_predictions(num_cells=400)
+    labels = (np.arange(400) < 40).astype(int)
+    assert label_issues.find(labels, np.full(400, 0.1), names, patient_ids) == []
+
+
 def test_no_issues_where_all_agree():
     labels = np.array([0, 1])
     assert label_issues.find(labels, np.array([0.1, 0.9]), np.array(["a", "b"]), np.array(["p", "q"])) == []

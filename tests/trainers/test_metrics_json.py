@@ -45,8 +45,10 @@ def test_pooled_folds_use_their_own_thresholds_and_temperatures():
 def test_a_comparison_is_the_difference():
     model = model_predictions(make_predictions())
     worse = model._replace(predictions=model.predictions._replace(probabilities=model.predictions.probabilities * 0.8))
-    named = [(name, metrics_json.sum_by_patient(item)) for name, item in (("a", model), ("b", worse))]
-    compared = metrics_json.compare(*named, OPTIONS)
+    named = [
+        item._replace(model_runs=item.model_runs._replace(name=name)) for name, item in (("a", model), ("b", worse))
+    ]
+    (compared,) = metrics_json.build(named, OPTIONS)["comparisons"]
     assert compared["models"] == ["a", "b"]
     difference = compared["difference"]["sensitivity"]
     assert difference["value"] > 0

@@ -6,12 +6,11 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
-from conftest import listing_of, open_split, png, run_in_process, small_model, write_run
+from conftest import listing_of, open_split, png, run_in_process, run_job, small_model, write_run
 from evaluating import OPTIONS, evaluate_runs, make_predictions, model_predictions
 
 from pipeline.cells import DEFAULT_CLASS_FOLDERS
 from pipeline.job import plan
-from pipeline.job import prepare as job
 from pipeline.terminal import csv_text
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics import label_issues
@@ -36,7 +35,7 @@ def hostile(tmp_path_factory):
     settings = plan.Settings(image_size_px=32, patient_regex=r"^(.+)~")
     listing = listing_of(source, patient_regex=settings.patient_regex)
     options = ["--runner=FnApiRunner"]
-    job.prepare(listing, settings, source=str(source), data_dir=str(folder / "data"), pipeline_options=options)
+    run_job(listing, settings, source=str(source), data_dir=str(folder / "data"), pipeline_options=options)
     run_dirs = [write_run(folder / name, folder / "data", small_model(seed=i)) for i, name in enumerate(NAMES)]
     for run in run_dirs:
         model = predictions.load_model(str(run))
@@ -85,7 +84,7 @@ def test_model_cards_escape_markdown(hostile):
     (card,) = (path.read_text() for path in hostile.report.glob("model_card_*.md") if "cmd" in path.name)
     name = r"=cmd\|' onload=\`z\` font: 1px \$\\x1b\[31m\\udcff\\n\# \&amp; \[a\](b) \|\#1b1f24"
     assert card.splitlines()[0] == f"# Model card: {name}"
-    assert f"Run {name}: 2 epochs" in card
+    assert f"Run folder {name}: 2 epochs" in card
 
 
 def test_tables_hold_no_formulas(tmp_path):

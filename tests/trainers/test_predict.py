@@ -167,6 +167,7 @@ def test_a_fitted_threshold_decides_on_the_label(small_run, cells, flips):
 
 def test_mistakes_are_one_line(small_run, cells, data_dir, tmp_path):
     assert_one_line_error(predict(small_run), "got no images")
+    assert_one_line_error(predict(small_run, cells, "cells.zip"), "cells.zip is a zip archive", "unpack it")
     assert_one_line_error(predict(tmp_path, cells), "is no run")
     assert_one_line_error(predict(small_run, "--threshold=x", cells), "--threshold=x is neither")
     unfitted = write_run(tmp_path / "unfitted", data_dir, small_model())

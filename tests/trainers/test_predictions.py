@@ -65,6 +65,6 @@ def test_rejected_files_stay_in_their_place():
         return np.full(len(images), 0.5)
 
     rows = [row for batch in predictions.predict_files(predict, files, 3) for row in batch]
-    assert [file.file for file, _ in rows] == [str(i) for i in range(8)]
-    assert [value is None for _, value in rows] == [i % 3 == 0 for i in range(8)]
+    assert [file.file for file, *_ in rows] == [str(i) for i in range(8)]
+    assert [value is None for _, value, _ in rows] == [i % 3 == 0 for i in range(8)]
     assert sizes == [2, 2, 1]

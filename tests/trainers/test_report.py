@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from evaluating import OPTIONS
 
-from trainers.evaluation.report import plots, render, style
+from trainers.evaluation.metrics import metrics
+from trainers.evaluation.report import plots, writer
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DARK, LIGHT = 0, 1  # of Blink's preferredColorScheme
@@ -75,19 +76,24 @@ def test_it_needs_nothing_from_anywhere(page):
 def test_names_are_escaped():
     name = "<script>alert(1)</script>"
     cells = [{"filename": name, "label": name, "probability": 0.5, "image": np.zeros((2, 2, 3), np.uint8)}]
-    contents = {"models": [], "split": name, "num_cells": 1, "num_patients": 1, "dataset": name, "config": name}
-    contents |= {"source": name, "num_folds": 1, "warnings": [{"severity": "note", "text": name}], "comparisons": []}
-    contents |= {"forest": "", "roc": "", "num_label_issues": 1, "label_issues": cells, "options": OPTIONS}
-    contents |= {"disputed_labels": None, "noun": name, "date": name, "is_nlm": True}
-    html = render.render("report.html.j2", **contents)
+    first = {"split": name, "num_cells": 1, "num_patients": 1, "external": False}
+    contents = {"comparisons": [], "suspected_label_errors": 1, "disputed_labels": None}
+    variables = {"models": [], "first": first, "contents": contents, "dataset": name, "config": name, "source": name}
+    variables |= {"num_folds": 1, "warnings": [{"severity": "note", "text": name}], "forest": "", "roc": ""}
+    variables |= {"label_issues": cells, "options": OPTIONS, "noun": name, "date": name, "is_nlm": True}
+    html = writer.render("report.html.j2", **variables)
     assert "<script>" not in html
     assert html.count("&lt;script&gt;") >= 6
-    assert "<script>" not in style.to_svg(plots.confusion({"tn": 1, "fp": 2, "fn": 3, "tp": 4}, name), name)
+    assert "<script>" not in plots.to_svg(plots.confusion({"tn": 1, "fp": 2, "fn": 3, "tp": 4}, name), name)
 
 
 def test_published_figures_are_those_of_the_original_work():
-    tables = {model: render.published_metrics(counts) for model, counts in render.PUBLISHED.items()}
-    accuracy = {model: round(table["accuracy"], 4) for model, table in tables.items()}
-    assert accuracy == {"basic_cnn": 0.9497, "vgg_frozen": 0.9376, "vgg_ft": 0.9600}
-    assert tables["basic_cnn"]["sensitivity"] == 3968 / 4193
-    assert tables["basic_cnn"]["specificity"] == 3884 / 4075
+    counts = {
+        "basic_cnn": (3884, 191, 225, 3968),
+        "vgg_frozen": (3871, 204, 312, 3881),
+        "vgg_ft": (4004, 71, 260, 3933),
+    }
+    for model, (tn, fp, fn, tp) in counts.items():
+        labels, predictions = (np.repeat(classes, (tn, fp, fn, tp)) for classes in ([0, 0, 1, 1], [0, 1, 0, 1]))
+        expected = [*metrics.class_weighted(labels, predictions).values(), tp / (fn + tp), tn / (tn + fp)]
+        assert writer.PUBLISHED[model] == tuple(round(value, 4) for value in expected)

@@ -42,9 +42,9 @@ def test_runs_that_do_not_fit_together(tmp_path):
         ([*folds, again], None, "share a --test_split"),
         ([*folds, other], None, "runs of different folds"),
         ([folds[0], cell], None, "differ in their --config: by_cell, folds"),
-        ([folds[0], folds[0]], None, "names a folder twice"),
+        ([folds[0], folds[0]], None, "names no folder, or one twice"),
         ([folds[0], other], "fold_4", "could not tell apart"),
-        ([], None, "--run_dirs is empty"),
+        ([], None, "names no folder, or one twice"),
         ([untrained], None, "has no model.keras yet"),
     ):
         with pytest.raises(InputError, match=message):

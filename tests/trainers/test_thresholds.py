@@ -72,7 +72,7 @@ def test_one_class_has_the_defaults_and_the_reason():
     fitted = thresholds.fit("validation[:9]", np.ones(9, int), np.full(9, 0.7), np.array(["a", ""] * 4 + ["b"]))
     assert (fitted.thresholds, fitted.temperature) == ({"default": 0.5}, 1.0)
     assert (fitted.num_cells, fitted.num_patients) == (9, 2)
-    assert fitted.not_fitted == "the validation split validation[:9] has cells of one class only"
+    assert fitted.not_fitted == "--validation_split=validation[:9] has cells of one class only"
 
 
 def test_the_file_holds_for_one_model(run_folder, tmp_path):

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, assert_one_line_error, open_split, run_in_process, small_model
+from evaluating import compute_metrics
 
 from pipeline import storage
 from pipeline.records.manifest import compute_checksum
 from trainers import export_formats, training_flags
 from trainers.augmentation.ranges import Ranges
 from trainers.evaluation import predictions
-from trainers.evaluation.metrics import metrics, thresholds
+from trainers.evaluation.metrics import thresholds
 from trainers.evaluation.predictions import load_model
 from trainers.evaluation.report import image_grid, plots
 from trainers.input_pipeline import resident
@@ -71,7 +72,7 @@ def check_numbers(model, run_dir, data_dir):
             event = tf.compat.v1.Event.FromString(record.numpy())
             scalars |= {(value.tag, event.step): tf.make_ndarray(value.tensor) for value in event.summary.value}
     best = int(np.argmin([row["val_loss"] for row in history]))
-    expected = metrics.compute(cells.labels, probabilities)
+    expected = compute_metrics(cells.labels, probabilities)
     for name in ("auc", "sensitivity", "specificity"):
         assert scalars[f"epoch_{name}", best] == pytest.approx(expected[name], abs=0.1), "of 200 thresholds"
 

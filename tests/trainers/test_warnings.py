@@ -77,6 +77,9 @@ def test_patients_are_called_by_the_column_that_tells_them():
     assert few.startswith("Few slides: 12")
     assert texts("slide_id") == texts("slide")
     assert texts("ID")[1].startswith("Few patients: 12")
+    assert texts("grid")[1].startswith("Few grids: 12")
+    assert texts("patientid")[1].startswith("Few patients: 12")
+    assert "say little about new slides" in leak
 
 
 def test_one_class_and_unlike_images():

@@ -1,30 +1,28 @@
-"""Which runs are evaluated together: run folders in, models to compare out. No TensorFlow needed."""
+"""What is evaluated together: run folders and a list of cells, checked as far as that goes without TensorFlow."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.cells import LABELS
 from pipeline.errors import InputError
+from pipeline.label_list import LabelList, fault
+from pipeline.records import index, manifest
+from pipeline.terminal import quantity
 from trainers import run_dir
 from trainers.data import DataSet, Split, overlap
 
 FOLDS = "folds"
-LEAKS = ("train_patients", "validation_patients")
+_LEAKS = ("train_patients", "validation_patients")
 
 
 class Run(NamedTuple):
-    """A run and the cells that it is tested on.
+    """A run and the cells that it is tested on."""
 
-    Attributes:
-      path: its folder.
-      record: its `run.json`.
-      expression: the split expression.
-    """
-
-    path: str
-    record: run_dir.Run
-    expression: str
+    path: str  # of its folder
+    record: run_dir.Run  # its `run.json`
+    expression: str  # of the split
 
     @property
     def folder_name(self) -> str:
@@ -33,15 +31,10 @@ class Run(NamedTuple):
 
 
 class ModelRuns(NamedTuple):
-    """One model, or the folds of one.
+    """One model, or the folds of one."""
 
-    Attributes:
-      name: the model's name, or the folder's where two share a model.
-      runs: one run; several for a cross-validation, whose out-of-fold predictions are pooled.
-    """
-
-    name: str
-    runs: tuple[Run, ...]
+    name: str  # the model's, or the folder's where two share a model
+    runs: tuple[Run, ...]  # several for a cross-validation, whose out-of-fold predictions are pooled
 
     @property
     def split(self) -> str:
@@ -50,59 +43,40 @@ class ModelRuns(NamedTuple):
 
 
 def group(run_dirs: Sequence[str], config: str | None, split: str | None) -> tuple[str, list[ModelRuns]]:
-    """Reads the runs and groups them by model.
+    """Reads runs, and returns their config, and them by model; config and split are those of the runs if None.
 
-    Args:
-      run_dirs: folders of trainers.
-      config: of the data set; that of the runs if None.
-      split: expression for all runs; if None each run's `--test_split`. Runs of the config `folds` with different test
-        splits are pooled by model and parent folder.
-
-    Returns:
-      the config, and the models in the order of the runs.
-
-    Raises:
-      InputError: if a folder is no run or has no model yet, or the runs do not fit together.
+    Runs of the config `folds` with different test splits are pooled by model and parent folder. Raises InputError if a
+    folder is no run or has no model yet, or the runs do not fit together.
     """
-    if not run_dirs:
-        raise InputError("--run_dirs is empty; expected one or more folders of trainers")
-    if len({str(Path(path).resolve()) for path in run_dirs}) < len(run_dirs):
-        raise InputError(f"--run_dirs={','.join(run_dirs)} names a folder twice; expected different runs")
+    if len({str(Path(path).resolve()) for path in run_dirs}) < max(1, len(run_dirs)):
+        raise InputError(f"--run_dirs={','.join(run_dirs)} names no folder, or one twice; expected different runs")
     records = {path: run_dir.read(path) for path in run_dirs}
     for path in records:
         if not (Path(path) / run_dir.MODEL).exists():
             raise InputError(f"{path} has no {run_dir.MODEL} yet; run its trainer first")
     config = config or _common(records.values(), "config")
-    test_splits = {record["flags"]["test_split"] for record in records.values()}
-    if split is None and config == FOLDS and len(test_splits) > 1:
-        return config, _pooled([Run(path, record, record["flags"]["test_split"]) for path, record in records.items()])
-    split = split or _common(records.values(), "test_split")
-    single = [Run(path, record, split) for path, record in records.items()]
-    names = _names([run.record["model"] for run in single], [run.folder_name for run in single])
-    return config, [ModelRuns(name, (run,)) for name, run in zip(names, single, strict=True)]
+    runs = [Run(path, record, split or record["flags"]["test_split"]) for path, record in records.items()]
+    if config == FOLDS and len({run.expression for run in runs}) > 1:
+        return config, _pooled(runs)
+    if split is None:
+        _common(records.values(), "test_split")
+    names = _names([run.record["model"] for run in runs], [run.folder_name for run in runs])
+    return config, [ModelRuns(name, (run,)) for name, run in zip(names, runs, strict=True)]
 
 
 def _pooled(folds: list[Run]) -> list[ModelRuns]:
     groups: dict[tuple[str, Path], list[Run]] = {}
-    for run in folds:
+    for run in sorted(folds, key=lambda run: run.expression):
         groups.setdefault((run.record["model"], Path(run.path).resolve().parent), []).append(run)
-    for (model, folder), runs in groups.items():
-        splits = [run.expression for run in runs]
-        if len(set(splits)) < len(splits):
-            raise InputError(
-                f"two runs of {model} in {folder} share a --test_split ({', '.join(sorted(splits))}); expected one run "
-                "per fold: name the cells to evaluate on by --split, or give one run per fold"
-            )
-    if len({frozenset(run.expression for run in runs) for runs in groups.values()}) > 1:
-        raise InputError(
-            "the models have runs of different folds; expected the same folds of each, so that they are evaluated on "
-            "the same cells"
-        )
+    splits = {group: [run.expression for run in runs] for group, runs in groups.items()}
+    for (model, folder), expressions in splits.items():
+        if len(set(expressions)) < len(expressions):
+            text = f"two runs of {model} in {folder} share a --test_split ({', '.join(expressions)})"
+            raise InputError(f"{text}; give one run per fold, or the cells to evaluate on by --split")
+    if len(set(map(tuple, splits.values()))) > 1:
+        raise InputError("the models have runs of different folds; expected the same folds of each")
     names = _names([model for model, _ in groups], [folder.name for _, folder in groups])
-    return [
-        ModelRuns(name, tuple(sorted(runs, key=lambda run: run.expression)))
-        for name, runs in zip(names, groups.values(), strict=True)
-    ]
+    return [ModelRuns(name, tuple(runs)) for name, runs in zip(names, groups.values(), strict=True)]
 
 
 def _common(records: Iterable[run_dir.Run], flag: str) -> str:
@@ -116,71 +90,66 @@ def _common(records: Iterable[run_dir.Run], flag: str) -> str:
 def _names(models: list[str], folders: list[str]) -> list[str]:
     names = [model if models.count(model) == 1 else folder for model, folder in zip(models, folders, strict=True)]
     if len(set(names)) < len(names):
-        raise InputError(
-            f"--run_dirs has runs of the same model in folders of the same name ({', '.join(sorted(names))}), which "
-            "the report could not tell apart; rename a folder"
-        )
+        text = f"--run_dirs has runs of the same model in folders of the same name ({', '.join(sorted(names))})"
+        raise InputError(f"{text}, which the report could not tell apart; rename a folder")
     return names
 
 
 def open_splits(data_set: DataSet, model_runs: ModelRuns) -> list[Split]:
-    """Opens the split of each run of a model.
-
-    Raises:
-      InputError: if an expression names no split or no cells, or two runs share cells.
-    """
+    """Opens the split of each run; raises InputError if one is no split, has no cells, or two share cells."""
     splits = [data_set.open_split(run.expression) for run in model_runs.runs]
     for one, other in combinations(splits, 2):
         if shared := overlap(one, other):
-            raise InputError(
-                f"the test splits {one.expression} and {other.expression} of the runs share {shared} cells; expected "
-                "disjoint ones, so that they can be pooled"
-            )
+            text = f"the test splits {one.expression} and {other.expression} of the runs share"
+            raise InputError(f"{text} {quantity(shared, 'cell')}; expected disjoint ones, so that they can be pooled")
     return splits
 
 
-def find_leak(record: run_dir.Run, patient_ids: Iterable[str], identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Finds test patients that the training has seen, and whether its data set was another one.
+def check_disputed(disputed: LabelList | None, data_set: DataSet) -> None:
+    """Raises InputError, with a line of the list, if a data set has not such a cell or published it otherwise.
 
-    Args:
-      record: `run.json`, which names the patients of training and validation.
-      patient_ids: of the test cells.
-      identity: of their data set, see `data.DataSet.identity`.
-
-    Returns:
-      is_external: whether the data set was made from another source than the run's;
-      data_differences: how it differs from the run's otherwise, see `run_dir.data_differences`; of an external one only
-        what surrounds the cells;
-      train_patients, validation_patients: test patients that the weights were fitted on, and that the best epoch was
-      chosen on, sorted; None if patients are unknown, or were told from other parts of the same file names.
+    A list may be longer than a split. Cells that `--label_overrides` has left out or corrected count as published.
     """
-    test_patients, data = set(patient_ids), record["data"]
+    if disputed is None:
+        return
+    published = {
+        cell.filename: LABELS[cell.label]
+        for shard in manifest.shards(data_set.manifest)
+        for cell in index.read_without_images(str(data_set.directory / shard["file"]), 0, shard["num_records"])
+    }
+    published |= data_set.manifest.get("label_overrides", {}).get("published", {})
+    disputed.check_known(published)
+    for filename, label in disputed.labels.items():
+        if label != published[filename]:
+            reason = f"published_label is {label}, but {filename!r} was published as {published[filename]}"
+            raise fault(disputed.name, disputed.lines[filename], f"{reason}; expected a list for the same cells")
+
+
+def find_leak(record: run_dir.Run, patient_ids: Iterable[str], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Finds test patients that the training of a `run.json` has seen, and how the test cells' data set differs.
+
+    Returns is_external: whether that is from another source than the run's; data_differences: the others, of an
+    external one only what surrounds the cells; train_patients, validation_patients: test patients that the weights
+    were fitted on, and that the best epoch was chosen on; None if they are unknown, or named by another regex.
+    """
+    test_patients, data, settings = set(patient_ids), record["data"], identity["settings"]
     is_external = data["fingerprint"] != identity["fingerprint"]
-    regex = identity["settings"]["patient_regex"]
-    has_other_ids = not is_external and data["settings"]["patient_regex"] != regex
-
-    def seen(kind: str) -> list[str] | None:
-        patients = set(data[kind])
-        return None if has_other_ids or "" in patients | test_patients else sorted(patients & test_patients)
-
+    has_other_ids = not is_external and data["settings"]["patient_regex"] != settings["patient_regex"]
+    backgrounds = [item.get("background", "keep") for item in (data["settings"], settings)]
     differences = [] if is_external else run_dir.data_differences(data, identity)
-    backgrounds = [settings.get("background", "keep") for settings in (data["settings"], identity["settings"])]
     if is_external and backgrounds[0] != backgrounds[1]:
         differences = ["its data set's background was {}, is {}".format(*backgrounds)]
-    return {
-        "is_external": is_external,
-        "data_differences": differences,
-        **{kind: seen(kind) for kind in LEAKS},
-    }
+    leak: dict[str, Any] = {"is_external": is_external, "data_differences": differences}
+    for kind in _LEAKS:
+        is_unknown = has_other_ids or "" in test_patients | set(data[kind])
+        leak[kind] = None if is_unknown else sorted(test_patients & set(data[kind]))
+    return leak
 
 
 def merge_leaks(leaks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The leaks of several runs, such as those of the folds, as one."""
-
-    def merged(kind: str) -> list[str] | None:
-        if any(leak[kind] is None for leak in leaks):
-            return None
-        return sorted(set().union(*(leak[kind] for leak in leaks)))
-
-    is_external = any(leak["is_external"] for leak in leaks)
-    return {"is_external": is_external, **{kind: merged(kind) for kind in ("data_differences", *LEAKS)}}
+    merged: dict[str, Any] = {"is_external": any(leak["is_external"] for leak in leaks)}
+    for kind in ("data_differences", *_LEAKS):
+        values = [leak[kind] for leak in leaks]
+        merged[kind] = None if None in values else sorted(set().union(*values))
+    return merged

@@ -17,7 +17,6 @@ import numpy as np
 
 from pipeline.cells import IMAGE_SUFFIXES
 from pipeline.source import decode
-from pipeline.source.background import apply_background
 from pipeline.source.files import UnreadableImage, read_image_file
 
 Files = Iterator[tuple[str, str]]
@@ -65,7 +64,7 @@ def decode_files(
 ) -> Iterator[Decoded]:
     """Decodes `image_files` in their order, at most a few hundred ahead of the consumer, to images of one size.
 
-    By default there is one thread per CPU; for `background` see `apply_background`.
+    By default there is one thread per CPU; for `background` see `decode.apply_background`.
     """
     num_threads = num_threads or os.cpu_count() or 1
 
@@ -94,7 +93,7 @@ def _decode(file: str, error: str, image_size_px: int, background: str) -> Decod
     try:
         pixels, conversions = decode.decode(read_image_file(file), file)
         side_px = max(pixels.shape)
-        pixels = decode.resize(apply_background(pixels, background), image_size_px)
+        pixels = decode.resize(decode.apply_background(pixels, background), image_size_px)
         return Decoded(file, pixels, "", conversions, side_px)
     except FileNotFoundError:
         return Decoded(file, None, "does not exist")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.records import image, layout, tfrecord
+from pipeline.records import example, layout, tfrecord
 from pipeline.records.index import INDEX_COLUMNS, read_index
 from pipeline.records.manifest import corrupt_shard
 from pipeline.storage import is_remote
@@ -75,7 +75,7 @@ class MappedCells:
         for number, (i, (start, num_bytes)) in enumerate(zip(indices, self._rows[indices, 1:3].tolist(), strict=True)):
             try:
                 stored = self._views[self._part[i]][start : start + num_bytes]
-                images[number] = image.decode_png(stored).reshape(shape[1:])
+                images[number] = example.decode_png(stored).reshape(shape[1:])
             except ValueError as error:
                 raise self._corrupt(int(i), error) from error
         return images

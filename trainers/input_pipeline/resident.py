@@ -19,9 +19,9 @@ from etils import epath
 from keras import ops
 
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
-from pipeline.records import example, image, tfrecord
+from pipeline.records import example, tfrecord
 from pipeline.records.manifest import corrupt_shard
+from pipeline.terminal import progress_bar
 from trainers.data import Split
 from trainers.input_pipeline.mapped import MappedCells, is_mappable
 from trainers.tf_import import JAX
@@ -75,7 +75,7 @@ def read_cells(split: Split) -> Iterator[tuple[example.ParsedExample, np.ndarray
                     if number >= skip:
                         cell = example.parse(record)
                         stored = np.frombuffer(cell.image, np.uint8)
-                        yield cell, (image.decode_png(stored) if split.is_png else stored).reshape(shape)
+                        yield cell, (example.decode_png(stored) if split.is_png else stored).reshape(shape)
         except tfrecord.CorruptRecord as error:
             raise corrupt_shard(file, f"record {number + 1} is corrupt ({error})") from error
         except ValueError as error:  # the record is what was written, but no cell

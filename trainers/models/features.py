@@ -14,8 +14,7 @@ import tensorflow as tf
 
 from pipeline import storage
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
-from pipeline.terminal import say
+from pipeline.terminal import progress_bar, say
 from trainers.data import Split
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.shuffle_order import ShuffleOrder

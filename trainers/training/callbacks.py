@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from pipeline.errors import InputError
-from pipeline.progress import progress_bar
+from pipeline.terminal import progress_bar
 from trainers import run_dir
 from trainers.input_pipeline import input_stall
 from trainers.run_dir import HistoryRow

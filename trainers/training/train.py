@@ -18,7 +18,7 @@ from trainers import export_formats, image_statistics, run_dir, tf_import
 from trainers.data import Split, TrainingData
 from trainers.evaluation import predictions, preprocessing_json
 from trainers.evaluation.metrics import metrics
-from trainers.evaluation.report import image_grid, plots, style, warnings
+from trainers.evaluation.report import image_grid, plots, warnings
 from trainers.input_pipeline import batching
 from trainers.run_dir import HistoryRow
 from trainers.training import checkpoint, hosts, setup
@@ -59,12 +59,12 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
     if not is_finished:
         _finish(history, validated, options, record)
     for text in warnings.of_one_class(record["model"], validated.labels, validated.probabilities):
-        say(f"warning: validation split {options.validation_split}: {text}", to_stderr=True)
+        say(f"warning: --validation_split={options.validation_split}: {text}", to_stderr=True)
     for unfinished in (run_dir.CHECKPOINT, run_dir.FEATURES):
         shutil.rmtree(directory / unfinished, ignore_errors=True)
     with optional(run_dir.CURVES):
         title = f"{record['model']}, {options.config}"
-        style.save(plots.learning_curves({"": history}, title), directory / run_dir.CURVES)
+        plots.save(plots.learning_curves({"": history}, title), directory / run_dir.CURVES)
     with optional(image_grid.TAG):
         folder = directory / run_dir.TENSORBOARD / "validation"
         image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])

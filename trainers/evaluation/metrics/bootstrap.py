@@ -1,4 +1,4 @@
-"""Intervals over patients or, to show the difference, over single cells. Pure, seeded, vectorised.
+"""Metrics with intervals over patients or, to show the difference, over single cells. Pure, seeded, vectorised.
 
 The cells of a patient share a slide and a stain, so they are not independent: intervals over cells are far too narrow.
 These leave out and resample patients with all their cells, and assume only that patients are independent.
@@ -10,7 +10,7 @@ degrees of freedom, which knows that few patients may have most of the cells, an
 estimate is. How often this covers the truth is simulated in `test_bootstrap.py`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -26,24 +26,17 @@ _MIN_RESAMPLES = 50  # with a standard error of their own, for a quantile of the
 
 
 class Estimate(NamedTuple):
-    """A metric, or a difference of two, as in `metrics.json`.
+    """A metric, or a difference of two, as in `metrics.json`."""
 
-    Attributes:
-      value: of all cells.
-      ci95: lower and upper end of the 95 % interval; None where leaving out clusters changes nothing.
-    """
-
-    value: float
-    ci95: list[float] | None
+    value: float | None  # of all cells; None where it is undefined, as precision is where no cell is called parasitized
+    ci95: list[float] | None  # ends of the 95 % interval; None where leaving out clusters changes nothing
 
 
 class Sums:
     """What all metrics consist of, summed by cluster, so that weighting clusters is cheap: scikit-learn cannot.
 
-    Args:
-      labels: int [cells], 1 is parasitized.
-      probabilities: float [cells] in 0…1, of being parasitized.
-      clusters: [cells], the patient of each cell, or a number of its own for each cell.
+    Labels are int [cells], 1 is parasitized; probabilities float [cells] in 0…1, of being parasitized; clusters
+    [cells], the patient of each cell, or a number of its own for each cell.
     """
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray, clusters: np.ndarray) -> None:
@@ -88,15 +81,7 @@ class Sums:
         return wins
 
     def compute(self, name: str, weights: np.ndarray) -> np.ndarray:
-        """A metric under many weightings.
-
-        Args:
-          name: one of `metrics.NAMES`.
-          weights: float64 [weightings, clusters], at least 0.
-
-        Returns:
-          float64 [weightings]; NaN where the metric is undefined.
-        """
+        """One of `metrics.NAMES`, [weightings], NaN where undefined; weights are [weightings, clusters], at least 0."""
         if name in self.linear_names:
             return self.linearize(name, weights)[0]
         if name == "balanced_accuracy":
@@ -117,15 +102,7 @@ class Sums:
         return float(np.diff(tp, prepend=0) @ precision / tp[-1]) if tp[-1] else np.nan
 
     def linearize(self, name: str, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A metric under many weightings, and how much one more of each cluster would change it, to first order.
-
-        Args:
-          name: one of `linear_names`.
-          weights: see `compute`.
-
-        Returns:
-          float64 [weightings] and [weightings, clusters].
-        """
+        """One of `linear_names`, and the first-order change by one more of each cluster, [weightings, clusters]."""
         if name == "auc":
             positives, negatives = (_or_nan(weights @ sums) for sums in (self._positives, self._negatives))
             wins, losses = weights @ self._wins.T, weights @ self._wins
@@ -136,8 +113,6 @@ class Sums:
         counts, sizes = self._ratios[name]
         total = _or_nan(weights @ sizes)[:, None]
         ratio = (weights @ counts)[:, None] / total
-        if name in ("precision", "f1"):
-            ratio = np.nan_to_num(ratio)  # as in scikit-learn
         return ratio[:, 0], (counts - ratio * sizes) / total
 
     def margin(self, name: str) -> float:
@@ -156,39 +131,36 @@ def _or_nan(totals: np.ndarray) -> np.ndarray:
     return np.where(totals > 0, totals, np.nan)
 
 
+def compute(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
+    """All metrics without intervals, None where one is undefined; for labels and probabilities see `Sums`."""
+    sums = Sums(labels, probabilities, np.zeros(len(labels)))
+    return {name: _or_none(sums.compute(name, np.ones((1, 1)))[0]) for name in metrics.NAMES}
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
 def estimate(
     models: Sequence[Sums], num_resamples: int, seed: int = 0, names: Iterable[str] = metrics.NAMES
 ) -> dict[str, Estimate]:
-    """Metrics with their intervals: of one model, or of one minus another on the same cells, paired by cluster.
-
-    Args:
-      models: the sums of one or two.
-      num_resamples: number of resamples of the studentised bootstrap.
-      seed: of the random numbers.
-      names: which of `metrics.NAMES`.
-    """
-    num_clusters = models[0].num_clusters
+    """Metrics with their intervals: of one model, or of one minus another on the same cells, paired by cluster."""
+    num_clusters, rng = models[0].num_clusters, np.random.default_rng(seed)
     weights = np.vstack([np.ones(num_clusters), 1 - np.eye(num_clusters)])  # all clusters; without each of them
     values = {name: np.subtract.reduce([model.compute(name, weights) for model in models]) for name in names}
     resampled = {name: [np.empty((2, 0))] for name in values}
-    for weights in _resample(num_clusters, num_resamples, seed):
+    block = max(1, _WEIGHTS_PER_BLOCK // num_clusters)
+    for start in range(0, num_resamples, block):
+        size = min(block, num_resamples - start)  # how often each cluster is in each resample:
+        weights = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size).astype(np.float64)
         for name in models[0].linear_names & resampled.keys():
             pairs = zip(*(model.linearize(name, weights) for model in models), strict=True)
             value, influence = (np.subtract.reduce(pair) for pair in pairs)
             resampled[name].append(np.stack([value, np.sqrt((weights * influence**2).sum(axis=1))]))
     return {
-        name: Estimate(float(items[0]), _interval(models, name, items, np.concatenate(resampled[name], axis=1)))
+        name: Estimate(_or_none(items[0]), _interval(models, name, items, np.concatenate(resampled[name], axis=1)))
         for name, items in values.items()
     }
-
-
-def _resample(num_clusters: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each cluster is in each resample: float64 [resamples, clusters] in blocks, rows summing to clusters."""
-    rng = np.random.default_rng(seed)
-    block = max(1, _WEIGHTS_PER_BLOCK // num_clusters)
-    for start in range(0, num_resamples, block):
-        size = min(block, num_resamples - start)
-        yield rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size).astype(np.float64)
 
 
 def _interval(models: Sequence[Sums], name: str, values: np.ndarray, resampled: np.ndarray) -> list[float] | None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -34,28 +35,19 @@ TITLES = {
 NAMES = tuple(TITLES)
 
 _MINIMUM_RATE = 0.95
-_MAX_BYTES = 1 << 20
 _TEMPERATURES = (0.05, 20.0)
 _ENTRIES = ("without_test_time_flips", "with_test_time_flips")
 
 
 class Thresholds(NamedTuple):
-    """Thresholds and temperature, fitted on a validation split.
+    """Thresholds and temperature, fitted on a validation split."""
 
-    Attributes:
-      split: the validation split's expression.
-      num_cells, num_patients: its size; 0 patients if they are unknown.
-      thresholds: by name of operating point; a cell is predicted parasitized from its threshold on.
-      temperature: see `fit_temperature`.
-      not_fitted: why there is only the default threshold and temperature 1; "" if they have been fitted.
-    """
-
-    split: str
+    split: str  # expression of the validation split
     num_cells: int
-    num_patients: int
-    thresholds: dict[str, float]
-    temperature: float
-    not_fitted: str = ""
+    num_patients: int  # 0 if they are unknown
+    thresholds: dict[str, float]  # by operating point; a cell is predicted parasitized from its threshold on
+    temperature: float  # see `fit_temperature`
+    not_fitted: str = ""  # why there is only the default threshold and temperature 1, if so
 
 
 def defaults(not_fitted: str, split: str = "", num_cells: int = 0, num_patients: int = 0) -> Thresholds:
@@ -64,28 +56,18 @@ def defaults(not_fitted: str, split: str = "", num_cells: int = 0, num_patients:
 
 
 def fit(split: str, labels: np.ndarray, probabilities: np.ndarray, patient_ids: np.ndarray) -> Thresholds:
-    """Fits thresholds and temperature; a split with cells of one class only has the defaults.
-
-    Args:
-      split: the validation split's expression.
-      labels, probabilities, patient_ids: see `Predictions`.
-    """
+    """Fits both on the `Predictions` of a validation split; one with cells of one class only has the defaults."""
     size = len(labels), len(set(patient_ids.tolist()) - {""})
     if len(np.unique(labels)) < 2:
-        return defaults(f"the validation split {split} has cells of one class only", split, *size)
+        return defaults(f"--validation_split={split} has cells of one class only", split, *size)
     return Thresholds(split, *size, fit_thresholds(labels, probabilities), fit_temperature(labels, probabilities))
 
 
 def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Fits the threshold of each operating point: `NAMES` -> 0…1.
+    """Fits the threshold of each operating point, `NAMES` -> 0…1; labels are int [cells], both classes present.
 
     A threshold lies midway between two neighbouring probabilities, so that it does not depend on one cell's last digit.
-
     Source: W. J. Youden, "Index for rating diagnostic tests", Cancer 3:32, 1950.
-
-    Args:
-      labels: int [cells] of the validation split, both classes present.
-      probabilities: float [cells] in 0…1.
     """
     false_positive_rate, sensitivity, cuts = roc_curve(labels, probabilities, drop_intermediate=False)
     specificity = 1 - false_positive_rate
@@ -100,15 +82,15 @@ def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, f
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The temperature in 0.05…20 that minimises the log loss of the validation split; above 1 softens probabilities.
+    """The temperature in 0.05…20 that minimises the log loss; above 1 it softens probabilities.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
     """
-
-    def loss(log_temperature: float) -> float:
-        return metrics.log_loss(labels, apply_temperature(probabilities, np.exp(log_temperature)))
-
-    best = optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-6})
+    best = optimize.minimize_scalar(
+        lambda logarithm: metrics.log_loss(labels, apply_temperature(probabilities, np.exp(logarithm))),
+        bounds=np.log(_TEMPERATURES),
+        options={"xatol": 1e-6},
+    )
     return float(np.exp(best.x))
 
 
@@ -126,17 +108,13 @@ def write(run_folder: str, without_flips: Thresholds, with_flips: Thresholds) ->
 
 
 def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
-    """Reads what was fitted for the model that lies in a run's folder; None without a file for this very model.
-
-    Raises:
-      InputError: if the file cannot be read, or holds what `write` never writes.
-    """
+    """Reads what was fitted for a run's very model, None without; raises InputError for what was never written."""
     path = Path(run_folder) / FILE
     try:
         if not path.exists():
             return None
         with storage.open_regular(str(path)) as file:
-            content = json.loads(file.read(_MAX_BYTES))
+            content = json.loads(file.read())
         if content.pop("checksum", None) != compute_checksum(content):
             raise ValueError("its checksum does not fit: it has been changed")
         if content["model_sha256"] != _model_digest(run_folder):
@@ -156,12 +134,10 @@ def _check(fitted: Thresholds) -> None:
     expected = {DEFAULT} if fitted.not_fitted else set(NAMES)
     if fitted.thresholds.keys() != expected:
         raise ValueError(f"it has the thresholds {sorted(fitted.thresholds)}, expected {sorted(expected)}")
-    for name, threshold in fitted.thresholds.items():
-        if not _is_number(threshold, 0, 1):
-            raise ValueError(f"its threshold {name} is {threshold!r}, expected a number in 0…1")
-    if not _is_number(fitted.temperature, *_TEMPERATURES):
-        low, high = _TEMPERATURES
-        raise ValueError(f"its temperature is {fitted.temperature!r}, expected a number in {low}…{high}")
+    numbers = {f"threshold {name}": (value, 0.0, 1.0) for name, value in fitted.thresholds.items()}
+    for name, (value, low, high) in (numbers | {"temperature": (fitted.temperature, *_TEMPERATURES)}).items():
+        if not _is_number(value, low, high):
+            raise ValueError(f"its {name} is {value!r}, expected a number in {low:g}…{high:g}")
 
 
 def _is_number(value: object, low: float, high: float) -> bool:
@@ -169,34 +145,21 @@ def _is_number(value: object, low: float, high: float) -> bool:
 
 
 def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
-    """Turns the value of `--threshold`, a number in 0…1 or one of `NAMES`, into a number.
-
-    Raises:
-      InputError: if it is neither, or the run has no such threshold for probabilities with (or without) flips.
-    """
+    """The number that `--threshold` means, itself or one of `NAMES`; raises InputError if the run has none such."""
     if value == DEFAULT:
         return THRESHOLD
-    if value in NAMES:
-        fitted = read(run_folder, test_time_flips)
-        if fitted is None:
-            raise InputError(f"--threshold={value} is unknown: {missing(run_folder)}, or give a number in 0…1")
-        if value not in fitted.thresholds:
-            raise InputError(
-                f"{run_folder} has no threshold {value}: {fitted.not_fitted}; expected {DEFAULT} or a number in 0…1"
-            )
-        return fitted.thresholds[value]
-    try:
-        threshold = float(value)
-    except ValueError:
-        threshold = -1.0
-    if not 0 <= threshold <= 1:
+    if value not in NAMES:
+        with suppress(ValueError):
+            if 0 <= (threshold := float(value)) <= 1:
+                return threshold
         raise InputError(f"--threshold={value} is neither a number in 0…1 nor one of {', '.join(NAMES)}")
-    return threshold
-
-
-def missing(run_folder: str) -> str:
-    """That a run has no thresholds for its model, and the command that writes them."""
-    return f"{run_folder} has no {FILE} for its model; {_training_command(run_folder)}"
+    fitted = read(run_folder, test_time_flips)
+    if fitted is None:
+        raise InputError(f"--threshold={value} is unknown: {missing(run_folder)}, or give a number in 0…1")
+    if value not in fitted.thresholds:
+        text = f"{run_folder} has no threshold {value}: {fitted.not_fitted}"
+        raise InputError(f"{text}; expected {DEFAULT} or a number in 0…1")
+    return fitted.thresholds[value]
 
 
 def _training_command(run_folder: str) -> str:
@@ -205,6 +168,11 @@ def _training_command(run_folder: str) -> str:
         f"python -m trainers.{run_dir.read(run_folder)['model']} --run_dir={shlex.quote(run_folder)} with the flags of "
         "its training"
     )
+
+
+def missing(run_folder: str) -> str:
+    """That a run has no thresholds for its model, and the command that writes them."""
+    return f"{run_folder} has no {FILE} for its model; {_training_command(run_folder)}"
 
 
 def _model_digest(run_folder: str) -> str:

@@ -1,12 +1,20 @@
-"""Cells to look at: the worst misclassified ones with Grad-CAM, and suspected label errors."""
+"""Cells to look at: the worst misclassified ones with Grad-CAM, and suspected label errors.
+
+Grad-CAM shows which parts of a cell a convolutional model's prediction depends on: Selvaraju et al., "Grad-CAM: Visual
+Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
+"""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import cv2
+import keras
+import matplotlib
 import numpy as np
 import tensorflow as tf
+from keras import layers, ops
 from matplotlib.figure import Figure
 
 from pipeline.cells import LABELS
@@ -17,37 +25,27 @@ from trainers.evaluation import predictions
 from trainers.evaluation.metrics.label_issues import LabelIssue
 from trainers.evaluation.metrics.metrics import THRESHOLD
 from trainers.evaluation.predictions import ModelPredictions, Predictions
-from trainers.evaluation.report import gradcam, style
+from trainers.evaluation.report import plots
 
 MAX_CELLS = 16
 TAG = "misclassified validation cells"
 _COLUMNS = 4
 _MAX_NAME = 36  # characters
+_OPACITY = 0.45  # of a heatmap
 
 
 class GridCell(NamedTuple):
-    """A cell of the grid.
+    """A cell of the grid."""
 
-    Attributes:
-      filename: path from the class folder on.
-      label: its label.
-      probability: of being parasitized.
-      image: uint8 RGB [size, size, 3].
-      heatmap: the same under Grad-CAM; None without.
-    """
-
-    filename: str
+    filename: str  # path from the class folder on
     label: str
-    probability: float
-    image: np.ndarray
-    heatmap: np.ndarray | None = None
+    probability: float  # of being parasitized
+    image: np.ndarray  # uint8 RGB [size, size, 3]
+    heatmap: np.ndarray | None = None  # the same under Grad-CAM; None without
 
 
 def worst_misclassified(cells: Predictions) -> list[int]:
-    """Indices of the cells that a model misclassifies most confidently, worst first, at most `MAX_CELLS`.
-
-    File names order cells of equal probability.
-    """
+    """Indices of the cells misclassified most confidently, at most `MAX_CELLS`, worst first, then by file name."""
     wrong = np.flatnonzero((cells.probabilities >= THRESHOLD) != (cells.labels == 1))
     distance = np.abs(cells.probabilities - cells.labels)[wrong]
     return wrong[np.lexsort((cells.filenames[wrong], -distance))][:MAX_CELLS].tolist()
@@ -56,10 +54,7 @@ def worst_misclassified(cells: Predictions) -> list[int]:
 def collect(
     model: ModelPredictions, indices: Sequence[int], data_set: DataSet, failures: dict[str, str] | None = None
 ) -> list[GridCell]:
-    """Reads the images of some cells, by index.
-
-    Given `failures` (see `optional`), it also computes Grad-CAM of the run that predicted each cell.
-    """
+    """Reads the images of some cells, by index; given `failures` (see `optional`), also their Grad-CAM."""
     labels, probabilities, filenames, _ = model.predictions
     cells: dict[int, GridCell] = {}
     for number, run in enumerate(model.model_runs.runs):
@@ -70,10 +65,10 @@ def collect(
         maps = None
         if failures is not None:
             with optional(f"Grad-CAM of {model.name}", failures):
-                maps = gradcam.heatmaps(predictions.load_model(run.path), images)
-        overlays = [None] * len(own) if maps is None else list(gradcam.overlay(images, maps))
-        for i, image, overlay in zip(own, images, overlays, strict=True):
-            cells[i] = GridCell(str(filenames[i]), LABELS[labels[i]], float(probabilities[i]), image, overlay)
+                maps = heatmaps(predictions.load_model(run.path), images)
+        overlays = [None] * len(own) if maps is None else overlay(images, maps)
+        for i, image, heatmap in zip(own, images, overlays, strict=True):
+            cells[i] = GridCell(str(filenames[i]), LABELS[labels[i]], float(probabilities[i]), image, heatmap)
     return [cells[i] for i in indices]
 
 
@@ -82,18 +77,16 @@ def collect_issues(
 ) -> list[GridCell]:
     """Reads the images of the first label issues, at most `MAX_CELLS`; the label says which are in a list."""
     index = {name: i for i, name in enumerate(model.predictions.filenames.tolist())}
-    first = issues[:MAX_CELLS]
-    listed = disputed.labels if disputed else {}
+    first, listed = issues[:MAX_CELLS], disputed.labels if disputed else {}
+    cells = collect(model, [index[issue.filename] for issue in first], data_set)
+    labels = [f"{cell.label}, disputed" if cell.filename in listed else cell.label for cell in cells]
     return [
-        cell._replace(
-            label=f"{issue.label}, disputed" if issue.filename in listed else issue.label,
-            probability=issue.probability,
-        )
-        for cell, issue in zip(collect(model, [index[issue.filename] for issue in first], data_set), first, strict=True)
+        cell._replace(label=label, probability=issue.probability)
+        for cell, label, issue in zip(cells, labels, first, strict=True)
     ]
 
 
-@style.styled
+@plots.styled
 def plot(cells: Sequence[GridCell], title: str) -> Figure:
     """At least one cell in a figure, each beside its heatmap."""
     rows = -(-len(cells) // _COLUMNS)
@@ -111,23 +104,57 @@ def plot(cells: Sequence[GridCell], title: str) -> Figure:
 
 
 def log_misclassified(cells: Predictions, split: Split, folder: Path, step: int) -> None:
-    """Writes the cells of a split that a model misclassifies most confidently as an image summary for TensorBoard.
-
-    Args:
-      cells: the predictions of the split.
-      split: where their images are.
-      folder: of TensorBoard's event files; nothing is written if no cell is misclassified.
-      step: such as the epoch.
-    """
+    """Writes the worst misclassified cells of a split, if any, as an image into TensorBoard's folder, at a step."""
     worst = worst_misclassified(cells)
     if not worst:
         return
-    filenames = cells.filenames[worst].tolist()
-    labels = [LABELS[label] for label in cells.labels[worst]]
-    images = predictions.fetch_images(split, filenames)
-    png = io.BytesIO()
-    grid = list(map(GridCell, filenames, labels, cells.probabilities[worst].tolist(), images))
-    style.save(plot(grid, TAG), png)
+    filenames, png = cells.filenames[worst].tolist(), io.BytesIO()
+    labels, probabilities = np.array(LABELS)[cells.labels[worst]], cells.probabilities[worst]
+    grid = map(GridCell, filenames, labels, probabilities, predictions.fetch_images(split, filenames))
+    plots.save(plot(list(grid), TAG), png)
     with tf.summary.create_file_writer(str(folder)).as_default(step):
         tf.summary.image(TAG, tf.io.decode_png(png.getvalue(), channels=3)[tf.newaxis])
         tf.summary.flush()
+
+
+def heatmaps(model: keras.Model, images: np.ndarray) -> np.ndarray | None:
+    """How much each place of images, uint8 RGB [n, size, size, 3], supports the model's prediction.
+
+    Returns float32 [n, size, size] in 0…1, each with a maximum of 1 unless it is 0 everywhere; None for a model without
+    convolutions, or whose last layer is not dense.
+    """
+    convolutions, head = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)], model.layers[-1]
+    if not convolutions or not isinstance(head, layers.Dense):
+        return None
+    activations = keras.Model(model.inputs, convolutions[-1].output)(ops.convert_to_tensor(images), training=False)
+    rest = keras.Model(convolutions[-1].output, head.input)
+    kernel, bias = (ops.cast(weight, "float32") for weight in head.weights)
+
+    def supported(activations: Any) -> Any:
+        logit = ops.cast(rest(activations, training=False), "float32") @ kernel + bias
+        # Of the logit, since the gradient of a probability near 0 or 1 vanishes. Every cell's depends on its own
+        # activations only, so the gradient of the sum is that of every cell.
+        return ops.sum(ops.where(logit >= 0, logit, -logit))
+
+    if keras.config.backend() == "jax":  # Keras itself has no gradients
+        import jax  # only there where it is the backend
+
+        gradient = jax.grad(supported)(activations)
+    else:
+        with tf.GradientTape() as tape:
+            tape.watch(activations)
+            value = supported(activations)
+        gradient = tape.gradient(value, activations)
+    gradient, activations = (ops.cast(item, "float32") for item in (gradient, activations))
+    weights = ops.mean(gradient, axis=(1, 2), keepdims=True)
+    maps = ops.convert_to_numpy(ops.relu(ops.sum(weights * activations, axis=-1)))
+    peaks = maps.max(axis=(1, 2), keepdims=True)
+    maps = np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
+    return np.stack([np.clip(cv2.resize(item, images.shape[2:0:-1]), 0, 1) for item in maps])
+
+
+def overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Lays heatmaps, float [n, size, size] in 0…1, over images, uint8 RGB [n, size, size, 3]; 0 changes nothing."""
+    colours = matplotlib.colormaps["plasma"](maps)[..., :3] * 255
+    opacity = (_OPACITY * np.sqrt(maps))[..., None]
+    return np.rint(images * (1 - opacity) + colours * opacity).astype(np.uint8)

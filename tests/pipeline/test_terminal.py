@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.progress import progress_bar
+from pipeline.terminal import progress_bar
 
 
 def test_a_log_gets_one_plain_line_of_short_work_and_none_of_finished_work(capsys: pytest.CaptureFixture[str]) -> None:
