@@ -77,7 +77,7 @@ $(INSTALLED): pyproject.toml requirements.txt constraints.txt
 	@$(PIP) -r requirements.txt
 	@touch $@
 
-# What it measures is quoted in README.md and benchmarks/README.md. Cells in other formats lie in BENCH meanwhile: 25 GB.
+# What it measures is quoted in README.md and benchmarks/README.md.
 BENCH := bench
 BENCH_CELLS ?= 27000
 BENCH_REPEATS ?= 3

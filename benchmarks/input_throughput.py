@@ -109,9 +109,7 @@ def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Ratios of readers at each batch size, as far as measured."""
     measured = {(row["reader"], row["batch_size"]): row for row in rows if row["images_per_second"]["median"]}
     return {
-        f"{ours} to {theirs}, batch {size}, {name}": round(
-            row[key]["median"] / measured[theirs, size][key]["median"], 3
-        )
+        f"{ours} to {theirs}, batch {size}, {name}": measurement.ratio(row, measured[theirs, size], key)
         for (ours, size), row in measured.items()
         for theirs in _COMPARED.get(ours, ())
         if (theirs, size) in measured

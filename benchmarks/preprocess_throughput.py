@@ -57,13 +57,10 @@ def main() -> None:
     for name, of_case in runs.items():
         inner = measurement.rates_entry([num_cells / seconds for _, seconds in of_case])
         cases[name] = measurement.case(name, num_cells, [run for run, _ in of_case], **{_INNER: inner})
-
-    def ratio(baseline: str, key: str) -> float:
-        return round(cases[_OURS][key]["median"] / cases[baseline][key]["median"], 3)
-
-    ratios = {f"complete process, ours to {name}": ratio(name, "images_per_second") for name in BASELINES}
-    ratios["without start-up, ours to plain_processes"] = ratio("plain_processes", _INNER)
-    measurement.report(values.output, list(cases.values()), ratios)
+    ours, plain = cases[_OURS], cases["plain_processes"]
+    ratios = {f"complete process, ours to {name}": measurement.ratio(ours, cases[name]) for name in BASELINES}
+    ratios["without start-up, ours to plain_processes"] = measurement.ratio(ours, plain, _INNER)
+    measurement.report(values.output, cases.values(), ratios)
 
 
 if __name__ == "__main__":

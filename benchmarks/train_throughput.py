@@ -103,21 +103,19 @@ def main() -> None:
         INPUT: read,
         AUGMENTED: lambda: timed_epochs(augmented, open_augmented(ONE_BATCH), values.steps, 1)[0][0],
     }
-    cases, runs = measurement.measure_in_turn(functions, values.steps * values.batch_size, values.repeats)
-    ratios = {
-        f"{REAL} to {SYNTHETIC}": measurement.ratio(runs, REAL, SYNTHETIC),
-        f"{AUGMENTED} to {SYNTHETIC}": measurement.ratio(runs, AUGMENTED, SYNTHETIC),
-        f"{INPUT} to {REAL}": measurement.ratio(runs, INPUT, REAL),
-        "share of the step time spent waiting for data": round(median(fractions_waited), 5),
-    }
+    cases = measurement.measure_in_turn(functions, values.steps * values.batch_size, values.repeats)
+    compared = [(REAL, SYNTHETIC), (AUGMENTED, SYNTHETIC), (INPUT, REAL)]
     if values.model == "vgg_frozen":
         compute = {ONCE: lambda: train_on_features(split, jit_compile)}
-        cases += measurement.measure_in_turn(compute, EPOCHS * split.num_cells, values.repeats)[0]
-        rates = [cases[i]["images_per_second"]["median"] for i in (0, -1)]
-        ratios[f"{ONCE} to {REAL}"] = round(rates[1] / rates[0], 4)
+        cases |= measurement.measure_in_turn(compute, EPOCHS * split.num_cells, values.repeats)
+        compared.append((ONCE, REAL))
+    ratios = {f"{name} to {other}": measurement.ratio(cases[name], cases[other]) for name, other in compared}
+    ratios["share of the step time spent waiting for data"] = round(median(fractions_waited), 5)
     if values.host_steps:
         ratios |= host_milliseconds(values.host_steps)
-    measurement.report(values.output, cases, ratios, model=values.model, batch_size=values.batch_size, input=mode)
+    measurement.report(
+        values.output, cases.values(), ratios, model=values.model, batch_size=values.batch_size, input=mode
+    )
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ NOT_TYPED_IN = {
     r"\bpip\b|venv|apt-get|make peers": "installs packages",
     r"[<…]|Runner|^dask|make clusters": "needs a cluster; tests/clusters runs some",
     r"^make (?!demo)|SOURCE=|PYTHON=|pytest": "runs the tests or the benchmarks, or what another command runs",
-    r"benchmarks\.": "takes minutes; tests/benchmarks runs it small",
+    r"benchmarks\.|bench/": "takes minutes; tests/benchmarks runs it small",
     r"cross_validate|runs/fold_": "trains on folds; tests/trainers does",
     r"--repair": "needs a corrupt shard; tests/pipeline has some",
     r"KERAS_BACKEND=": "needs JAX; tests/trainers/test_jax.py trains on it",
+    r"trainers\.custom": "needs a module; tests/test_python_page.py has it, and runs the Python of that page",
     r"^chromium": "needs a browser; tests/trainers/test_report.py looks at the report in it",
 }
 
@@ -131,11 +132,10 @@ def test_the_commands_of_the_readme_lead_from_cells_to_predictions(tmp_path, syn
 
 
 @pytest.mark.slow
-def test_every_command_of_readme_and_build(tmp_path, synthetic_zip):
+def test_every_command(tmp_path, synthetic_zip):
     if not (Path(sys.prefix) / "installed").exists():
         pytest.skip("make has not made this environment")
-    commands = dict.fromkeys(commands_to_type_in("README.md") + commands_to_type_in("BUILD.md"))
-    type_in(commands, tmp_path, synthetic_zip)
+    type_in(dict.fromkeys(text for name in DOCUMENTS for text in commands_to_type_in(name)), tmp_path, synthetic_zip)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

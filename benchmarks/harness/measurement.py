@@ -11,7 +11,7 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,14 +57,15 @@ def measure(name: str, command: Sequence[str]) -> Measurement:
 
     Peak memory is the sum over all its processes, sampled four times per second: what they share counts in each.
     """
-    peak, cpu_seconds_before, started = 0, sum(os.times()[2:4]), time.perf_counter()  # of children
+    peak, pause = 0, 0.01  # short at first, for commands that end soon
+    cpu_seconds_before, started = sum(os.times()[2:4]), time.perf_counter()  # of children
     with psutil.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while True:
             try:
-                output, errors = process.communicate(timeout=_SECONDS_BETWEEN_SAMPLES)
+                output, errors = process.communicate(timeout=pause)
                 break
             except subprocess.TimeoutExpired:
-                peak = max(peak, _rss_bytes(process))
+                peak, pause = max(peak, _rss_bytes(process)), min(2 * pause, _SECONDS_BETWEEN_SAMPLES)
     seconds, cpu_seconds = time.perf_counter() - started, sum(os.times()[2:4]) - cpu_seconds_before
     if process.returncode:
         last_line = (errors.strip().splitlines() or [""])[-1]
@@ -83,8 +84,8 @@ def _rss_bytes(process: psutil.Process) -> int:
 
 def measure_in_turn(
     functions: Mapping[str, Callable[[], float]], num_images: int, repeats: int
-) -> tuple[list[dict[str, Any]], dict[str, list[Measurement]]]:
-    """Runs functions in turn that return the seconds that count; returns their cases, and the runs by name."""
+) -> dict[str, dict[str, Any]]:
+    """Runs functions in turn that return the seconds that count; returns their cases by name."""
     runs: dict[str, list[Measurement]] = {name: [] for name in functions}
     with progress_bar(repeats * len(functions), "measuring", "runs") as bar:
         for _ in range(repeats):
@@ -94,13 +95,13 @@ def measure_in_turn(
                 cpu_seconds = time.process_time() - before
                 runs[name].append(Measurement(seconds, cpu_seconds, psutil.Process().memory_info().rss))
                 bar.update()
-    return [case(name, num_images, runs[name]) for name in functions], runs
+    return {name: case(name, num_images, runs[name]) for name in functions}
 
 
-def ratio(runs: Mapping[str, Sequence[Measurement]], name: str, other: str) -> float:
-    """How many times as fast one function is as another: the median of the repeats' ratios."""
-    pairs = zip(runs[name], runs[other], strict=True)
-    return round(statistics.median(theirs.seconds / ours.seconds for ours, theirs in pairs), 4)
+def ratio(ours: Mapping[str, Any], theirs: Mapping[str, Any], key: str = "images_per_second") -> float:
+    """How many times as fast one case is as another: the median of the repeats' ratios."""
+    pairs = zip(ours[key]["runs"], theirs[key]["runs"], strict=False)
+    return round(statistics.median(our / their for our, their in pairs), 4)
 
 
 def case(name: str, num_images: int, runs: Sequence[Measurement], **more: Any) -> dict[str, Any]:
@@ -122,14 +123,14 @@ def rates_entry(rates: Sequence[float]) -> dict[str, Any]:
     return {"median": round(statistics.median(rates), 1) if rates else None, "runs": [round(rate, 1) for rate in rates]}
 
 
-def report(path: str, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
+def report(path: str, cases: Collection[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
     """Writes a benchmark's file, see `write`, and prints it as Markdown."""
     write(path, cases, ratios, **more)
-    print(f"{table(cases)}\n\n{markdown(('ratio', ''), ((name, f'{ratio:.2f}') for name, ratio in ratios.items()))}")
+    print(f"{table(cases)}\n\n{markdown(('ratio', ''), ((name, f'{ratio:,.4g}') for name, ratio in ratios.items()))}")
     print(f"\n{path}")
 
 
-def write(path: str, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
+def write(path: str, cases: Collection[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:
     """Writes a benchmark's file: machine, commit, cases, ratios, and more."""
     content = {"machine": _machine(), "commit": _commit(), "cases": list(cases), "ratios": dict(ratios), **more}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ def write(path: str, cases: Sequence[Mapping[str, Any]], ratios: Mapping[str, fl
         file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
-def table(cases: Sequence[Mapping[str, Any]]) -> str:
+def table(cases: Collection[Mapping[str, Any]]) -> str:
     """The cases as Markdown, and what was not measured."""
     columns = {name: column for name, column in _COLUMNS.items() if any(row.get(column[0]) for row in cases)}
     rows = [
