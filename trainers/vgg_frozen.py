@@ -1,7 +1,6 @@
 """Trains the original's second model: a frozen VGG-19 with a new head (22,647,361 parameters, 2,622,977 trainable).
 
-    python -m trainers.vgg_frozen --flagfile=vgg_frozen.flags --data_dir=data \\
-      --run_dir=runs/vgg_frozen
+    python -m trainers.vgg_frozen --flagfile=vgg_frozen.flags --data_dir=data --run_dir=runs/vgg_frozen
 
 The frozen layers see each cell once: their features are stored in the run's folder, and the head is trained on those.
 With augmentation the frozen layers see every cell in every epoch, since it is a new one each time. The same command

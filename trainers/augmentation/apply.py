@@ -21,9 +21,8 @@ _NUM_CELLS, _NUM_VERSIONS = 5, 5  # in a preview
 
 
 def augmented(model: keras.Model, ranges: Ranges, *, by_gathers: bool) -> keras.Model:
-    """A model for training that changes its images first, with all its weights; `by_gathers` is as of `warp`.
-
-    It takes `image`, as `model` does, and `augmentation`, what `params.sample` gives for the ranges.
+    """A model for training with the same weights that takes `image` and `augmentation`, of `params.sample`, and changes
+    its images first; `by_gathers` is as of `warp`.
     """
     image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
     numbers = keras.Input((ranges.num_numbers,), dtype="float32", name="augmentation")
@@ -74,9 +73,8 @@ def surround(
 
 
 def blur(images: keras.KerasTensor, part: keras.KerasTensor) -> keras.KerasTensor:
-    """Moves images [batch, size, size, 3] by a part, [batch, 1, 1, 1] in 0…1, of the way to a blurred image.
-
-    Two box filters of 5 pixels at 125 pixels are close to a Gaussian with a standard deviation of 2 pixels.
+    """Moves images [batch, size, size, 3] by a part, [batch, 1, 1, 1] in 0…1, of the way to blurred ones: two box
+    filters of 5 pixels at 125 pixels are close to a Gaussian with a standard deviation of 2 pixels.
     """
     blurred, width = images, _window(images)
     for window in ((width, 1), (1, width)) * 2:

@@ -1,7 +1,4 @@
-"""The random numbers of augmentation, sampled from (seed, position) without state: any step can be the first.
-
-They are sampled in the input pipeline, on the CPU, so that they are the same for every backend.
-"""
+"""The random numbers of augmentation, sampled from (seed, position) without state, on the CPU for every backend."""
 
 import math
 

@@ -57,10 +57,7 @@ class MappedCells:
         self._windows = np.lib.stride_tricks.as_strided(lowest, shape, (1, 1), writeable=False)
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
-        """Copies the images of cells, integers [n] -> uint8 RGB [n, size, size, 3].
-
-        Raises InputError if a record is corrupt.
-        """
+        """Copies images, integers [n] -> uint8 RGB [n, size, size, 3]; InputError if a record is corrupt."""
         unread = indices[~self._is_verified[indices]]
         for i, start in zip(unread.tolist(), self._rows[unread, 0].tolist(), strict=True):
             try:

@@ -62,10 +62,7 @@ def load(split: Split) -> Cells:
 
 
 def read_cells(split: Split) -> Iterator[tuple[example.ParsedExample, np.ndarray]]:
-    """Yields every cell of a split with its image, uint8 RGB [size, size, 3], in the order of the records.
-
-    Raises InputError at the first record that is corrupt, or a shard that is missing or too short.
-    """
+    """Yields every cell with its image, uint8 RGB [size, size, 3]; InputError at the first fault of record or shard."""
     shape = (split.image_size_px, split.image_size_px, 3)
     for file, skip, take in zip(split.files, split.skips, split.takes, strict=True):
         number = -1

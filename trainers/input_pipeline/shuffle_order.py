@@ -49,10 +49,7 @@ class ShuffleOrder(NamedTuple):
         return tf.data.Dataset.from_tensor_slices(tf.constant(steps, tf.int64))
 
     def calls(self, start: tf.Tensor, steps_per_call: int) -> tf.data.Dataset:
-        """The steps from one of `starts` to its epoch's end, by calls: (first step, number of steps).
-
-        A smaller last batch has a call of its own.
-        """
+        """The steps from one of `starts` to its epoch's end, as (first step, number); a smaller last batch is alone."""
         end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
         full = end - bool(self.num_cells % self.batch_size)
         several = tf.data.Dataset.range(start, full, steps_per_call)

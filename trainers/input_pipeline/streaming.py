@@ -25,9 +25,7 @@ def in_order(split: Split, batch_size: int) -> tf.data.Dataset:
 
 
 def shuffled(split: Split, order: ShuffleOrder, starts: tf.data.Dataset) -> tf.data.Dataset:
-    """Each cell once per epoch, as (uint8 [n, size, size, 3], int64 [n]); batches before a start are read and dropped,
-    and so are the slices of other hosts.
-    """
+    """Each cell once per epoch, as (uint8 [n, size, size, 3], int64 [n]); earlier batches are read and dropped."""
     parse = _parser(split)
     files, skips, takes = _parts(split)
 

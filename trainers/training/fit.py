@@ -21,9 +21,7 @@ _OPTIMIZERS = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSpro
 def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: StopRequest) -> list[HistoryRow]:
     """Trains until the last epoch or an early stop, if need be from a checkpoint on; returns the history.
 
-    Raises:
-      InputError: if the loss became NaN or infinite, or the checkpoint does not fit.
-      checkpoint.Stopped: if the process was told to end; a checkpoint has been written.
+    Raises InputError if the loss became NaN or infinite, or the checkpoint does not fit; Stopped after a stop request.
     """
     options, model = setup.options, setup.training_model
     stall, history = InputStall(), list(resume_from.history) if resume_from else []

@@ -39,10 +39,9 @@ class Hardware(NamedTuple):
 def prepare(
     model: str, *, precision: str, jit_compile: str, distribute: str, batch_size: int, policy: str | None = None
 ) -> Hardware:
-    """Chooses, prints the choices, and sets Keras's dtype policy for all layers that are built from now on.
+    """Chooses by values of flags, or the `policy` of a run that continues, prints that, and sets Keras's dtype policy.
 
-    A run that continues keeps its `policy`; the other arguments are values of flags. Raises InputError if the batch
-    cannot be shared evenly, or several devices are asked for where they cannot be had.
+    Raises InputError if the batch cannot be shared evenly, or several devices are asked for where they cannot be had.
     """
     for gpu in tf.config.get_visible_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)

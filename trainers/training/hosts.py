@@ -63,8 +63,7 @@ def find(options: Options, backend: str) -> Host | None:
 def meet(host: Host, run_folder: str, run: run_dir.Run) -> run_dir.Run:
     """Waits until all hosts are there, with the same settings and checkpoint in the folder; gives the first one's run.
 
-    The first host has begun it; the others give what `run.json` has to say by their flags. Raises InputError on all
-    hosts if one does not come in time, or differs.
+    Raises InputError on all hosts if one does not come in time, or differs.
     """
     checkpoint = max((path.name for path in Path(run_folder, run_dir.CHECKPOINT).glob("step_*.npz")), default="none")
     end = time.monotonic() + host.timeout_seconds

@@ -12,11 +12,7 @@ from trainers.training_flags import Options
 
 
 def main(model: str) -> int | None:
-    """Trains the model of that name in `trainers.models.architectures` with the options of the flags.
-
-    Raises:
-      InputError: if flags, data set, splits or run folder do not fit; nothing has been changed then.
-    """
+    """Trains a model by name with the flags; InputError if they, the data set, the splits or the folder do not fit."""
     options = training_flags.read()
     backend = tf_import.choose_backend()
     data = open_training_data(options)

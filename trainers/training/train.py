@@ -34,9 +34,7 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
     a finished one only gets what follows its training. Returns the exit status: None when finished, 75 or 130 if
     SIGTERM or Ctrl-C stopped it with a checkpoint.
 
-    Raises:
-      InputError: if the loss became NaN or infinite, or the checkpoint or a shard cannot be read.
-      OSError: if the run's folder cannot be written.
+    Raises InputError if the loss became NaN or infinite, or the checkpoint or a shard cannot be read.
     """
     tf_import.keep_freed_memory()
     directory, is_finished = Path(options.run_dir), record["status"] == "finished"
