@@ -10,13 +10,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import assert_one_line_error, flip_bit, prepare, run_in_process
+from conftest import assert_one_line_error, flip_bit, prepare, run_in_process, write_source
 from test_verify import rewrite
 
 import tfds_malaria
 from pipeline.errors import InputError
 from pipeline.job import build_manifest
-from pipeline.records import index, layout, manifest, tfrecord
+from pipeline.records import index, layout, manifest, random_access, tfrecord
 from pipeline.verify import verify
 from trainers.data import open_data_set
 
@@ -205,3 +205,21 @@ def test_entries_that_early_manifests_lack_are_optional(source, tmp_path):
     (result.directory / layout.MANIFEST).write_bytes(build_manifest.sign(early, result.directory))
     assert manifest.read_dataset(str(tmp_path), "by_patient")[1]["duplicates"] == early["duplicates"]
     assert prepare(source, tmp_path).num_filled == 0
+
+
+@pytest.mark.parametrize("names", [("Uninfected", "Parasitized"), ("healthy", "bad_one")])
+def test_another_shard_of_the_same_size_is_noticed(names, tmp_path):
+    source = write_source(tmp_path / "cells", class_folders=names)
+    directory = prepare(source, tmp_path, image_size_px=8, class_folders=names).directory
+    shard = shard_of(directory)
+    with shard.open("rb") as file:
+        records = [record for _, record in tfrecord.read_records(file)]
+    framed = [(tfrecord.frame(record), record) for record in reversed(records)]
+    content = b"".join(header + record + footer for (header, footer), record in framed)
+    assert len(content) == shard.stat().length
+    shard.write_bytes(content)
+    data_set = open_data_set(str(tmp_path), "by_patient")
+    with pytest.raises(InputError, match=rf"{shard.name}: record .* has another length or label than the index.*--rep"):
+        data_set.open_split("train")
+    with pytest.raises(InputError, match=rf"{shard.name}: record .* has another length or label"):
+        random_access.Cells(tmp_path, "train")
