@@ -115,12 +115,12 @@ def check(filled: Sequence[ShardResult], job: Job, max_rejected_fraction: float)
     """Raises InputError if too many images were rejected, or all of a split."""
     rejected = [*job.rejected, *(item for result in filled for item in result.rejected)]
     num_images = sum(job.num_cells.values()) + len(job.rejected)
-    if len(rejected) > max_rejected_fraction * num_images:
+    if not len(rejected) <= max_rejected_fraction * num_images:  # NaN is no limit
         examples = ", ".join(f"{filename} ({reason})" for filename, reason in sorted(rejected)[:3])
         raise InputError(
             f"{len(rejected)} of {num_images} images cannot be used, more than --max_rejected_fraction="
-            f"{max_rejected_fraction}: {examples}{', …' if len(rejected) > 3 else ''}; raise the fraction, or mend "
-            "or remove them and give --overwrite"
+            f"{max_rejected_fraction}: {examples}{', …' if len(rejected) > 3 else ''}; raise the fraction, or "
+            "correct or remove them and give --overwrite"
         )
     for split in sorted({result.split for result in filled}):
         if not any(result.labels.size for result in filled if result.split == split):

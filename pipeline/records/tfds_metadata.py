@@ -12,7 +12,7 @@ from pipeline.cells import DATASET_NAME
 from pipeline.records import layout
 from pipeline.records.example import IMAGE, LABEL, tfds_features
 from pipeline.splits.configs import CONFIGS
-from pipeline.storage import make_folder, read_file, write_atomic
+from pipeline.storage import make_folder, read_file
 
 _TEXTS = ("citation", "configDescription", "description", "location", "releaseNotes")
 HOMEPAGE = "https://lhncbc.nlm.nih.gov/LHC-research/LHC-projects/image-processing/malaria-datasheet.html"
@@ -77,4 +77,4 @@ def write_default_config(dataset_root: epath.Path) -> None:
     """Tells TFDS which config `tfds_malaria` means where the project's code is not imported."""
     path = dataset_root / ".config" / "metadata.json"
     make_folder(path.parent)
-    write_atomic(path, json.dumps({"default_config_name": next(iter(CONFIGS))}).encode())
+    path.write_text(json.dumps({"default_config_name": next(iter(CONFIGS))}))  # nobody would remove a partial file here

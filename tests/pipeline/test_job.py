@@ -139,6 +139,8 @@ def test_bad_images_are_rejected_and_listed(source, tmp_path):
         InputError, match=r"2 of 36 images cannot be used, more than --max_rejected_fraction=0.001: .*empty file"
     ):
         prepare(source, tmp_path / "data", **SHARDS)
+    with pytest.raises(InputError, match="more than --max_rejected_fraction=nan"):
+        prepare(source, tmp_path / "data", max_rejected_fraction=float("nan"), **SHARDS)
     assert not layout.dataset_dir(str(tmp_path / "data"), "by_patient").exists()
     outcome = prepare(source, tmp_path / "data", max_rejected_fraction=0.1, **SHARDS)
     assert outcome.num_filled == 0, "what was filled before is used"
