@@ -52,7 +52,7 @@ def main() -> None:
         cells_per_shard=_FLAGS.cells_per_shard,
         patient_regex=_FLAGS.patient_regex,
     )
-    class_names = parse_class_folders(_FLAGS.class_folders)
+    parse_class_folders(_FLAGS.class_folders)
     compile_patient_regex(settings.patient_regex)
     for config in _FLAGS.config or [""]:
         layout.dataset_dir(_FLAGS.data_dir, config)
@@ -71,7 +71,7 @@ def main() -> None:
 
         beam_pipeline.parse_options(_FLAGS.pipeline_options)
     signal.signal(signal.SIGINT, _leave)
-    _preprocess(source, settings, class_names, labels)
+    _preprocess(source, settings, labels)
     gc.freeze()  # what ends with the process need not be searched for garbage at its end, which takes 0.2 s
 
 
@@ -81,22 +81,18 @@ def _leave(*_: object) -> None:
     os._exit(130)
 
 
-def _preprocess(
-    source: str, settings: plan.Settings, class_names: dict[str, int], labels: label_list.LabelList | None
-) -> None:
+def _preprocess(source: str, settings: plan.Settings, labels: label_list.LabelList | None) -> None:
     started = time.perf_counter()
     say(f"listing {source}", to_stderr=True)
-    source, cells = _list_cells(source, settings.patient_regex, class_names)
+    source, cells = _list_cells(source, settings.patient_regex)
     if labels:
         cells = listing.override(cells, labels)
     say(*summary.mapping(cells, settings))
-    listed = time.perf_counter()
+    listed, folders = time.perf_counter(), class_folder_values(cells.layout.names)
     with ExitStack() as stack:
         jobs = []
         for config in dict.fromkeys(_FLAGS.config):
-            of_config = dataclasses.replace(
-                settings, config=config, class_folders=class_folder_values(cells.layout.names)
-            )
+            of_config = dataclasses.replace(settings, config=config, class_folders=folders)
             planned = prepare.plan(cells, of_config, source, _FLAGS.data_dir, _FLAGS.overwrite, _FLAGS.repair)
             jobs.append(stack.enter_context(planned))
         del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
@@ -105,9 +101,10 @@ def _preprocess(
             say(*summary.result(prepare.run(job, _FLAGS.max_rejected_fraction, _FLAGS.pipeline_options)))
 
 
-def _list_cells(source: str, regex: str, class_names: dict[str, int]) -> tuple[str, listing.Listing]:
+def _list_cells(source: str, regex: str) -> tuple[str, listing.Listing]:
     """The source that workers read, which for a table is its folder, and its cells."""
     name, only, labels_table = f"--source={source}", None, None
+    class_names = parse_class_folders(_FLAGS.class_folders)
     columns = {what: _FLAGS[f"{what}_column"].value for what in layouts.COLUMNS}
     flag, path = ("source", source) if _FLAGS.labels_csv is None else ("labels_csv", _FLAGS.labels_csv)
     if flag == "labels_csv" or path.lower().endswith((".csv", ".xlsx")):

@@ -30,7 +30,7 @@ class Settings:
     image_encoding: str = "raw"  # uint8 bytes, no decoding when read; or "png": lossless, compact
     split_seed: int = 42  # decides on the split and the order of the cells
     cells_per_shard: int = 1024  # at most; 1024 raw cells are 46 MiB
-    class_folders: tuple[str, ...] = DEFAULT_CLASS_FOLDERS  # in label order
+    class_folders: tuple[str, ...] = DEFAULT_CLASS_FOLDERS  # see `cells.class_folder_values`
     patient_regex: str = DEFAULT_PATIENT_REGEX  # finds the patient in a file's base name
     background: str = "keep"  # what surrounds the cell; or "black", see `source.decode.apply_background`
 

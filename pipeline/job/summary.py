@@ -13,7 +13,6 @@ from pipeline.source.listing import Listing
 from pipeline.terminal import quantity
 
 _FEW_PATIENTS = 20
-_NAMED_FOLDERS = 5
 _IMBALANCE = 3.0  # cells of the more frequent label to those of the other
 _UNLIKE_OTHERS = ("grey", "16-bit", "alpha", "transparency")  # in the names of conversions
 
@@ -40,9 +39,8 @@ def mapping(listing: Listing, settings: Settings) -> Iterator[str]:
             says = f"{layout.describe(label)}, whose name says the opposite"
             yield f"warning: {LABELS[label]} ← {says}; check --class_folders"
     if left_out := listing.left_out:
-        counts = [f"{quantity(number, 'image')} in {name}/" for name, number in left_out.most_common(_NAMED_FOLDERS)]
-        more = ", …" if len(left_out) > len(counts) else ""
-        yield f"warning: left out are {', '.join(counts)}{more}; --class_folders takes several names for a label"
+        folders = ", ".join(f"{quantity(number, 'image')} in {name}/" for name, number in left_out.most_common())
+        yield f"warning: left out are {folders:.300}; --class_folders takes several names for a label"
 
 
 def result(result: JobResult) -> Iterator[str]:
