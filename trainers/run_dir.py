@@ -142,16 +142,12 @@ def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[Non
 
 
 def acquire(run_dir: str, wanted: Run) -> Run:
-    """The `run.json` of a folder, which is made if it is new; InputError if it holds something else or another run."""
+    """The `run.json` of a folder, which gets one if empty; InputError if it holds something else or another run."""
     directory = Path(run_dir)
     if not (directory / RUN).exists():
-        if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - {LOCK}):
+        if {path.name for path in directory.iterdir()} - {LOCK}:
             raise InputError(f"--run_dir={run_dir} exists and is no run; expected a new or empty folder")
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            write(run_dir, wanted)
-        except OSError as error:
-            raise InputError(f"--run_dir={run_dir} cannot be written: {error}; give another") from error
+        write(run_dir, wanted)
         return wanted
     run = read(run_dir)
     if differing := differences(run, wanted):

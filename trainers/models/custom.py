@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 
-_MODULE = re.compile(r"((?!__)\w+(?:\.(?!__)\w+)*):\w+")  # none of Python's own, such as `pip.__main__`
+_MODULE = re.compile(r"(((?!__)\w+)(?:\.(?!__)\w+)*):\w+")  # none such as `pip.__main__`, which acts when imported
 
 
 def build(path: str, image_size_px: int, dropout_rate: float) -> keras.Model:
@@ -65,11 +66,12 @@ def load(file: Path, path: str | None = None) -> keras.Model:
     try:
         return keras.models.load_model(file, compile=False)
     except Exception as error:  # a corrupt archive fails in zipfile, json, h5py or Keras, each in its own way
-        if path and (match := _MODULE.fullmatch(path)):
+        # A run may come from anybody: what its `run.json` names is imported only if it can be a user's own module.
+        if (match := _MODULE.fullmatch(str(path))) and match[2] not in sys.stdlib_module_names:
             try:
                 importlib.import_module(match[1])
             except ImportError as import_error:
-                where = f"give the command where {match[1].partition('.')[0]} is"
+                where = f"give the command where {match[2]} is"
                 raise InputError(f"{file} needs layers of --model={path} ({import_error}); {where}") from import_error
             return load(file)
         reason = str(error).rpartition("Exception encountered: ")[2]  # behind the whole model's config
