@@ -1,5 +1,6 @@
 """What workers leave in the job's folder: one result per filled shard. Progress is read from there on every runner."""
 
+import hashlib
 import json
 import sys
 import threading
@@ -16,6 +17,8 @@ from pipeline.job.plan import Job
 from pipeline.records import layout, manifest
 from pipeline.storage import PARTIAL, is_remote, list_names, remove_others
 from pipeline.terminal import progress_bar
+
+_DIGEST_CHARACTERS = 64  # of the sha256 in hexadecimal digits that a result's file begins with
 
 
 class RecordFacts(NamedTuple):
@@ -69,23 +72,27 @@ class ShardCounts(NamedTuple):
 def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
     """A filled shard's result; None if its file is missing or damaged."""
     try:
-        split, entry, rejected, rows = json.loads((job_dir / layout.result_name(file_name)).read_text())
-        columns = zip(*rows, strict=True) if rows else [()] * len(RecordFacts._fields)
-        names, labels, patient_ids, heights, widths, contents, conversions, have_background = columns
-        return ShardResult(
-            split,
-            entry,
-            [Rejected(*cell) for cell in rejected],
-            [sys.intern(kind) for of_record in conversions for kind in of_record],
-            sum(have_background),
-            np.array(labels, np.uint8),
-            list(map(sys.intern, patient_ids)),
-            np.array([heights, widths], np.int32).T,
-            np.array(contents, np.uint64),
-            json.dumps(names),
-        )
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        content = (job_dir / layout.result_name(file_name)).read_bytes()
+    except FileNotFoundError:
         return None
+    digest, result = content[:_DIGEST_CHARACTERS], content[_DIGEST_CHARACTERS:]
+    if digest != hashlib.sha256(result).hexdigest().encode():
+        return None
+    split, entry, rejected, rows = json.loads(result)
+    columns = zip(*rows, strict=True) if rows else [()] * len(RecordFacts._fields)
+    names, labels, patient_ids, heights, widths, contents, conversions, have_background = columns
+    return ShardResult(
+        split,
+        entry,
+        [Rejected(*cell) for cell in rejected],
+        [sys.intern(kind) for of_record in conversions for kind in of_record],
+        sum(have_background),
+        np.array(labels, np.uint8),
+        list(map(sys.intern, patient_ids)),
+        np.array([heights, widths], np.int32).T,
+        np.array(contents, np.uint64),
+        json.dumps(names),
+    )
 
 
 def missing_shards(job: Job) -> list[str]:

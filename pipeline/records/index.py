@@ -49,6 +49,21 @@ def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray
     return index
 
 
+def check_shard(shard: str, entry: Mapping[str, Any]) -> None:
+    """Compares four records with the index, since shards of one size may be swapped; InputError if they do not fit."""
+    index = read_index(shard, entry)
+    ends = np.append(index[1:, 0], entry["num_bytes"]) - tfrecord.FOOTER_BYTES
+    starts, labels = index[:, 0] + tfrecord.HEADER_BYTES, index[:, INDEX_COLUMNS.index("label")]
+    with storage.open_file(epath.Path(shard)) as file:
+        for row in np.linspace(0, len(index) - 1, min(4, len(index)), dtype=int).tolist():
+            file.seek(int(starts[row]))
+            try:
+                if example.parse(file.read(int(ends[row] - starts[row]))).label != labels[row]:
+                    raise ValueError("it has another label")
+            except ValueError as error:
+                raise corrupt_shard(shard, f"record {row} is not the one that the index describes ({error})") from error
+
+
 def to_bytes(index: np.ndarray) -> bytes:
     """An index as the content of its file."""
     buffer = io.BytesIO()
