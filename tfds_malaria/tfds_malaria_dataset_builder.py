@@ -108,7 +108,7 @@ def _check(directory: epath.Path) -> manifest.Manifest:
     """The manifest of a data set whose files TFDS may read; raises InputError if it must not."""
     contents = manifest.open_dataset(directory)
     for shard in () if is_remote(directory) else manifest.shards(contents):
-        index.check_shard(str(directory / shard["file"]), shard)
+        index.read_index(str(directory / shard["file"]), shard)
     try:
         tfds_metadata.check(directory, contents)
     except (OSError, ValueError, RecursionError) as error:

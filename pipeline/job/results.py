@@ -18,8 +18,6 @@ from pipeline.records import layout, manifest
 from pipeline.storage import PARTIAL, is_remote, list_names, remove_others
 from pipeline.terminal import progress_bar
 
-_DIGEST_CHARACTERS = 64  # of the sha256 in hexadecimal digits that a result's file begins with
-
 
 class RecordFacts(NamedTuple):
     """What the manifest's statistics need of a stored cell, see `cells.Cell`."""
@@ -72,10 +70,9 @@ class ShardCounts(NamedTuple):
 def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
     """A filled shard's result; None if its file is missing or damaged."""
     try:
-        content = (job_dir / layout.result_name(file_name)).read_bytes()
-    except FileNotFoundError:
+        digest, result = (job_dir / layout.result_name(file_name)).read_bytes().split(b"\n", 1)
+    except (FileNotFoundError, ValueError):
         return None
-    digest, result = content[:_DIGEST_CHARACTERS], content[_DIGEST_CHARACTERS:]
     if digest != hashlib.sha256(result).hexdigest().encode():
         return None
     split, entry, rejected, rows = json.loads(result)

@@ -1,6 +1,6 @@
 import os
-import struct
 import random
+import struct
 import tracemalloc
 import zipfile
 from contextlib import suppress

@@ -219,5 +219,5 @@ def test_another_shard_of_the_same_size_is_noticed(has_other_lengths, directory,
     assert len(content) == shard.stat().st_size
     shard.write_bytes(content)
     for opens in (open_it, lambda: Cells(directory.parents[2], "train")):
-        with pytest.raises(InputError, match=rf"{shard.name}: record .* is not the one that the index .*--repair"):
+        with pytest.raises(InputError, match=rf"{shard.name}: record .* is not the one that its index .*--repair"):
             opens()
