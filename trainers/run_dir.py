@@ -1,17 +1,5 @@
-"""A run's folder: what lies in it, and `run.json`, which records its settings and data and vouches for the result.
-
-run.json        model, flags, data (source, settings, digest, patients), statistics of the training images, versions,
-                timings, status, checksums: its own, and of a finished run those of model.keras and history.csv
-model.keras     the model of the best epoch by validation loss
-history.csv     one line per epoch
-thresholds.json   thresholds and temperature of model.keras, fitted on the validation split
-curves.png      loss and accuracy over the epochs
-augmentation.png   five training cells of both classes, and five augmented versions of each
-tensorboard/    event files
-checkpoint/     the newest checkpoint, while the run is unfinished
-features/       features from a frozen backbone, while the run is unfinished
-export/         the model in other formats, with --export
-run.lock        held by the trainer that is at work
+"""A run's folder, whose files BUILD.md lists, and `run.json`, which vouches for them: model, flags, data (source,
+settings, digest, patients), statistics of the training images, versions, timings, status, checksums.
 """
 
 import csv

@@ -92,7 +92,7 @@ class Progress(keras.callbacks.Callback):
         self._bar.close()
         if not self._has_reported_input:
             self._has_reported_input = True
-            print(input_stall.message(logs["waiting_share"], self._setup.input_mode), flush=True)
+            print(input_stall.message(logs["waiting_share"], self._setup.input_mode, self._setup.steps_per_epoch))
 
 
 class WeightAverage(keras.callbacks.Callback):

@@ -111,8 +111,7 @@ def _finish(
     record["input"]["waiting_share"] = round(means["waiting_share"], 5)
     print(
         f"{record['model']}: best of {len(history)} epochs is {record['best_epoch']}, validation loss "
-        f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f}",
-        flush=True,
+        f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f}"
     )
     weights = np.array(record.get("class_weights", [1, 1]))[validated.labels]
     probabilities = metrics.clip(validated.probabilities)
