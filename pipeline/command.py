@@ -81,7 +81,7 @@ def _status(main: Callable[..., int | None], arguments: Sequence[str], takes_arg
         elif isinstance(error, OSError):
             what = error.filename or "standard output or a file"
             remedy = "fix that, then the same command does or continues its work"
-            _say_error(f"{what} cannot be read or written ({error.strerror}); {remedy}")
+            _say_error(f"{what} cannot be read or written ({error.strerror or error}); {remedy}")
         else:
             raise
         try:

@@ -26,8 +26,8 @@ def index_array(rows: Sequence[tuple[int, int, int, int]] | np.ndarray) -> np.nd
 def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray:
     """Reads a shard's index: int64 [records, 4], see `INDEX_COLUMNS`.
 
-    With `entry`, the shard in the manifest, the size of the shard and the digest of the index are compared. Raises
-    InputError if there is no index, or it or the shard is not what the manifest says.
+    With `entry`, the shard in the manifest, the size of the shard, the digest of the index and four records are
+    compared, since shards of one size may be swapped. Raises InputError if there is no index, or something differs.
     """
     try:
         num_bytes = epath.Path(shard).stat().length
@@ -46,6 +46,16 @@ def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray
     fits = (starts >= 0) & (starts < images) & (images <= ends) & (lengths >= 0) & (lengths <= ends - images)
     if not (fits & np.isin(labels, range(len(LABELS)))).all():
         raise corrupt_shard(shard, "its index does not point at records")
+    with storage.open_file(epath.Path(shard)) as file:
+        for row in np.linspace(0, len(index) - 1, min(4, len(index)) if entry else 0, dtype=int):
+            file.seek(starts[row] + tfrecord.HEADER_BYTES)
+            record = file.read(ends[row] - tfrecord.FOOTER_BYTES - file.tell())
+            try:
+                fits_record = example.parse(record).label == labels[row]
+            except ValueError:
+                fits_record = False
+            if not fits_record:
+                raise corrupt_shard(shard, f"record {row} is not the one that its index describes")
     return index
 
 
