@@ -11,7 +11,7 @@ from absl import flags
 
 from benchmarks.harness import measurement
 from pipeline import synthetic
-from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex, parse_class_folders
 from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.source.archive import open_source
@@ -24,8 +24,8 @@ def lay_out(source: str, folder: Path, num_cells: int) -> int:
     Returns how many cells there are: the multiple of the source's number that is next to `num_cells`.
     """
     patient_regex = compile_patient_regex(DEFAULT_PATIENT_REGEX)
-    opened = open_source(source)
-    cells = list_cells(opened, f"--source={source}", DEFAULT_CLASS_FOLDERS, patient_regex).cells
+    opened, names = open_source(source), parse_class_folders(DEFAULT_CLASS_FOLDERS)
+    cells = list_cells(opened, f"--source={source}", names, patient_regex).cells
     copies = max(1, round(num_cells / len(cells)))
     for cell in cells:
         path = folder / cell.filename

@@ -1,8 +1,9 @@
 """Cells, their labels and patients, and how the source's names tell these."""
 
 import re
+import shlex
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
@@ -18,6 +19,7 @@ DEFAULT_PATIENT_REGEX = r"^(C\d+)"
 BACKGROUNDS = ("keep", "black")  # what may surround a stored cell, see `source.decode.apply_background`
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that count as images
 
+_MAX_CLASSES = 8  # more names of folders, or values in a table, are none of classes
 _MEANS_UNINFECTED = re.compile(r"\b(un|non?|not)(infect|parasit)|\b(healthy|normal|negative)", re.IGNORECASE)
 _MEANS_PARASITIZED = re.compile(r"\b(infect|parasit|positive)", re.IGNORECASE)
 
@@ -82,14 +84,37 @@ def patient_noun(settings: Mapping[str, Any]) -> str:
     return re.sub(r"(^|[\W_]+|(?<=patient))(id|name|number)$", "", column) or "patient"
 
 
-def parse_class_folders(values: list[str]) -> tuple[str, ...]:
-    """The folders of `--class_folders`, perhaps pairs such as `parasitized=infected`, in label order; or InputError."""
-    pairs = dict(value.split("=", 1) for value in values if "=" in value)
-    folders = tuple(pairs.get(label, "") for label in LABELS) if pairs else tuple(values)
-    is_path_or_empty = any("/" in folder or not folder for folder in folders)
-    if len(values) != len(LABELS) or len(set(folders)) != len(LABELS) or is_path_or_empty:
+def parse_class_folders(values: Sequence[str]) -> dict[str, int]:
+    """Name of each class folder -> label, sorted by label and name, from `--class_folders`; raises InputError.
+
+    The values are one name per label, in label order, or pairs such as `parasitized=ring`, several for a label or not.
+    """
+    pairs = [value.partition("=")[::2] for value in values]
+    if not any(name for _, name in pairs):
+        pairs = list(zip(LABELS, values, strict=False))
+    names = {name: LABELS.index(label) for label, name in pairs if name and "/" not in name and label in LABELS}
+    if len(names) != len(values) or len(set(names.values())) != len(LABELS):
+        example = "uninfected=healthy,parasitized=ring,parasitized=trophozoite"
+        if any("/" in value for value in values):
+            example = ",".join(dict.fromkeys(value.rpartition("/")[2] for value in values))
         raise InputError(
-            f"--class_folders={','.join(values)} is not {len(LABELS)} different folders; expected their bare names in "
-            f"the order {','.join(LABELS)}, or {','.join(f'{label}=<folder>' for label in LABELS)}"
+            f"--class_folders or --class_names is {','.join(values)}; expected one bare name for each of "
+            f"{','.join(LABELS)}, or several with their labels; such as {example}"
         )
-    return folders
+    return dict(sorted(names.items(), key=lambda item: item[::-1]))
+
+
+def class_folder_values(names: Mapping[str, int]) -> tuple[str, ...]:
+    """The values of `--class_folders` for what `parse_class_folders` returns, as the manifest has them."""
+    if len(names) == len(LABELS):
+        return tuple(names)
+    return tuple(f"{LABELS[label]}={name}" for name, label in names.items())
+
+
+def suggest_flag(flag: str, counts: Mapping[str, int]) -> str:
+    """What to type for classes with these names, by how many cells each has; "" if they are too many or too few."""
+    order = sorted(filter(None, counts), key=lambda name: ((0, None, 1).index(guess_label(name)), -counts[name], name))
+    if not len(LABELS) <= len(order) <= _MAX_CLASSES:
+        return ""
+    pairs = [f"{LABELS[name != order[0] and guess_label(name) != 0]}={name}" for name in order]
+    return f"{shlex.quote(f'--{flag}=' + ','.join(pairs))} if {order[0]} means uninfected"

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import re
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,9 @@ from etils import epath
 
 from pipeline import storage
 from pipeline.errors import InputError
+
+_EXCEL = (b"PK\3\4", b"\xd0\xcf\x11\xe0")  # how .xlsx and .xls begin
+_REMEDY = "save the table in Excel as 'CSV UTF-8 (comma delimited)'"
 
 
 def fault(name: str, line: int, reason: str) -> InputError:
@@ -43,16 +47,17 @@ def load(name: str, path: epath.Path) -> bytes:
 def read_rows(name: str, content: bytes) -> list[tuple[int, list[str]]]:
     """Number, from 1, and fields of each line, the header first and empty lines left out.
 
-    Fields are separated by what is most frequent in the first line: commas, semicolons or tabs. Raises InputError with
+    Fields are separated by what is most frequent in the header: commas, semicolons or tabs. Raises InputError with
     the number of the line, if the content is no CSV in UTF-8 or a line has not as many fields as the header.
     """
+    if content.startswith(_EXCEL):
+        raise fault(name, 1, f"this is an Excel workbook; {_REMEDY}")
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        lines = re.sub(r"^sep=.(?=\r?\n)", "", content.decode("utf-8-sig")).splitlines()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1  # `object` is `content` without a byte-order mark
-        reason = f"byte {error.object[error.start]:#04x} is not UTF-8; save the list as CSV UTF-8, as Excel calls it"
-        raise fault(name, line, reason) from error
-    reader = csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ",")
+        raise fault(name, line, f"byte {error.object[error.start]:#04x} is not UTF-8; {_REMEDY}") from error
+    reader = csv.reader(lines, delimiter=max(",;\t", key=next(filter(None, lines), "").count))
     try:
         rows = [(reader.line_num, row) for row in reader if any(row)] or [(1, [])]
     except csv.Error as error:  # a field of more than 131,072 characters, such as all that follows an open quote

@@ -21,7 +21,7 @@ from itertools import accumulate
 from absl import flags
 
 from pipeline import label_list
-from pipeline.cells import BACKGROUNDS, LABELS, compile_patient_regex, parse_class_folders
+from pipeline.cells import BACKGROUNDS, LABELS, class_folder_values, compile_patient_regex, parse_class_folders
 from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.job import plan, prepare, summary
@@ -50,9 +50,9 @@ def main() -> None:
         background=_FLAGS.background,
         split_seed=_FLAGS.split_seed,
         cells_per_shard=_FLAGS.cells_per_shard,
-        class_folders=parse_class_folders(_FLAGS.class_folders),
         patient_regex=_FLAGS.patient_regex,
     )
+    class_names = parse_class_folders(_FLAGS.class_folders)
     compile_patient_regex(settings.patient_regex)
     for config in _FLAGS.config or [""]:
         layout.dataset_dir(_FLAGS.data_dir, config)
@@ -71,7 +71,7 @@ def main() -> None:
 
         beam_pipeline.parse_options(_FLAGS.pipeline_options)
     signal.signal(signal.SIGINT, _leave)
-    _preprocess(source, settings, labels)
+    _preprocess(source, settings, class_names, labels)
     gc.freeze()  # what ends with the process need not be searched for garbage at its end, which takes 0.2 s
 
 
@@ -81,10 +81,12 @@ def _leave(*_: object) -> None:
     os._exit(130)
 
 
-def _preprocess(source: str, settings: plan.Settings, labels: label_list.LabelList | None) -> None:
+def _preprocess(
+    source: str, settings: plan.Settings, class_names: dict[str, int], labels: label_list.LabelList | None
+) -> None:
     started = time.perf_counter()
     say(f"listing {source}", to_stderr=True)
-    source, cells = _list_cells(source, settings)
+    source, cells = _list_cells(source, settings.patient_regex, class_names)
     if labels:
         cells = listing.override(cells, labels)
     say(*summary.mapping(cells, settings))
@@ -92,7 +94,9 @@ def _preprocess(source: str, settings: plan.Settings, labels: label_list.LabelLi
     with ExitStack() as stack:
         jobs = []
         for config in dict.fromkeys(_FLAGS.config):
-            of_config = dataclasses.replace(settings, config=config, class_folders=cells.layout.names)
+            of_config = dataclasses.replace(
+                settings, config=config, class_folders=class_folder_values(cells.layout.names)
+            )
             planned = prepare.plan(cells, of_config, source, _FLAGS.data_dir, _FLAGS.overwrite, _FLAGS.repair)
             jobs.append(stack.enter_context(planned))
         del cells  # the plan lies in files now, so the memory of filling does not grow with the number of cells
@@ -101,21 +105,19 @@ def _preprocess(source: str, settings: plan.Settings, labels: label_list.LabelLi
             say(*summary.result(prepare.run(job, _FLAGS.max_rejected_fraction, _FLAGS.pipeline_options)))
 
 
-def _list_cells(source: str, settings: plan.Settings) -> tuple[str, listing.Listing]:
+def _list_cells(source: str, regex: str, class_names: dict[str, int]) -> tuple[str, listing.Listing]:
     """The source that workers read, which for a table is its folder, and its cells."""
     name, only, labels_table = f"--source={source}", None, None
     columns = {what: _FLAGS[f"{what}_column"].value for what in layouts.COLUMNS}
     flag, path = ("source", source) if _FLAGS.labels_csv is None else ("labels_csv", _FLAGS.labels_csv)
     if flag == "labels_csv" or path.lower().endswith((".csv", ".xlsx")):
         table_name, place = f"--{flag}={path}", open_place(path, f"--{flag}")
-        labels_table = layouts.read_table(
-            table_name, label_list.load(table_name, place), columns, settings.class_folders
-        )
+        labels_table = layouts.read_table(table_name, label_list.load(table_name, place), columns, class_names)
         if flag == "source":
             source = os.fspath(place.parent)
             only = {folder for row in labels_table.rows for folder in accumulate(row.split("/")[:-1], "{}/{}".format)}
-    patient_regex, names = compile_patient_regex(settings.patient_regex), settings.class_folders
-    return source, listing.list_cells(open_source(source, only), name, names, patient_regex, columns, labels_table)
+    patient_regex, place = compile_patient_regex(regex), open_source(source, only)
+    return source, listing.list_cells(place, name, class_names, patient_regex, columns, labels_table)
 
 
 if __name__ == "__main__":  # flags are not defined on import: other commands have some of the same names
@@ -142,7 +144,8 @@ if __name__ == "__main__":  # flags are not defined on import: other commands ha
     flags.DEFINE_integer("cells_per_shard", default.cells_per_shard, "Largest number of cells in a shard.", 1)
     folders = (
         "Folders of uninfected and parasitized cells, or a table's names for them, in this order, or "
-        "uninfected=<name>,parasitized=<name>. The default also takes names that mean this, such as healthy,infected."
+        "uninfected=<name>,parasitized=<name>, perhaps several for a label. The default also takes names that mean "
+        "this, such as healthy,infected."
     )
     flags.DEFINE_list("class_folders", list(default.class_folders), folders)
     flags.DEFINE_alias("class_names", "class_folders")

@@ -26,7 +26,7 @@ from absl import app, flags
 os.environ["EPATH_USE_TF"] = "false"  # as in commands: etils asks once per process, when it is first used
 
 from pipeline import synthetic
-from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex, parse_class_folders
 from pipeline.job import plan
 from pipeline.job import prepare as job
 from pipeline.records import layout, tfrecord
@@ -68,7 +68,8 @@ def zip_folder(folder, archive, prefix="", compression=zipfile.ZIP_STORED):
 
 
 def listing_of(source, class_folders=DEFAULT_CLASS_FOLDERS, patient_regex=DEFAULT_PATIENT_REGEX):
-    return list_cells(open_source(str(source)), str(source), class_folders, compile_patient_regex(patient_regex))
+    names = parse_class_folders(class_folders)
+    return list_cells(open_source(str(source)), str(source), names, compile_patient_regex(patient_regex))
 
 
 def run_job(listing, settings, max_rejected_fraction=0.001, pipeline_options=(), **plan_options):

@@ -4,12 +4,13 @@
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from pipeline.cells import DEFAULT_CLASS_FOLDERS, compile_patient_regex
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, compile_patient_regex, parse_class_folders
 from pipeline.errors import InputError
 from pipeline.job import plan
 from pipeline.records import index, layout, manifest, tfds_metadata
@@ -21,6 +22,7 @@ from pipeline.storage import is_remote
 
 _ARCHIVE = "cell_images.zip"
 _FOLDER = "cell_images"
+_NUM_NLM_CELLS = 27_558
 
 
 class RawImage(tfds.features.Image):
@@ -54,13 +56,16 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         # A prepared folder has its own image size and encoding. This runs before TFDS reads any of its files.
-        settings = plan.Settings().as_json()
+        settings, make_info = plan.Settings().as_json(), self.dataset_info_from_configs
         if (self.data_path / layout.DATASET_INFO).exists():
-            settings = _check(self.data_path)["settings"]
+            contents = _check(self.data_path)
+            settings = contents["settings"]
+            if contents["source"]["num_cells"] != _NUM_NLM_CELLS:  # its description and citation are no others'
+                make_info = functools.partial(tfds.core.DatasetInfo, builder=self)
         features = tfds_features(settings["image_size_px"], settings["image_encoding"])
         if not isinstance(features[IMAGE], tfds.features.Image):
             features = tfds.features.FeaturesDict({**features, IMAGE: RawImage(features[IMAGE])})
-        return self.dataset_info_from_configs(
+        return make_info(
             features=features, supervised_keys=(IMAGE, LABEL), homepage=tfds_metadata.HOMEPAGE, disable_shuffling=True
         )
 
@@ -98,7 +103,8 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
 
         source, settings = _find_source(manual_dir), plan.Settings(config=self.builder_config.name)
         patient_regex = compile_patient_regex(settings.patient_regex)
-        cells = list_cells(open_source(source), source, settings.class_folders, patient_regex)
+        names = parse_class_folders(settings.class_folders)
+        cells = list_cells(open_source(source), source, names, patient_regex)
         overwrite = download_config.download_mode.overwrite_dataset
         with prepare.plan(cells, settings, source, str(self.data_dir_root), overwrite) as job:
             prepare.run(job)

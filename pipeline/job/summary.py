@@ -13,6 +13,7 @@ from pipeline.source.listing import Listing
 from pipeline.terminal import quantity
 
 _FEW_PATIENTS = 20
+_NAMED_FOLDERS = 5
 _IMBALANCE = 3.0  # cells of the more frequent label to those of the other
 _UNLIKE_OTHERS = ("grey", "16-bit", "alpha", "transparency")  # in the names of conversions
 
@@ -34,9 +35,14 @@ def mapping(listing: Listing, settings: Settings) -> Iterator[str]:
         numbers = zip(SPLITS, np.bincount(cells.splits).tolist(), strict=False)
         given = ", ".join(f"{name} {quantity(number, 'cell')}" for name, number in numbers if number)
         yield f"given splits, which --config=given keeps: {given}"
-    for label, name in enumerate(LABELS):
-        if guess_label(layout.names[label]) not in (None, label):
-            yield f"warning: {name} ← {layout.describe(label)}, whose name says the opposite; check --class_folders"
+    for name, label in layout.names.items():
+        if guess_label(name) not in (None, label):
+            says = f"{layout.describe(label)}, whose name says the opposite"
+            yield f"warning: {LABELS[label]} ← {says}; check --class_folders"
+    if left_out := listing.left_out:
+        counts = [f"{quantity(number, 'image')} in {name}/" for name, number in left_out.most_common(_NAMED_FOLDERS)]
+        more = ", …" if len(left_out) > len(counts) else ""
+        yield f"warning: left out are {', '.join(counts)}{more}; --class_folders takes several names for a label"
 
 
 def result(result: JobResult) -> Iterator[str]:

@@ -111,6 +111,12 @@ def decode_png(stored: np.ndarray) -> np.ndarray:
         raise ValueError(f"a record's image is no PNG ({error}), though its checksum fits") from error
 
 
+def decode_image(stored: bytes, size_px: int, is_png: bool) -> np.ndarray:
+    """A record's image, uint8 RGB [size, size, 3]; raises ValueError if it is none of this size."""
+    image = np.frombuffer(stored, np.uint8)
+    return (decode_png(image) if is_png else image).reshape(size_px, size_px, 3)
+
+
 def tfds_features(image_size_px: int, image_encoding: str) -> "tfds.features.FeaturesDict":
     """The features as TFDS knows them: image, uint8 RGB [size, size, 3] in 0…255; label, int64; and two strings."""
     import tensorflow_datasets as tfds

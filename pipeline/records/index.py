@@ -3,8 +3,8 @@
 import hashlib
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from etils import epath
@@ -16,6 +16,8 @@ from pipeline.records.manifest import corrupt_shard
 
 _HEADER_BYTES = 128  # what `np.save` writes before the array
 INDEX_COLUMNS = ("record_offset", "image_offset", "image_num_bytes", "label")  # offsets in bytes of the shard's file
+
+Decoded = TypeVar("Decoded")
 
 
 def index_array(rows: Sequence[tuple[int, int, int, int]] | np.ndarray) -> np.ndarray:
@@ -66,11 +68,29 @@ def to_bytes(index: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def read_without_images(shard: str, skip: int, take: int) -> Iterator[example.ParsedExample]:
-    """Reads `take` records of a shard from record `skip` on, without their images; InputError if that fails."""
+def read_cells(
+    shard: str, skip: int, take: int, decode: Callable[[example.ParsedExample], Decoded]
+) -> Iterator[Decoded]:
+    """Yields what `decode`, which may raise ValueError, makes of `take` records of a shard from record `skip` on.
+
+    Raises InputError at the first fault of record or shard.
+    """
+    number = -1
     try:
         with storage.open_file(epath.Path(shard)) as file:
-            for _, record in itertools.islice(tfrecord.read_records(file), skip, skip + take):
-                yield example.parse(record)._replace(image=b"")
-    except (OSError, ValueError, tfrecord.CorruptRecord) as error:
-        raise corrupt_shard(shard, f"it cannot be read ({error})") from error
+            for number, (_, record) in enumerate(itertools.islice(tfrecord.read_records(file), skip + take)):
+                if number >= skip:
+                    yield decode(example.parse(record))
+    except tfrecord.CorruptRecord as error:
+        raise corrupt_shard(shard, f"record {number + 1} is corrupt ({error})") from error
+    except ValueError as error:  # the record is what was written, but no cell
+        raise corrupt_shard(shard, f"record {number} is corrupt ({error})") from error
+    except OSError as error:
+        raise corrupt_shard(shard, f"cannot be read ({error})") from error
+    if number + 1 < skip + take:
+        raise corrupt_shard(shard, f"has {number + 1} records, expected {skip + take}")
+
+
+def read_without_images(shard: str, skip: int, take: int) -> Iterator[example.ParsedExample]:
+    """Yields records of a shard without their images, see `read_cells`."""
+    return read_cells(shard, skip, take, lambda cell: cell._replace(image=b""))

@@ -36,7 +36,7 @@ class FolderSource:
     """A folder, local or on an object store."""
 
     def __init__(self, folder: str, only: Collection[str] | None = None) -> None:
-        self._folder, self._only = folder, only
+        self.path, self._only = folder, only
         self.is_remote = is_remote(folder)
 
     def walk(self) -> Files:
@@ -44,7 +44,7 @@ class FolderSource:
         files, pending = Files(), [""]
         while pending:
             prefix = pending.pop()
-            for name, is_folder, num_bytes, modified_ns, fault in self._list(f"{self._folder}/{prefix}"):
+            for name, is_folder, num_bytes, modified_ns, fault in self._list(f"{self.path}/{prefix}"):
                 if not is_folder or is_hidden(name):
                     files.append(File(prefix + name, num_bytes, None, fault, modified_ns))
                 elif self._only is None or prefix + name in self._only:
@@ -72,7 +72,7 @@ class FolderSource:
             return "broken symbolic link"
         if link.is_dir():
             return LINK_TO_FOLDER
-        is_inside = link.resolve().is_relative_to(Path(self._folder).resolve())
+        is_inside = link.resolve().is_relative_to(Path(self.path).resolve())
         return None if is_inside else "symbolic link out of the source's folder"
 
     def read(self, root: str, cell: Cell) -> bytes:
@@ -81,7 +81,7 @@ class FolderSource:
         Raises UnreadableImage if they are damaged, too many or have changed since they were listed, and OSError if the
         source fails or the archive has changed.
         """
-        path = f"{self._folder}/{root}{cell.filename}"
+        path = f"{self.path}/{root}{cell.filename}"
         if not self.is_remote:
             return read_image_file(path, cell)
         content = read_range(path, 0, cell.num_bytes + 1)
@@ -102,7 +102,7 @@ class ZipSource:
     """A zip archive; see `FolderSource` for its methods."""
 
     def __init__(self, archive: str) -> None:
-        self._archive, self.is_remote = archive, is_remote(archive)
+        self.path, self.is_remote = archive, is_remote(archive)
 
     def walk(self) -> Files:
         """All files; raises InputError if it is no complete zip archive."""
@@ -124,12 +124,12 @@ class ZipSource:
                 files.append(File(path, entry.file_size, zip_entry, fault, modified_ns))
 
         try:
-            with open_file(epath.Path(self._archive)) as file:
+            with open_file(epath.Path(self.path)) as file:
                 modified_ns = None if self.is_remote else os.fstat(file.fileno()).st_mtime_ns
                 read_zip_directory(file, add)
         except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
             raise InputError(
-                f"--source={self._archive} is not a zip archive or is cut off ({error}); "
+                f"--source={self.path} is not a zip archive or is cut off ({error}); "
                 "expected a folder or a complete .zip file; copy or download it again"
             ) from error
         return files
@@ -164,10 +164,10 @@ class ZipSource:
     def _read_at(self, offset: int, num_bytes: int, cell: Cell) -> bytes:
         """Reads a part of the archive, less where it ends before; raises OSError if it has changed."""
         if self.is_remote:
-            return read_range(self._archive, offset, num_bytes)
-        with open_regular(self._archive) as file:
+            return read_range(self.path, offset, num_bytes)
+        with open_regular(self.path) as file:
             if os.fstat(file.fileno()).st_mtime_ns != cell.modified_ns:  # its size may fit, then the CRC-32s decide
-                raise OSError(f"{self._archive} has changed since it was listed")
+                raise OSError(f"{self.path} has changed since it was listed")
             file.seek(offset)
             return file.read(num_bytes)
 

@@ -1,11 +1,13 @@
 """How a source tells what its cells are: by class folders, `[train/][P1/]Uninfected/…`, or by a table (CSV)."""
 
 import posixpath
+import shlex
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.cells import DEFAULT_CLASS_FOLDERS, IMAGE_SUFFIXES, LABELS, SPLIT_NAMES, Cell, guess_label
+from pipeline.cells import DEFAULT_CLASS_FOLDERS, IMAGE_SUFFIXES, LABELS, SPLIT_NAMES, Cell, guess_label, suggest_flag
 from pipeline.errors import InputError
 from pipeline.label_list import fault, read_rows
 from pipeline.source.archive import LINK_TO_FOLDER, Source, is_hidden, normal_path
@@ -22,6 +24,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """What a table tells -> names that its column may have, unless a flag names it; without file and label it is none."""
 
+_COLUMN = "COLUMN"  # in flags to type, for a name that is not clear
+
 
 class Placement(NamedTuple):
     """What a source tells of a file, besides its name."""
@@ -36,7 +40,7 @@ class ClassFolders(NamedTuple):
     """Folders of cells, one per class, or one per class in each of several folders: splits, patients or both."""
 
     root: str  # path of the folder that holds them all, from the source's top, "" or ending with `/`
-    names: tuple[str, ...]  # of a label's folders, in label order
+    names: Mapping[str, int]  # of class folders -> label, sorted by label
     folders: tuple[str, ...]  # that hold class folders, from the root on, "" or ending with `/`
     has_splits: bool  # whether the outermost of these are splits
     outside: str = "outside of the class folders"  # what files are of which it tells nothing
@@ -51,14 +55,15 @@ class ClassFolders(NamedTuple):
         split = SPLIT_NAMES[around[0].casefold()] if self.has_splits else None
         is_nested = not set(self.names).isdisjoint(below.split("/")[:-1])
         fault = "lies in a class folder within a class folder" if is_nested else None
-        return Placement(self.names.index(folder), "/".join(around[self.has_splits :]), split, fault)
+        return Placement(self.names[folder], "/".join(around[self.has_splits :]), split, fault)
 
     def describe(self, label: int) -> str:
         """Where the cells of a label are."""
-        name = f"{self.names[label]}/"
+        root = self.root if len(self.folders) == 1 else ""
+        names = " + ".join(f"{root}{name}/" for name, of_label in self.names.items() if of_label == label)
         if len(self.folders) == 1:
-            return self.root + name
-        return f"{name} in {self.root}{self.folders[0]} and {len(self.folders) - 1} more folders"
+            return names
+        return f"{names} in {self.root}{self.folders[0]} and {len(self.folders) - 1} more folders"
 
 
 class Table(NamedTuple):
@@ -67,7 +72,7 @@ class Table(NamedTuple):
     name: str  # what errors call it, such as `--labels_csv=labels.csv`
     rows: dict[str, Placement]  # by path, relative to the root
     lines: dict[str, int]  # number of each path's line, from 1
-    names: tuple[str, ...]  # values of the label's column, in label order
+    names: Mapping[str, int]  # values of the label's column -> label, sorted by label
     columns: dict[str, str]  # of `COLUMNS`, those that it has -> name
     root: str = ""
     folders: tuple[str, ...] = ("",)
@@ -85,9 +90,10 @@ class Table(NamedTuple):
         return self.rows.get(filename)
 
     def describe(self, label: int) -> str:
-        return f"{self.columns['label']}={self.names[label]}"
+        names = " + ".join(name for name, of_label in self.names.items() if of_label == label)
+        return f"{self.columns['label']}={names}"
 
-    def located(self, files: Files, folder: str) -> "Table":
+    def located(self, files: Files, source: str, folder: str) -> "Table":
         """The table with its root: the folder that it lies in, else one from which its first path leads on.
 
         Raises InputError, with the number of the line, if a file is not there or is no image by its name.
@@ -95,27 +101,30 @@ class Table(NamedTuple):
         first = f"/{next(iter(self.rows))}"
         roots = [path[: 1 - len(first)] for path in files.paths if f"/{path}".endswith(first)]
         root = folder if folder in roots else min(roots, key=lambda root: (len(root), root), default=folder)
-        images = {path for path in files.paths if path.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(path)}
+        images = set(_images(files))
         for path, line in self.lines.items():
             if root + path not in images:
                 for file in files:
                     if file.fault == LINK_TO_FOLDER and (root + path).startswith(f"{file.path}/"):
                         raise fault(self.name, line, f"{file.path!r} is a {file.fault}; put the folder itself there")
-                absent = f"there is no image {path!r} in {root or 'the source'}"
-                raise fault(self.name, line, f"{absent}; expected a file of {', '.join(IMAGE_SUFFIXES)}")
+                remedy = "if the images lie elsewhere, give --source=<their folder> --labels_csv=<this table>"
+                if elsewhere := min((image for image in images if f"/{image}".endswith(f"/{path}")), default=None):
+                    remedy = f"it is in another folder: write {elsewhere!r}, and all others from there, too"
+                expected = f"expected a file of {', '.join(IMAGE_SUFFIXES)}; {remedy}"
+                raise fault(self.name, line, f"there is no image {path!r} in {source}/{root}; {expected}")
         return self._replace(root=root)
 
 
 Layout = ClassFolders | Table
 
 
-def find(files: Files, source: Source, name: str, class_names: Sequence[str], columns: Columns) -> Layout:
+def find(files: Files, source: Source, name: str, class_names: Mapping[str, int], columns: Columns) -> Layout:
     """The topmost class folders of a source, else the table that is its only CSV.
 
     Where there are no folders of the default names, those whose names mean the same count: `healthy`, `infected`.
-    Raises InputError, which calls the source `name`, if there is neither.
+    Raises InputError, which calls the source `name`, if there is neither, or only some of the folders are splits.
     """
-    names = tuple(class_names)
+    names = class_names
     folders = set[str]()
     for file in files:
         folder = "" if file.fault or is_hidden(file.path) else file.path.rpartition("/")[0]
@@ -123,38 +132,51 @@ def find(files: Files, source: Source, name: str, class_names: Sequence[str], co
             folders.add(folder)
             folder = folder.rpartition("/")[0]
     parents = _parents(folders, names)
-    if not parents and names == DEFAULT_CLASS_FOLDERS:
+    if not parents and tuple(names) == DEFAULT_CLASS_FOLDERS:
         base_names = {path.rpartition("/")[2] for path in folders}
-        alike = [[base for base in base_names if guess_label(base) == label] for label in range(len(LABELS))]
-        if all(len(of_label) == 1 for of_label in alike):
-            names = tuple(base for (base,) in alike)
+        alike = sorted((guess, base) for base in base_names if (guess := guess_label(base)) is not None)
+        if [label for label, _ in alike] == list(range(len(LABELS))):
+            names = {base: label for label, base in alike}
             parents = _parents(folders, names)
     if parents:
         root = posixpath.join(posixpath.commonpath(parents), "")
         below = tuple(parent.removeprefix(root) for parent in parents)
-        has_splits = all(folder.partition("/")[0].casefold() in SPLIT_NAMES for folder in below)
-        return ClassFolders(root, names, below, has_splits)
+        outermost = {folder.partition("/")[0] for folder in below}
+        splits = {folder for folder in outermost if folder.casefold() in SPLIT_NAMES}
+        if splits and (others := sorted(outermost - splits)):
+            what = f"class folders in the split {min(splits)}/ and in {'/, '.join(others)}/"
+            raise InputError(f"{name} has {what}; expected {', '.join(SPLIT_NAMES)} alone; rename the others to these")
+        return ClassFolders(root, names, below, bool(splits))
     tables = [i for i, path in enumerate(files.paths) if path.lower().endswith(".csv") and not is_hidden(path)]
     if len(tables) == 1 and not files[tables[0]].fault:
         path, num_bytes, zip_entry, _, modified_ns = files[tables[0]]
         content = source.read("", Cell(path, 0, "", num_bytes, zip_entry, modified_ns))
         table = read_table(f"{name}: {printable_path(path)}", content, columns, class_names)
-        return table.located(files, path[: path.rfind("/") + 1])
+        return table.located(files, source.path, path[: path.rfind("/") + 1])
+    names_of_folders = Counter(path.split("/")[-2] for path in _images(files) if "/" in path)
     expected = " and ".join(f"{class_name}/" for class_name in class_names)
     raise InputError(
         f"{name} has no class folders ({_content(files, folders)}); expected {expected} side by side, or one CSV with "
-        "the label of each file; name other folders by --class_folders, a CSV by --labels_csv"
+        "the label of each file; name a CSV by --labels_csv, other folders by "
+        f"{suggest_flag('class_folders', names_of_folders) or '--class_folders'}"
     )
 
 
-def _parents(folders: set[str], names: Sequence[str]) -> list[str]:
+def _parents(folders: set[str], names: Mapping[str, int]) -> list[str]:
     """Folders that hold class folders, all at one depth: the topmost at which one holds both, else any holds one."""
-    parents = [{path[: -len(name)] for path in folders if path == name or path.endswith(f"/{name}")} for name in names]
-    if not all(parents):
-        return []
+    parents: list[set[str]] = [set() for _ in LABELS]
+    for name, label in names.items():
+        of_name = {path[: -len(name)] for path in folders if path == name or path.endswith(f"/{name}")}
+        if not of_name:
+            return []
+        parents[label] |= of_name
     of_any = set.union(*parents)
     depth = min(parent.count("/") for parent in set.intersection(*parents) or of_any)
     return sorted(parent for parent in of_any if parent.count("/") == depth)
+
+
+def _images(files: Files) -> Iterator[str]:
+    return (path for path in files.paths if path.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(path))
 
 
 def _content(files: Files, folders: set[str]) -> str:
@@ -166,19 +188,19 @@ def _content(files: Files, folders: set[str]) -> str:
     return f"it holds {', '.join(map(printable_path, names[:3]))}{', …' if len(names) > 3 else ''}"
 
 
-def read_table(name: str, content: bytes, columns: Columns, class_names: Sequence[str]) -> Table:
+def read_table(name: str, content: bytes, columns: Columns, class_names: Mapping[str, int]) -> Table:
     """Reads the bytes of a table, which errors call `name`; raises InputError with the number of the line.
 
-    `class_names` are the values of the label's column, in label order, upper and lower case alike; the default stands
-    for any whose meaning is clear, such as `healthy` and `infected`.
+    `class_names` are the values of the label's column -> label, upper and lower case alike; the default stands for any
+    whose meaning is clear, such as `healthy` and `infected`.
     """
     (_, header), *rows = read_rows(name, content)
-    indices = _find_columns(header, columns, name)
-    names = tuple(class_names)
-    if names == DEFAULT_CLASS_FOLDERS:
-        present = [row[indices["label"]].strip() for _, row in rows]
-        names = tuple(next((v for v in present if guess_label(v) == label), name) for label, name in enumerate(names))
-    label_of = {value.casefold(): label for label, value in enumerate(names)}
+    indices = _find_columns(header, [row for _, row in rows], columns, name)
+    present = Counter(row[indices["label"]].strip() for _, row in rows)
+    names = class_names
+    if tuple(names) == DEFAULT_CLASS_FOLDERS:
+        names = {next((v for v in present if guess_label(v) == label), name): label for name, label in names.items()}
+    label_of = {value.casefold(): label for value, label in names.items()}
     placements: dict[str, Placement] = {}
     lines: dict[str, int] = {}
     for line, row in rows:
@@ -190,11 +212,13 @@ def read_table(name: str, content: bytes, columns: Columns, class_names: Sequenc
             raise fault(name, line, f"{path!r} is in line {lines[path]} already; expected each file once")
         if label is None:
             what = f"the {header[indices['label']]} is {values['label'][:40]!r}; expected {' or '.join(names)}"
-            raise fault(name, line, f"{what}; correct it, or give the names by --class_names or another --label_column")
+            remedy = suggest_flag("class_names", present) or "--class_names"
+            remedy = f"correct it, or give another --label_column or {remedy}"
+            raise fault(name, line, f"{what}; {remedy}")
         split = None
         if "split" in values and (split := SPLIT_NAMES.get(values["split"].casefold())) is None:
-            split_names = f"{', '.join(SPLIT_NAMES)}; --split_column= ignores the column"
-            raise fault(name, line, f"the split is {values['split'][:40]!r}; expected {split_names}")
+            what = f"the {header[indices['split']]} is {values['split'][:40]!r}; expected {', '.join(SPLIT_NAMES)}"
+            raise fault(name, line, f"{what}; rename it in the table, or ignore the column by --split_column=")
         patient_id = unicodedata.normalize("NFC", values.get("patient", ""))
         placements[path], lines[path] = Placement(label, patient_id, split), line
     labels = {placement.label for placement in placements.values()}
@@ -203,15 +227,24 @@ def read_table(name: str, content: bytes, columns: Columns, class_names: Sequenc
     return Table(name, placements, lines, names, {what: header[index] for what, index in indices.items()})
 
 
-def _find_columns(header: Sequence[str], columns: Columns, name: str) -> dict[str, int]:
+def _find_columns(header: Sequence[str], rows: Sequence[Sequence[str]], columns: Columns, name: str) -> dict[str, int]:
     plain = ["_".join(column.casefold().replace("-", " ").split()) for column in header]
-    indices = {}
+    indices, absent = {}, {}
     for what, likely in COLUMNS.items():
         given = columns.get(what)
         wanted, names = (likely, plain) if given is None else ((given,), header)
         if present := [column for column in wanted if column in names and column]:
             indices[what] = list(names).index(present[0])
         elif given or what in ("file", "label"):
-            lacks = f"the header is {','.join(header)[:80]!r}, without a column {given or ' or '.join(likely[:2])}"
-            raise fault(name, 1, f"{lacks}; name the {what}'s column by --{what}_column")
-    return indices
+            absent[what] = given or " or ".join(likely[:2])
+    if not absent:
+        return indices
+    to_type, names_flag = dict.fromkeys(absent, _COLUMN), ""
+    for index, values in enumerate(map(Counter, zip(*rows, strict=True))):
+        is_file = next(iter(values)).lower().endswith(IMAGE_SUFFIXES)
+        what, of_classes = ("file", "") if is_file else ("label", suggest_flag("class_names", values))
+        if to_type.get(what) == _COLUMN and index not in indices.values() and (is_file or of_classes):
+            to_type[what], names_flag = header[index], names_flag or of_classes
+    to_give = [shlex.quote(f"--{what}_column={column}") for what, column in to_type.items()]
+    lacks = f"the header is {','.join(header)[:80]!r}, without a column {', '.join(absent.values())}"
+    raise fault(name, 1, f"{lacks}; give {' '.join([*to_give, names_flag])}")

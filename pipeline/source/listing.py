@@ -12,7 +12,7 @@ import unicodedata
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -70,6 +70,7 @@ class Listing(NamedTuple):
     cells: Cells
     rejected: list[Rejected]  # image files that cannot be used because of their name or type
     skipped: dict[str, int]  # number of files that are no images, by reason
+    left_out: Counter[str]  # number of images outside of the class folders, by the name of their folder
     same_names: list[str]  # base names that are in both classes, which may be a mistake in copying
     fingerprint: str
     layout: layouts.Layout  # how the source tells labels
@@ -80,7 +81,7 @@ class Listing(NamedTuple):
 def list_cells(
     source: Source,
     source_name: str,
-    class_names: Sequence[str],
+    class_names: Mapping[str, int],
     patient_regex: re.Pattern[str],
     columns: layouts.Columns | None = None,
     table: layouts.Table | None = None,
@@ -88,7 +89,7 @@ def list_cells(
     """Lists the cells of a source, which errors call `source_name`.
 
     Args:
-      class_names: folder of each label, or its name in a table, in label order; see `layouts.find`, `read_table`.
+      class_names: name of each class folder, or value in a table, -> label; see `layouts.find`, `read_table`.
       patient_regex: see `cells.parse_patient`.
       columns: see `layouts.Columns`, of the CSV that a source without class folders may hold.
       table: a table that lies elsewhere; then class folders do not count.
@@ -99,7 +100,9 @@ def list_cells(
     try:
         files = source.walk()
         layout = (
-            table.located(files, "") if table else layouts.find(files, source, source_name, class_names, columns or {})
+            table.located(files, source.path, "")
+            if table
+            else layouts.find(files, source, source_name, class_names, columns or {})
         )
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{source_name} cannot be listed: {error}; check that it can be read") from error
@@ -107,7 +110,7 @@ def list_cells(
     indices, labels, patients, splits = array("q"), array("B"), array("i"), array("B")
     patient_codes: dict[str, int] = {}
     rejected: list[Rejected] = []
-    skipped: Counter[str] = Counter()
+    skipped, left_out = Counter[str](), Counter[str]()
     last_filename = ""
     for index in sorted(range(len(files)), key=files.paths.__getitem__):  # code point by code point
         file = files[index]
@@ -120,6 +123,8 @@ def list_cells(
             rejected.append(Rejected(printable_path(file.path), fault))
         elif placement is None:
             skipped[layout.outside] += 1
+            if isinstance(layout, layouts.ClassFolders) and (folder := filename.rpartition("/")[0]):
+                left_out[folder.rpartition("/")[2]] += 1
         elif placement.fault:
             rejected.append(Rejected(filename, placement.fault))
         elif filename == last_filename:
@@ -150,7 +155,7 @@ def list_cells(
     )
     same_names = sorted(set(fewest).intersection(*others))
     fingerprint = _fingerprint(cells, source, source_name, isinstance(layout, layouts.Table))
-    return Listing(cells, rejected, dict(sorted(skipped.items())), same_names, fingerprint, layout)
+    return Listing(cells, rejected, dict(sorted(skipped.items())), left_out, same_names, fingerprint, layout)
 
 
 def override(listing: Listing, label_list: LabelList) -> Listing:

@@ -9,6 +9,7 @@ from conftest import ROOT, data_set_digests, listing_of, prepare, write_source, 
 
 import tfds_malaria
 from pipeline.errors import InputError
+from pipeline.records import manifest
 from pipeline.splits.configs import CONFIGS
 
 
@@ -61,7 +62,17 @@ def test_load_sees_every_cell_of_the_beam_jobs_folder(config, data_dir, syntheti
 def test_by_patient_is_the_default(data_dir):
     assert tfds.builder("tfds_malaria", data_dir=data_dir).info.config_name == "by_patient"
     assert tfds_malaria.Builder(data_dir=data_dir).info.config_name == "by_patient"
-    assert "rajaraman2018" in tfds_malaria.Builder(data_dir=data_dir).info.citation
+    with_info = tfds_malaria.Builder(data_dir=data_dir).info
+    assert with_info.description == tfds.builder_from_directory(with_info.data_dir).info.description
+    assert (with_info.citation, "27,558" in with_info.description) == ("", False), "these are not the NLM's cells"
+
+
+def test_the_nlms_cells_have_its_description_and_citation(data_dir, tmp_path, monkeypatch):
+    infos = [tfds_malaria.Builder(data_dir=tmp_path).info]
+    num_cells = manifest.read_dataset(str(data_dir), "by_patient")[1]["source"]["num_cells"]
+    monkeypatch.setattr(tfds_malaria.tfds_malaria_dataset_builder, "_NUM_NLM_CELLS", num_cells)
+    infos.append(tfds_malaria.Builder(data_dir=data_dir).info)
+    assert all("rajaraman2018" in info.citation and "27,558" in info.description for info in infos)
 
 
 def test_as_supervised_sub_splits_and_dataframes(data_dir):

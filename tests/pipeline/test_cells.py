@@ -2,7 +2,13 @@ import unicodedata
 
 import pytest
 
-from pipeline.cells import DEFAULT_PATIENT_REGEX, compile_patient_regex, parse_class_folders, parse_patient
+from pipeline.cells import (
+    DEFAULT_PATIENT_REGEX,
+    class_folder_values,
+    compile_patient_regex,
+    parse_class_folders,
+    parse_patient,
+)
 from pipeline.errors import InputError
 
 
@@ -40,8 +46,14 @@ def test_a_broken_regex_is_named():
 
 
 def test_class_folders_in_label_order_or_by_label():
-    assert parse_class_folders(["healthy", "infected"]) == ("healthy", "infected")
-    assert parse_class_folders(["parasitized=infected", "uninfected=healthy"]) == ("healthy", "infected")
+    expected = {"healthy": 0, "infected": 1}
+    assert parse_class_folders(["healthy", "infected"]) == expected
+    names = parse_class_folders(["parasitized=infected", "uninfected=healthy"])
+    assert (names, class_folder_values(names)) == (expected, ("healthy", "infected"))
+    names = parse_class_folders(["parasitized=ring", "uninfected=healthy", "parasitized=a=b"])
+    assert list(names.items()) == [("healthy", 0), ("a=b", 1), ("ring", 1)]
+    assert class_folder_values(names) == ("uninfected=healthy", "parasitized=a=b", "parasitized=ring")
+    assert parse_class_folders(class_folder_values(names)) == names
 
 
 @pytest.mark.parametrize(

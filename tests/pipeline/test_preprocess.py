@@ -1,5 +1,8 @@
 """The command as a user calls it, and what it says to bad input."""
 
+import re
+import shutil
+
 import pytest
 from conftest import assert_one_line_error, png, run_command, run_in_process, zip_folder
 
@@ -71,7 +74,7 @@ def empty_class(source):
 
 def no_class_folders(source):
     (source / "Parasitized").rename(source / "a")
-    (source / "Uninfected").rename(source / "b")
+    (source / "Uninfected").rename(source / "b b")
     return source
 
 
@@ -102,11 +105,31 @@ def nameless(source):
     return source
 
 
+def other_names(source):
+    for path in source.rglob("*.png"):
+        path.rename(path.with_name(re.sub(r"C(\d+)P.*_", r"24_\1-", path.name)))
+    return source
+
+
+def some_splits(source):
+    shutil.copytree(source, source.parent / "cells/Training")
+    shutil.copytree(source, source.parent / "cells/test")
+    return source.parent / "cells"
+
+
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
         (nothing, ["nothing does not exist", "expected a folder, a .zip file, or 'nih'"]),
-        (no_class_folders, ["has no class folders", "expected Uninfected/ and Parasitized/", "--class_folders"]),
+        (
+            no_class_folders,
+            [
+                "has no class folders",
+                "expected Uninfected/ and Parasitized/",
+                "--class_folders=uninfected=b b,parasiti",
+            ],
+        ),
+        (some_splits, ["class folders in the split test/ and in Training/; expected train, val", "rename the others"]),
         (
             one_class_folder,
             ["has no class folders (it holds Uninfected, cells)", "expected Uninfected/ and Parasitized/"],
@@ -114,7 +137,8 @@ def nameless(source):
         (empty_class, ["has no image in Parasitized/", "expected files ending in"]),
         (no_zip, ["is not a zip archive or is cut off", "download it again"]),
         (cut_off_zip, ["is not a zip archive or is cut off"]),
-        (nameless, ["36 of 36 file names", "tell no patient", "--patient_regex", "--config=by_cell"]),
+        (nameless, ["36 of 36 file names", "tell no patient", "=^(C\\d+); or use --config=by_cell"]),
+        (other_names, ["'--patient_regex=^([^-]+)-' finds 9 in them, such as 24_1: give it if these are patients"]),
     ],
 )
 def test_bad_sources(spoil, expected, source, tmp_path):
@@ -132,7 +156,8 @@ def test_bad_sources(spoil, expected, source, tmp_path):
         (("--source=",), ["--source is empty"]),
         (["--config=by_magic"], ["--config=by_magic is unknown", "by_patient, by_cell, folds"]),
         (["--config="], ["--config= is unknown", "by_patient, by_cell, folds"]),
-        (["--class_folders=a"], ["--class_folders=a is not 2 different folders"]),
+        (["--class_folders=a"], ["--class_folders or --class_names is a; expected one bare name for each"]),
+        (["--class_folders=P1/neg,P1/pos"], ["is P1/neg,P1/pos; expected", "such as neg,pos"]),
         (["--patient_regex=("], ["is not a regular expression"]),
         (["--pipeline_options=nonsense"], ["'nonsense' is no option"]),
         (["--pipeline_options=--runner=DataflowRunner"], ["the runner failed"]),

@@ -58,7 +58,9 @@ def test_a_table_in_a_folder_or_zip_or_by_itself_gives_the_same_data_set(lab, tm
     moved = tmp_path / "moved.csv"
     shutil.copy(lab / "labels.csv", moved)
     content = moved.read_text()
-    moved.write_text("\ufeff" + content.replace(",", ";").replace("File", "cell").replace("label", "what"), "utf-8")
+    moved.write_text(
+        "\ufeffsep=;\n" + content.replace(",", ";").replace("File", "cell").replace("label", "what"), "utf-8"
+    )
     flags = (f"--labels_csv={moved}", "--file_column=cell", "--label_column=what", "--class_names=healthy,infected")
     for source, more in ((lab, ()), (lab / "labels.csv", ()), (zipped, flags)):
         assert "already there" in preprocess(source, tmp_path / "data", *SMALL, *more).stdout
@@ -69,29 +71,51 @@ def test_a_table_in_a_folder_or_zip_or_by_itself_gives_the_same_data_set(lab, tm
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda text: text.replace("label,", "kind,"), ["line 1: the header is 'File,kind,slide'", "--label_column"]),
-        (lambda text: text.replace("infected,S2", "odd,S2"), ["line 10: the label is 'odd'", "--class_names"]),
+        (
+            lambda text: text.replace("label,", "kind,"),
+            ["the header is 'File,kind,slide', without a column label", "--label_column=kind"],
+        ),
+        (
+            lambda text: (
+                text.replace("label,sl", "Befund,Patient ").replace("File", "Datei").replace("healthy", "gesund")
+            ),
+            ["give --file_column=Datei --label_column=Befund --class_names=uninfected=gesund,parasitized=infected if"],
+        ),
+        (
+            lambda text: text.replace("infected,S2", "odd,S2"),
+            ["line 10: the label is 'odd'", "--class_names=uninfected=healthy,parasitized=odd,parasitized=infected"],
+        ),
         (
             lambda text: text.replace("healthy", "helthy", 1),
             ["line 2: the label is 'helthy'; expected healthy or infect"],
         ),
         (lambda text: text.replace("infected", "", 1), ["line 8: the label is ''; expected healthy or", "correct it"]),
-        (lambda text: text.replace("s/9.p", "s/x.p"), ["line 11: there is no image 'crops/x.png'"]),
+        (
+            lambda text: text.replace("s/9.p", "s/x.p"),
+            ["line 11: there is no image 'crops/x.png' in ", "/cells/;", "give --source=<their folder> --labels_csv="],
+        ),
+        (
+            lambda text: text.replace("crops/9", "9"),
+            ["line 11: there is no image '9.png' in ", "it is in another folder: write 'crops/9.png', and all others"],
+        ),
         (lambda text: text.replace("s/9.p", "s/8.p"), ["line 11: 'crops/8.png' is in line 10 already"]),
         (lambda text: text.replace("crops/9", "../9"), ["line 11: the file is '../9.png'"]),
         (
             lambda text: text.replace("crops/9.png", "labels.csv"),
-            ["line 11: there is no image 'labels.csv' in the source; expected a file of"],
+            ["line 11: there is no image 'labels.csv' in ", "/cells/; expected a file of"],
         ),
         (lambda text: text.replace("9.png,", "9.png,,"), ["line 11: it has 4 columns; expected 3"]),
         (
             lambda text: text.replace("S0", "Sä").encode("latin-1"),
-            ["line 2: byte 0xe4 is not UTF-8; save the list as CSV UTF-8"],
+            ["line 2: byte 0xe4 is not UTF-8; save the table in Excel as 'CSV UTF-8 (comma delimited)'"],
         ),
         (lambda text: text.encode("utf-16"), ["line 1: byte 0xff is not UTF-8"]),
         (lambda text: text.replace("S3", ""), ["4 of 24 cells in cells have no slide", "--config=by_cell"]),
         (lambda text: text.replace("infected", "healthy"), ["has no parasitized cell"]),
-        (lambda text: text.replace("slide", "split"), ["line 2: the split is 'S0'", "--split_column="]),
+        (
+            lambda text: text.replace("slide", "split"),
+            ["line 2: the split is 'S0'; expected train, val", "rename it", "--split_column="],
+        ),
         (lambda _: "", ["line 1: the header is ''"]),
     ],
 )
@@ -107,18 +131,18 @@ def test_several_tables_and_no_column(lab, tmp_path):
     shutil.copy(lab / "labels.csv", lab / "more.csv")
     assert_one_line_error(preprocess(lab, tmp_path / "data"), "it holds crops", "or one CSV", "by --labels_csv")
     result = preprocess(lab, tmp_path / "data", f"--labels_csv={lab / 'more.csv'}", "--patient_column=of")
-    assert_one_line_error(result, "without a column of; name the patient's column by --patient_column")
+    assert_one_line_error(result, "without a column of; give --patient_column=COLUMN")
     result = preprocess(lab, tmp_path / "data", f"--labels_csv={lab / 'no.csv'}")
     assert_one_line_error(result, f"--labels_csv={lab / 'no.csv'} cannot be read")
     with zipfile.ZipFile(tmp_path / "labels.xlsx", "w", zipfile.ZIP_DEFLATED) as book:
         book.write(lab / "more.csv", "xl/sheet.xml")
     assert_one_line_error(
-        preprocess(tmp_path / "labels.xlsx", tmp_path / "data"), "is not UTF-8; save the list as CSV UTF-8"
+        preprocess(tmp_path / "labels.xlsx", tmp_path / "data"), "line 1: this is an Excel workbook; save the table"
     )
     (tmp_path / "linked").mkdir()
     shutil.copy(lab / "labels.csv", tmp_path / "linked")
     result = preprocess(tmp_path / "linked/labels.csv", tmp_path / "data")
-    assert_one_line_error(result, "line 2: there is no image 'crops/0.png' in the source")
+    assert_one_line_error(result, f"line 2: there is no image 'crops/0.png' in {tmp_path}/linked/; expected")
     (tmp_path / "linked/crops").symlink_to(lab / "crops")
     result = preprocess(tmp_path / "linked/labels.csv", tmp_path / "data")
     assert_one_line_error(
@@ -160,6 +184,9 @@ def test_given_splits_by_folders(tmp_path):
         assert {cell.filename for cell in cells} == {name for name in names if name.startswith(split)}
     (source / "test").rename(source / "extra")
     result = preprocess(source, tmp_path / "more", "--config=given", *flags)
+    assert_one_line_error(result, "class folders in the split train/ and in extra/; expected train, val,")
+    (source / "train").rename(source / "more")
+    result = preprocess(source, tmp_path / "more", "--config=given", *flags)
     assert_one_line_error(result, "has no splits of its own", "--config=by_patient")
 
 
@@ -193,6 +220,23 @@ def test_names_that_say_the_opposite_and_advice(tmp_path):
     result = preprocess(source, tmp_path / "by_names", "--config=by_cell", *SMALL)
     assert result.stdout.startswith("uninfected ← healthy/, 48 cells; parasitized ← infected/, 8 cells\n")
     assert "warning: uninfected" not in result.stdout
+
+
+def test_several_names_for_a_label(tmp_path):
+    names = [f"{folder}/C{i}_{i}.png" for folder in ("healthy", "ring", "late", "odd") for i in range(6)]
+    source = write_cells(tmp_path / "cells", names)
+    flag = "--class_folders=uninfected=healthy,parasitized=ring,parasitized=late"
+    result = preprocess(source, tmp_path / "data", flag, "--config=by_cell", *SMALL)
+    assert result.stdout.startswith("uninfected ← healthy/, 6 cells; parasitized ← late/ + ring/, 12 cells\n")
+    assert "warning: left out are 6 images in odd/; --class_folders takes several names for a label\n" in result.stdout
+    settings = manifest_of(tmp_path / "data", "by_cell")["settings"]
+    assert f"--class_folders={','.join(sorted(settings['class_folders'], reverse=True))}" == flag
+    rows = [(name, name.partition("/")[0], i % 6) for i, name in enumerate(names[:18])]
+    table = write_table(source / "labels.csv", [("file", "stage", "slide"), *rows])
+    flags = (f"--labels_csv={table}", flag.replace("folders", "names"), "--label_column=stage", "--config=by_cell")
+    result = preprocess(source, tmp_path / "table", *flags, *SMALL)
+    assert result.stdout.startswith("uninfected ← stage=healthy, 6 cells; parasitized ← stage=late + ring, 12 cells\n")
+    assert run_in_process("pipeline.verify", f"--data_dir={tmp_path / 'table'}").returncode == 0
 
 
 @pytest.mark.parametrize(

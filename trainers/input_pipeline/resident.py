@@ -9,18 +9,15 @@ import mmap
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
-from etils import epath
 from keras import ops
 
 from pipeline.errors import InputError
-from pipeline.records import example, tfrecord
-from pipeline.records.manifest import corrupt_shard
+from pipeline.records import example, index
 from pipeline.terminal import progress_bar
 from trainers.data import Split
 from trainers.input_pipeline.mapped import MappedCells, is_mappable
@@ -63,24 +60,12 @@ def load(split: Split) -> Cells:
 
 def read_cells(split: Split) -> Iterator[tuple[example.ParsedExample, np.ndarray]]:
     """Yields every cell with its image, uint8 RGB [size, size, 3]; InputError at the first fault of record or shard."""
-    shape = (split.image_size_px, split.image_size_px, 3)
-    for file, skip, take in zip(split.files, split.skips, split.takes, strict=True):
-        number = -1
-        try:
-            with epath.Path(file).open("rb") as opened:
-                for number, (_, record) in enumerate(islice(tfrecord.read_records(opened), skip + take)):
-                    if number >= skip:
-                        cell = example.parse(record)
-                        stored = np.frombuffer(cell.image, np.uint8)
-                        yield cell, (example.decode_png(stored) if split.is_png else stored).reshape(shape)
-        except tfrecord.CorruptRecord as error:
-            raise corrupt_shard(file, f"record {number + 1} is corrupt ({error})") from error
-        except ValueError as error:  # the record is what was written, but no cell
-            raise corrupt_shard(file, f"record {number} is corrupt ({error})") from error
-        except OSError as error:
-            raise corrupt_shard(file, f"cannot be read ({error})") from error
-        if number + 1 < skip + take:
-            raise corrupt_shard(file, f"has {number + 1} records, expected {skip + take}")
+
+    def decode(cell: example.ParsedExample) -> tuple[example.ParsedExample, np.ndarray]:
+        return cell, example.decode_image(cell.image, split.image_size_px, split.is_png)
+
+    for part in zip(split.files, split.skips, split.takes, strict=True):
+        yield from index.read_cells(*part, decode)
 
 
 def _zeros(num_bytes: int) -> np.ndarray:
