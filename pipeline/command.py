@@ -58,7 +58,8 @@ def run(
     sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # in an ASCII locale "×" would end the command
+            # In an ASCII locale "×" would end the command; in a log the lines of both streams stand in their order.
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     set_environment()
     app.run(guarded, flags_parser=lambda argv: _parse(argv, keep_unknown_flags, flag_groups or {}))
 
@@ -80,7 +81,7 @@ def _status(main: Callable[..., int | None], arguments: Sequence[str], takes_arg
         elif isinstance(error, OSError):
             what = error.filename or "standard output or a file"
             remedy = "fix that, then the same command does or continues its work"
-            _say_error(f"{what} cannot be read or written ({error.strerror}); {remedy}")
+            _say_error(f"{what} cannot be read or written ({error.strerror or error}); {remedy}")
         else:
             raise
         try:

@@ -2,13 +2,36 @@
 
 import importlib.util
 import re
+import sys
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, run_in_process
 
+from pipeline.errors import InputError
 from pipeline.records.random_access import Cells, ShuffledBatches
+from trainers.evaluation import predictions
+from trainers.evaluation.metrics import thresholds
 
+OWN_LAYERS = """
+def no_model(image_size_px, *, dropout_rate): pass
+
+def no_rate(image_size_px): pass
+
+class Bare(layers.Layer):
+    def call(self, x): return x / 255
+
+@keras.saving.register_keras_serializable()
+class Own(Bare): pass
+
+def own_layer(image_size_px, *, dropout_rate, layer=Own):
+    image = keras.Input((image_size_px, image_size_px, 3))
+    x = layers.GlobalAveragePooling2D()(layer()(image))
+    return keras.Model(image, layers.Dense(1, activation="sigmoid")(x))
+
+def bare_layer(image_size_px, *, dropout_rate): return own_layer(image_size_px, dropout_rate=0, layer=Bare)
+"""
 BLOCKS = dict(re.findall(r"^## (.*?)\n.*?^```python\n(.*?)^```", (ROOT / "docs/python.md").read_text(), re.M | re.S))
 
 
@@ -36,8 +59,8 @@ def test_block(title, folder):
 def test_your_own_architecture(folder, monkeypatch):
     (title,) = (title for title in BLOCKS if title.startswith("Your own"))
     half = BLOCKS[title].replace("my_cnn", "half").replace('dtype="float32", ', "")
-    no_model = "def no_model(image_size_px, *, dropout_rate):\n    pass\n"
-    (folder / "my_module.py").write_text(f"{BLOCKS[title]}\n\n{half}\n\n{no_model}")
+    logits = BLOCKS[title].replace("my_cnn", "logits").replace('activation="sigmoid", ', "")
+    (folder / "my_module.py").write_text(f"{BLOCKS[title]}\n\n{half}\n\n{logits}\n\n{OWN_LAYERS}")
     monkeypatch.syspath_prepend(folder)
     flags = "--flagfile=basic_cnn.flags", "--data_dir=data", "--epochs=1"
     result = run_in_process("trainers.custom", "--model=my_module:my_cnn", *flags, "--run_dir=run")
@@ -47,8 +70,29 @@ def test_your_own_architecture(folder, monkeypatch):
     report = "--data_dir=data", "--run_dirs=run", "--output_dir=report", "--num_resamples=100"
     result = run_in_process("trainers.evaluate", *report)
     assert result.returncode == 0, result.stderr
-    result = run_in_process("trainers.custom", "--model=my_module:no_model", *flags, "--run_dir=none")
-    assert_one_line_error(result, "--model=my_module:no_model gives None; expected a Keras model of shapes")
+    result = run_in_process("trainers.custom", "--model=my_module:own_layer", *flags[1:], "--run_dir=own")
+    assert result.returncode == 0, result.stderr
+    assert "python -m trainers.custom --model=my_module:own_layer --run_dir=own" in thresholds.missing("own")
+    keras.saving.get_custom_objects().clear()  # as in another process
+    del sys.modules["my_module"]
+    assert predictions.load_model("own").count_params() == 4
+    keras.saving.get_custom_objects().clear()
+    monkeypatch.setitem(sys.modules, "my_module", None)
+    with pytest.raises(
+        InputError, match=r"own/model.keras needs layers of --model=my_module:own_layer .*; give the comm"
+    ):
+        predictions.load_model("own")
+    monkeypatch.delitem(sys.modules, "my_module")
+    for function, expected in {
+        "no_model": "gives None; expected a Keras model of shapes",
+        "nothere": ": my_module has no nothere; it has my_cnn, half, logits, no_model, no_rate, own_layer, bare",
+        "no_rate": "cannot be called (got an unexpected keyword argument 'dropout_rate'); expected def no_rate(image_s",
+        "logits": "gives values outside 0…1; expected probabilities, as of a last layer with activation='sigmoid'",
+        "bare_layer": "cannot be loaded from the file that it is saved in (Could not locate class 'Bare'. Make",
+    }.items():
+        result = run_in_process("trainers.custom", f"--model=my_module:{function}", *flags, "--run_dir=none")
+        assert_one_line_error(result, f"--model=my_module:{function}", expected)
+        assert not (folder / "none/run.json").exists()
     in_half = "--model=my_module:half", "--precision=bfloat16", "--run_dir=none"
     result = run_in_process("trainers.custom", *flags, *in_half)
     assert_one_line_error(result, "--model=my_module:half gives bfloat16; expected float32")

@@ -13,11 +13,12 @@ from etils import epath
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, compile_patient_regex, parse_class_folders
 from pipeline.errors import InputError
 from pipeline.job import plan
-from pipeline.records import layout, manifest, tfds_metadata
+from pipeline.records import index, layout, manifest, tfds_metadata
 from pipeline.records.example import IMAGE, LABEL, tfds_features
 from pipeline.source.archive import open_source
 from pipeline.source.listing import list_cells
 from pipeline.splits.configs import CONFIGS
+from pipeline.storage import is_remote
 
 _ARCHIVE = "cell_images.zip"
 _FOLDER = "cell_images"
@@ -112,6 +113,8 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder):
 def _check(directory: epath.Path) -> manifest.Manifest:
     """The manifest of a data set whose files TFDS may read; raises InputError if it must not."""
     contents = manifest.open_dataset(directory)
+    for shard in () if is_remote(directory) else manifest.shards(contents):
+        index.read_index(str(directory / shard["file"]), shard)
     try:
         tfds_metadata.check(directory, contents)
     except (OSError, ValueError, RecursionError) as error:

@@ -19,7 +19,6 @@ import tfds_malaria
 from pipeline.errors import InputError
 from pipeline.records import index, layout, manifest
 from pipeline.records.example import IMAGE
-from pipeline.storage import is_remote
 from trainers import run_dir
 from trainers.training_flags import SPLITS, Options
 
@@ -109,9 +108,6 @@ class DataSet(NamedTuple):
             raise InputError(f"--{flag}={expression} of {self.directory} has no cells; expected a larger part")
         files = tuple(os.fspath(part.filename) for part in parts)
         shards = {shard["file"]: shard for shard in manifest.shards(self.manifest)}
-        if not is_remote(self.directory):
-            for file in dict.fromkeys(files):
-                index.check_shard(file, shards[Path(file).name])
         split = Split(
             expression,
             files=files,

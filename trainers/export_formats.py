@@ -6,8 +6,8 @@
                    export/model_int8.tflite   the same in 8-bit integers, a quarter of the size
 
 They take what `model.keras` takes, uint8 RGB [batch, size, size, 3], give its probabilities, float32 [batch, 1] in 0…1,
-and compute in float32 whatever the model was trained in, since other runtimes have no bfloat16. The int8 model takes
-float32 images, still in 0…255, and computes in integers. Keras is not imported before a model is exported.
+and compute in float32 whatever the model was trained in, since other runtimes have no bfloat16; the int8 model computes
+in integers. Keras is not imported before a model is exported.
 """
 
 import importlib.util
@@ -78,18 +78,36 @@ def export(
         text = f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}; give the command"
         raise InputError(f"{text} KERAS_BACKEND=tensorflow python -m trainers.export {flags}")
     folder = Path(run_folder) / FOLDER
+    copy = in_float32(model)
     if calibration is None:
-        copy = in_float32(model, "uint8")
         return [_write(copy, folder, _FORMATS[name]) for name in names]
     options = {
         "optimizations": [tf.lite.Optimize.DEFAULT],
-        "representative_dataset": lambda: ([image[np.newaxis].astype(np.float32)] for image in calibration),
+        "representative_dataset": lambda: ([image[np.newaxis]] for image in calibration),
         "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
     }
-    return [_write(in_float32(model, "float32"), folder, _INT8, **options)]
+    return [_write(copy, folder, _INT8, **options)]
 
 
-def in_float32(model: "keras.Model", input_dtype: str) -> "keras.Model":
+def predict(path: Path, images: np.ndarray) -> np.ndarray:
+    """Probabilities, float32 [n, 1], that a file of `export` gives uint8 images; ImportError without its runtime."""
+    import tensorflow as tf
+
+    if path.name == _FORMATS["saved_model"].file:
+        model = tf.saved_model.load(path)  # its variables live as long as it is named
+        return model.serve(images).numpy()
+    if path.name == _FORMATS["onnx"].file:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path)
+        return session.run(None, {session.get_inputs()[0].name: images})[0]
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(str(path)).get_signature_runner()
+    return runner(**dict.fromkeys(runner.get_input_details(), images))[_INT8.output]
+
+
+def in_float32(model: "keras.Model") -> "keras.Model":
     """A copy of a model that computes in float32, with its weights, as exports do."""
     import keras
 
@@ -97,10 +115,10 @@ def in_float32(model: "keras.Model", input_dtype: str) -> "keras.Model":
         has_policy = isinstance(layer, keras.Layer)  # slicing, for one, has none
         return type(layer).from_config(layer.get_config() | ({"dtype": "float32"} if has_policy else {}))
 
-    image = keras.Input(model.input_shape[1:], dtype=input_dtype, name=model.inputs[0].name)
+    image = keras.Input(model.input_shape[1:], dtype="uint8", name=model.inputs[0].name)
     result = keras.models.clone_model(model, input_tensors=image, clone_function=copy)
     result.set_weights(model.get_weights())
-    result(keras.ops.zeros((1, *result.input_shape[1:]), input_dtype))  # Keras exports only what has been called
+    result(keras.ops.zeros((1, *result.input_shape[1:]), "uint8"))  # Keras exports only what has been called
     return result
 
 

@@ -16,10 +16,14 @@ SAMPLE_CELLS = 2000  # training cells that the statistics are computed on
 MAX_SIDE_PX = 512  # larger image files are no crops of one cell: the NLM's have at most 394 px
 WHOLE_IMAGE = "a whole smear or photograph, not one cell"  # the reason for those, and for more detail than a cell has
 
-_COLOUR = "unusual colour"
+_COLOUR, _LIGHT_BORDER = "unusual colour", "light border"
+_ADVICE = {  # reason -> what to do
+    _LIGHT_BORDER: "pipeline.preprocess --background=black masks what surrounds cells that were cut out by box",
+    WHOLE_IMAGE: "whole smears are out of scope: cut single cells out first, with Cellpose, StarDist or a watershed",
+}
 _OUTSIDE = {  # statistic -> reason below, and above the range
-    "border": ("dark border", "light border"),
-    "brightness": ("dark, as 12 bits in a 16-bit file are", "too bright"),
+    "border": ("dark border", _LIGHT_BORDER),
+    "brightness": ("too dark", "too bright"),
     "chroma": ("grey", _COLOUR),
     "detail": ("blurred", WHOLE_IMAGE),
     "red_to_green": (_COLOUR, _COLOUR),
@@ -98,10 +102,9 @@ def summarize(unlike: Counter[tuple[str, ...]]) -> str:
     if num_unlike <= _MANY * unlike.total():
         return ""
     counts = "; ".join(f"{num_images:,} {reason}" for reason, num_images in by_reason.items())
-    advice = "; whole smears are out of scope: cut single cells out first, with Cellpose, StarDist or a watershed"
     text = f"{num_unlike:,} of {quantity(unlike.total(), 'image')} are unlike the cells of the training split"
-    advice = advice if WHOLE_IMAGE in by_reason else ""
-    return f"{text}, so their probabilities may mean nothing ({counts}){advice}"
+    advice = [advice for reason, advice in _ADVICE.items() if reason in by_reason]
+    return "; ".join([f"{text}, so their probabilities may mean nothing ({counts})", *advice])
 
 
 def _outside(images: np.ndarray, statistics: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[bool]]:

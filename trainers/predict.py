@@ -6,9 +6,7 @@ Takes PNG, JPEG, TIFF, BMP and WebP files of any size, and folders of them. Each
 black background as in training, and is resized as in training. Writes `file,probability,label,threshold,warning` to
 standard output in the order of the files; the warning says how an image is unlike the training cells. A file name that
 a spreadsheet would take for a formula (it begins with = + - or @) has an apostrophe before it. An image that cannot be
-used gets a line on standard error, and the exit status is 1 then. Lines there count what was converted, such as images
-of which only the first of several frames was used, and say if many images are unlike the training cells.
-Memory does not grow with the number of files. Not a medical device.
+used gets a line on standard error, and the exit status is 1 then. Not a medical device.
 """
 
 import csv
@@ -87,7 +85,7 @@ def main(paths: Sequence[str]) -> int:
     if kinds := ", ".join(f"{count:,} {kind}" for kind, count in sorted(converted.items())):
         _warn(f"converted to 8-bit RGB, as for training: {kinds}")
     if text := image_statistics.summarize(unlike):
-        _warn(text)
+        _warn(f"{text}; evaluate the model on labelled ones first, by trainers.evaluate")
     for label, count in labels.items():
         if count >= max(_MIN_IMAGES, _ONE_CLASS * labels.total()):
             _warn(f"the model calls {count:,} of {quantity(labels.total(), 'image')} {label}, nearly all")

@@ -1,17 +1,5 @@
-"""A run's folder: what lies in it, and `run.json`, which records its settings and data and vouches for the result.
-
-run.json        model, flags, data (source, settings, digest, patients), statistics of the training images, versions,
-                timings, status, checksums: its own, and of a finished run those of model.keras and history.csv
-model.keras     the model of the best epoch by validation loss
-history.csv     one line per epoch
-thresholds.json   thresholds and temperature of model.keras, fitted on the validation split
-curves.png      loss and accuracy over the epochs
-augmentation.png   five training cells of both classes, and five augmented versions of each
-tensorboard/    event files
-checkpoint/     the newest checkpoint, while the run is unfinished
-features/       features from a frozen backbone, while the run is unfinished
-export/         the model in other formats, with --export
-run.lock        held by the trainer that is at work
+"""A run's folder, whose files BUILD.md lists, and `run.json`, which vouches for them: model, flags, data (source,
+settings, digest, patients), statistics of the training images, versions, timings, status, checksums.
 """
 
 import csv
@@ -154,16 +142,12 @@ def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[Non
 
 
 def acquire(run_dir: str, wanted: Run) -> Run:
-    """The `run.json` of a folder, which is made if it is new; InputError if it holds something else or another run."""
+    """The `run.json` of a folder, which gets one if empty; InputError if it holds something else or another run."""
     directory = Path(run_dir)
     if not (directory / RUN).exists():
-        if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - {LOCK}):
+        if {path.name for path in directory.iterdir()} - {LOCK}:
             raise InputError(f"--run_dir={run_dir} exists and is no run; expected a new or empty folder")
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            write(run_dir, wanted)
-        except OSError as error:
-            raise InputError(f"--run_dir={run_dir} cannot be written: {error}; give another") from error
+        write(run_dir, wanted)
         return wanted
     run = read(run_dir)
     if differing := differences(run, wanted):

@@ -67,9 +67,10 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
         "index_file": layout.index_name(file_name),
         "index_sha256": hashlib.sha256(index_file).hexdigest(),
     }
-    result = (shard.split, entry, rejected, facts)  # see `results.read_result`
+    result = json.dumps((shard.split, entry, rejected, facts))  # see `results.read_result`
+    content = f"{hashlib.sha256(result.encode()).hexdigest()}\n{result}".encode()
     write_atomic(job.shards_dir / layout.index_name(file_name), index_file)
-    write_atomic(job.job_dir / layout.result_name(file_name), json.dumps(result).encode())
+    write_atomic(job.job_dir / layout.result_name(file_name), content)
     return ShardCounts(len(rows), num_bytes, len(rejected), sum(len(of_record.conversions) for of_record in facts))
 
 

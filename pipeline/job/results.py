@@ -1,5 +1,6 @@
 """What workers leave in the job's folder: one result per filled shard. Progress is read from there on every runner."""
 
+import hashlib
 import json
 import sys
 import threading
@@ -69,23 +70,26 @@ class ShardCounts(NamedTuple):
 def read_result(job_dir: epath.Path, file_name: str) -> ShardResult | None:
     """A filled shard's result; None if its file is missing or damaged."""
     try:
-        split, entry, rejected, rows = json.loads((job_dir / layout.result_name(file_name)).read_text())
-        columns = zip(*rows, strict=True) if rows else [()] * len(RecordFacts._fields)
-        names, labels, patient_ids, heights, widths, contents, conversions, have_background = columns
-        return ShardResult(
-            split,
-            entry,
-            [Rejected(*cell) for cell in rejected],
-            [sys.intern(kind) for of_record in conversions for kind in of_record],
-            sum(have_background),
-            np.array(labels, np.uint8),
-            list(map(sys.intern, patient_ids)),
-            np.array([heights, widths], np.int32).T,
-            np.array(contents, np.uint64),
-            json.dumps(names),
-        )
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        digest, result = (job_dir / layout.result_name(file_name)).read_bytes().split(b"\n", 1)
+    except (FileNotFoundError, ValueError):
         return None
+    if digest != hashlib.sha256(result).hexdigest().encode():
+        return None
+    split, entry, rejected, rows = json.loads(result)
+    columns = zip(*rows, strict=True) if rows else [()] * len(RecordFacts._fields)
+    names, labels, patient_ids, heights, widths, contents, conversions, have_background = columns
+    return ShardResult(
+        split,
+        entry,
+        [Rejected(*cell) for cell in rejected],
+        [sys.intern(kind) for of_record in conversions for kind in of_record],
+        sum(have_background),
+        np.array(labels, np.uint8),
+        list(map(sys.intern, patient_ids)),
+        np.array([heights, widths], np.int32).T,
+        np.array(contents, np.uint64),
+        json.dumps(names),
+    )
 
 
 def missing_shards(job: Job) -> list[str]:

@@ -29,11 +29,13 @@ def dataset_dir(data_dir: str, config: str) -> epath.Path:
         raise InputError(f"--config={config} is unknown; expected {', '.join(CONFIGS)}")
     root = open_place(data_dir, "--data_dir")
     absolute = root if is_remote(data_dir) else root.resolve()
-    configs = [at for at in (absolute, absolute.parent) if at.name in CONFIGS and at.parent.name == DATASET_NAME]
-    if configs or (root / DATASET_INFO).exists():
+    homes = [at.parent for at in (absolute, absolute.parent) if at.name in CONFIGS]
+    homes += [absolute for name in CONFIGS if absolute.name == DATASET_NAME and has_dataset(absolute / name / VERSION)]
+    homes = [home for home in homes if home.name == DATASET_NAME]
+    if homes or (root / DATASET_INFO).exists():
         raise InputError(
             f"--data_dir={data_dir} is a data set's own folder; expected the folder that holds "
-            f"{DATASET_NAME}/<config>/<version>; give {configs[0].parent.parent if configs else 'its root'}"
+            f"{DATASET_NAME}/<config>/<version>; give {homes[0].parent if homes else 'its root'}"
         )
     return root / DATASET_NAME / config / VERSION
 

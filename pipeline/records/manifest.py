@@ -118,8 +118,10 @@ def read_dataset(data_dir: str, config: str) -> tuple[epath.Path, Manifest]:
     """The folder and manifest of a data set, see `open_dataset`; InputError with the command that makes it if none."""
     directory = layout.dataset_dir(data_dir, config)
     if not layout.has_dataset(directory):
+        others = [name for name in CONFIGS if layout.has_dataset(layout.dataset_dir(data_dir, name))]
+        but = f" (but has --config={' and --config='.join(others)})" if others else ""
         raise InputError(
-            f"--data_dir={data_dir} has no data set {DATASET_NAME}/{config}/{layout.VERSION}; make it with: "
+            f"--data_dir={data_dir} has no data set {DATASET_NAME}/{config}/{layout.VERSION}{but}; make it with: "
             "python -m pipeline.preprocess --source=<folder, zip or nih> "
             f"{shlex.quote(f'--data_dir={data_dir}')} --config={config}"
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.records import example, manifest, tfrecord
-from pipeline.records.index import check_shard
+from pipeline.records.index import read_index
 
 _FIRST_KEY = 498247692  # TensorFlow's, before the two words of the seed
 _MIN_BLOCK_BITS = 16
@@ -31,7 +31,7 @@ class Cells:
             raise InputError(f"split={split} is not in {directory}; expected one of {', '.join(contents['splits'])}")
         shards = contents["splits"][split]["shards"]
         self._files = [(os.fspath(directory / shard["file"]), shard["sha256"]) for shard in shards]
-        indexes = [check_shard(file, shard) for (file, _), shard in zip(self._files, shards, strict=True)]
+        indexes = [read_index(file, shard) for (file, _), shard in zip(self._files, shards, strict=True)]
         self._rows = np.concatenate(indexes)
         self._part = np.repeat(np.arange(len(shards)), [len(rows) for rows in indexes])
         self._size_px = contents["settings"]["image_size_px"]

@@ -22,7 +22,7 @@ from pipeline.storage import is_remote, list_objects, open_file, open_place, ope
 
 LINK_TO_FOLDER = "symbolic link to a folder, which is not followed"
 _ZIP_LOCAL_HEADER = struct.Struct("<26xHH")
-_ZIP_NAME_BYTES = 4096  # read with the header, so that one read is enough: more than name and extra field ever have
+_ZIP_NAME_BYTES = 4096  # read with the header, so that one read is enough for nearly all names and extra fields
 
 
 def is_hidden(path: str) -> bool:
@@ -143,6 +143,9 @@ class ZipSource:
         if len(content) < _ZIP_LOCAL_HEADER.size or not content.startswith(b"PK\x03\x04"):
             raise UnreadableImage("damaged in the archive: no file header at its offset")
         name_length, extra_length = _ZIP_LOCAL_HEADER.unpack_from(content)
+        if name_length + extra_length > _ZIP_NAME_BYTES:
+            num_bytes = _ZIP_LOCAL_HEADER.size + name_length + extra_length + entry.compressed_size
+            content = self._read_at(entry.offset, num_bytes, cell)
         name, content = content[_ZIP_LOCAL_HEADER.size :][:name_length], content[_ZIP_LOCAL_HEADER.size + name_length :]
         if zlib.crc32(name) != entry.name_crc:
             raise UnreadableImage("damaged in the archive: its directory has another name for it")

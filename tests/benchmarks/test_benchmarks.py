@@ -165,16 +165,3 @@ def test_make_results_looks_for_its_lists_first(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert f"error: {lists[1]} does not exist" in result.stderr
     assert not (tmp_path / "x").exists()
-
-
-def test_development_folds_hold_no_patient_of_the_test(data_dir, synthetic_zip, tmp_path):
-    flags = (f"--source={synthetic_zip}", f"--data_dir={data_dir}", f"--output_dir={tmp_path}")
-    result = run_in_process("benchmarks.development_folds", *flags)
-    assert result.returncode == 0, result.stderr
-    folds = json.loads((tmp_path / "tfds_malaria/folds/1.0.0/manifest.json").read_text())["splits"]
-    by_patient = json.loads((data_dir / "tfds_malaria/by_patient/1.0.0/manifest.json").read_text())["splits"]
-    patients = {patient for split in folds.values() for patient in split["patients"]}
-    assert patients == {*by_patient["train"]["patients"], *by_patient["validation"]["patients"]}
-    assert f"fold_0: {', '.join(folds['fold_0']['patients'])}" in result.stdout
-    result = run_in_process("benchmarks.development_folds", *flags[:2], f"--output_dir={synthetic_zip}")
-    assert_one_line_error(result, "the folds were not made, see above")

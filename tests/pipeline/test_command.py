@@ -139,6 +139,13 @@ def test_help_groups_the_flags_and_shows_defaults_as_one_types_them():
     assert "(default: x,y; a comma separated list)" in result.stdout
 
 
+def test_a_log_has_the_lines_of_both_streams_in_their_order():
+    main = "lambda: print(1) or print(2, file=sys.stderr) or print(3)"
+    command = [sys.executable, "-c", f"import sys\nfrom pipeline.command import run\nrun({main})"]
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    assert result.stdout.split() == ["1", "2", "3"]
+
+
 def test_an_ascii_locale_does_not_end_a_command():
     code = "from pipeline.command import run\nrun(lambda: print('125 \\xd7 125'))"
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -83,7 +83,9 @@ def test_names_are_no_formulas(source, tmp_path):
 
 def test_mistakes_are_one_line(data_dir, tmp_path):
     result = run_in_process("pipeline.explore", f"--data_dir={tmp_path}")
-    assert_one_line_error(result, "has no data set", "python -m pipeline.preprocess")
+    assert_one_line_error(result, "has no data set", "/1.0.0; make it with: python -m pipeline.preprocess")
+    result = run_in_process("pipeline.explore", f"--data_dir={data_dir}", "--config=given")
+    assert_one_line_error(result, "has no data set tfds_malaria/given/1.0.0 (but has --config=by_patient", "; make it")
     result = run_in_process("pipeline.explore", f"--data_dir={data_dir}", f"--output={tmp_path}/x.txt")
     assert_one_line_error(result, "expected a name that ends in .png")
     (tmp_path / "file").touch()

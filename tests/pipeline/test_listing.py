@@ -1,5 +1,6 @@
 import os
 import random
+import struct
 import tracemalloc
 import zipfile
 from contextlib import suppress
@@ -221,6 +222,15 @@ def test_archive_names_stay_within_the_archive(name):
 def test_names_that_are_no_utf8_are_rejected(source):
     (source / "Uninfected" / os.fsdecode(b"C1_\xff.png")).write_bytes(png())
     assert [item.reason for item in listing_of(source).rejected] == ["name is not UTF-8"]
+
+
+def test_a_long_extra_field_of_a_zip_entry(source, tmp_path):
+    archive, entry = zip_folder(source, tmp_path / "cells.zip"), zipfile.ZipInfo("Uninfected/C1_extra.png")
+    entry.extra = struct.pack("<HH", 0x9999, 6000) + bytes(6000)
+    with zipfile.ZipFile(archive, "a") as out:
+        out.writestr(entry, content := png())
+    (cell,) = (cell for cell in listing_of(archive).cells if cell.filename == entry.filename)
+    assert open_source(str(archive)).read("", cell) == content
 
 
 def test_a_damaged_zip_entry_is_noticed(source, tmp_path):

@@ -185,7 +185,7 @@ def test_cells_are_read_at_the_same_time_and_listed_together(tmp_path, bucket, s
     start = time.perf_counter()
     assert fill.fill_shard("shard", job, num_threads=1)[::2] == (198, 2)
     assert time.perf_counter() - start < len(cells) * 0.25 / 10
-    _, _, rejected, facts = json.loads((tmp_path / layout.result_name("shard")).read_text())
+    _, _, rejected, facts = json.loads((tmp_path / layout.result_name("shard")).read_text()[64:])
     assert rejected == [[cells[number].filename, "has changed since it was listed"] for number in (1, 2)]
     assert [of_record[0] for of_record in facts] == [cells[number].filename for number in (0, *range(3, 200))]
     with pytest.raises(FileNotFoundError):

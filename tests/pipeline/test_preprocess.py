@@ -175,8 +175,9 @@ def test_bad_flags(flags, expected, source, tmp_path):
 def test_a_version_folder_is_no_data_dir(source, tmp_path):
     preprocess(source, tmp_path / "data", *SMALL)
     inside = tmp_path / "data" / "tfds_malaria" / "by_patient" / "1.0.0"
-    result = preprocess(source, inside, *SMALL)
-    assert_one_line_error(result, "is a data set's own folder", f"give {tmp_path / 'data'}")
+    for folder in (inside, inside.parent.parent):
+        result = preprocess(source, folder, *SMALL)
+        assert_one_line_error(result, "is a data set's own folder", f"give {tmp_path / 'data'}")
     assert not (inside / "tfds_malaria").exists()
 
 

@@ -25,17 +25,18 @@ def test_the_report_is_complete(small_report):
     assert set(contents["models"]) == {"basic_cnn", "vgg_ft"}
     names = {path.name for path in folder.iterdir()}
     assert names >= {"metrics.json", "report.html", "suspected_label_errors.csv"}
-    assert names >= {"model_card_basic_cnn.md", "model_card_vgg_ft.md", "metrics.png", "roc.png"}
+    assert names >= {"model_card_basic_cnn.md", "model_card_vgg_ft.md", "roc.png"}
     for kind in ("confusion", "learning_curves", "mistakes", "patient_strip", "reliability"):
         assert f"basic_cnn_{kind}.png" in names
     assert not [name for name in names if name.startswith(".")]
     page = (folder / "report.html").read_text()
     assert "cannot say whether a patient is infected" in page
+    assert "the largest number could as well be anything from" in page
     assert "A smear of 5,000 cells, at threshold 0.5" in page
     assert not re.search(
         r"\b(\S+) to \1\b(?![.,]\d)|[–] %|\bnan\b", re.sub(r"<svg.*?</svg>|data:[^\"]*", "", page, flags=re.S)
     )
-    for title in ("What this means", "All metrics", "vgg_ft: calibration"):
+    for title in ("What this means", "All metrics", "vgg_ft: calibration", "Words"):
         (number,) = re.findall(f'<h2 id="(section-[0-9]+)">{title}</h2>', page)
         assert f'<a href="#{number}">{title}</a>' in page
     for warning in ("Few patients", "shows 11 differences"):
@@ -221,11 +222,11 @@ def test_no_picture_decides_over_a_result(small_run, data_dir, tmp_path, monkeyp
     def fail(*_, **__):
         raise RuntimeError("no \x1b <picture>")
 
-    failing = {"metrics.png": (plots, "forest"), "basic_cnn_confusion.png": (plots, "confusion")}
+    failing = {"roc.png": (plots, "roc_and_precision_recall"), "basic_cnn_confusion.png": (plots, "confusion")}
     failing |= {"Grad-CAM of basic_cnn": (image_grid, "heatmaps")}
     for module, function in failing.values():
         monkeypatch.setattr(module, function, fail)
-    (tmp_path / "metrics.png").touch()  # of an earlier evaluation
+    (tmp_path / "roc.png").touch()  # of an earlier evaluation
     folder, text, contents = evaluate_runs(data_dir, [small_run], tmp_path)
     page = (folder / "report.html").read_text()
     for part in failing:

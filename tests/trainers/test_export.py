@@ -97,17 +97,13 @@ def test_exports_agree_with_the_model(name, build, policy, tmp_path, monkeypatch
 
 
 def predict_litert(path, images):
-    """Probabilities by a LiteRT model that takes and gives floats."""
+    """Probabilities by a LiteRT model that takes uint8 and gives floats."""
     interpreter = importlib.import_module("ai_edge_litert.interpreter").Interpreter(str(path))
     (image,), (probability,) = interpreter.get_input_details(), interpreter.get_output_details()
-    assert (image["dtype"], probability["dtype"]) == (np.float32, np.float32)
+    assert (image["dtype"], probability["dtype"]) == (np.uint8, np.float32)
     kernels = [tensor for tensor in interpreter.get_tensor_details() if math.prod(tensor["shape"]) > 500]
     assert np.int8 in {tensor["dtype"] for tensor in kernels}
-    interpreter.resize_tensor_input(image["index"], images.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(image["index"], images.astype(np.float32))
-    interpreter.invoke()
-    return interpreter.get_tensor(probability["index"])[:, 0]
+    return export_formats.predict(path, images)[:, 0]
 
 
 def test_int8_loses_no_accuracy(data_dir, synthetic_zip, tmp_path):
@@ -122,8 +118,12 @@ def test_int8_loses_no_accuracy(data_dir, synthetic_zip, tmp_path):
     result = run_in_process("trainers.export", *flags, f"--data_dir={data_dir}")
     assert result.returncode == 0, result.stderr
     files = [run / "export" / name for name in ("model_int8.tflite", "preprocessing.json", "golden.npz")]
-    assert result.stdout.splitlines() == list(map(str, files))
+    *paths, compared = result.stdout.splitlines()
+    assert paths == list(map(str, files))
+    difference = re.fullmatch(r"model_int8.tflite differs by at most (\S+) from the model, .* of golden.npz", compared)
+    assert 0 < float(difference[1]) < 0.1
     described, golden = json.loads(files[1].read_text()), np.load(files[2])
+    assert set(described["input"]["dtype"].values()) == {"uint8"}
     assert (described["thresholds"], described["background"]) == ({"default": 0.5}, "keep")
     np.testing.assert_allclose(golden["probability"], model.predict(golden["image"], verbose=0))
     assert len(golden["label"]) == 10

@@ -55,12 +55,21 @@ def test_a_missing_host_is_named(small_run):
 def test_hosts_by_flags():
     options = SimpleNamespace(distribute="hosts", hosts=["a:7000", "b"], host_index=1)
     assert hosts.find(options, "jax") == hosts.Host(1, ["a:7000", "b"])
-    for names, index in ((["a", "b"], 0), (["a:7000"], 1), ([], 0)):
-        options.hosts, options.host_index = names, index
-        with pytest.raises(InputError, match=f"--hosts={','.join(names)} --host_index={index} name no host"):
-            hosts.find(options, "jax")
-    options.distribute = "auto"
-    assert hosts.find(options, "jax") is None
+    without = SimpleNamespace(distribute="auto", hosts=[], host_index=0)
+    assert hosts.find(without, "jax") is None
+    for faulty, expected in (
+        (SimpleNamespace(distribute="hosts", hosts=["a", "b"], host_index=0), "the first has no port; .* a:7000"),
+        (
+            SimpleNamespace(distribute="hosts", hosts=["a:7000"], host_index=1),
+            "--host_index=1: --hosts names 1; .* 0…0",
+        ),
+        (SimpleNamespace(distribute="auto", hosts=["a:7000"], host_index=0), "need --distribute=hosts; got auto"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            hosts.find(faulty, "jax")
+    alone = hosts.find(SimpleNamespace(distribute="hosts", hosts=[], host_index=0), "jax")
+    assert alone.address[0] == "localhost"
+    assert alone.address[1] > 0
 
 
 def test_hosts_need_jax(data_dir, tmp_path):

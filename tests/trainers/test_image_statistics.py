@@ -22,7 +22,7 @@ KINDS = {  # and the least fraction that is named
     "inverted": (lambda images: 255 - images, 0.8),
     "red and blue swapped (BGR)": (lambda images: images[..., ::-1], 0.3),
     "grey": (grey, 1),
-    "dark, as 12 bits in a 16-bit file are": (lambda images: grey(images) // 16, 1),
+    "too dark": (lambda images: grey(images) // 16, 1),
     "light border": (lambda images: np.where(images.max(3, keepdims=True) < 8, 255, images).astype(np.uint8), 0.9),
     "blurred": (lambda images: np.stack([cv2.GaussianBlur(image, (0, 0), 4) for image in images]), 0.9),
     image_statistics.WHOLE_IMAGE: (
@@ -65,4 +65,6 @@ def test_a_summary_says_so_where_many_are_unlike():
     assert text.startswith("6 of 100 images are unlike the cells of the training split")
     assert "(6 grey; 3 a whole smear" in text
     assert "Cellpose" in text
+    assert "--background=black" not in text
+    assert "--background=black masks" in image_statistics.summarize(Counter({("light border",): 9}))
     assert image_statistics.summarize(Counter({(): 95, ("grey",): 5})) == ""

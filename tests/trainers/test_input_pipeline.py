@@ -344,7 +344,11 @@ def test_the_stall_is_measured_both_ways():
 
 
 def test_the_message_names_the_flag():
-    assert input_stall.message(0.004, "streaming") == "input: waited 0.4% of the step time for data: not input-bound"
-    assert "input-bound; give --input=resident" in input_stall.message(0.5, "streaming")
-    assert "input-bound; give --input=resident" in input_stall.message(0.5, "mapped")
-    assert "input-bound; give a larger --batch_size" in input_stall.message(0.5, "resident")
+    waited = "input: waited 0.4% of the step time for data"
+    assert input_stall.message(0.004, "streaming", 271) == f"{waited}: not input-bound"
+    assert "input-bound; give --input=resident" in input_stall.message(0.5, "streaming", 271)
+    assert "input-bound; give --input=resident" in input_stall.message(0.5, "mapped", 271)
+    assert "input-bound; give a larger --batch_size" in input_stall.message(0.5, "resident", 271)
+    assert input_stall.message(0.5, "resident", 4).endswith(
+        "50.0% of the step time for data, in 4 steps: too few to judge"
+    )

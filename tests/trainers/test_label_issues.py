@@ -40,10 +40,12 @@ def test_the_confidence_of_a_model_does_not_matter():
     assert (once[(labels == 1) == (probabilities > 0.5)] < 0.5).all()
 
 
-def test_a_model_that_has_learned_nothing_suspects_nothing():
+def test_a_model_that_has_learned_little_suspects_nothing():
     labels, _, names, patient_ids = make_predictions(num_cells=400)
     labels = (np.arange(400) < 40).astype(int)
     assert label_issues.find(labels, np.full(400, 0.1), names, patient_ids) == []
+    weak = np.where(np.random.default_rng(0).random(400) < 0.8, labels, 1 - labels) * 0.9 + 0.05
+    assert label_issues.find(labels, weak, names, patient_ids) == [], "right about 8 of 10 only"
 
 
 def test_no_issues_where_all_agree():

@@ -15,6 +15,8 @@ def test_patients_by_hand():
     assert smear["false_positives"] == pytest.approx(825)
     assert smear["positive_predictive_value"] == pytest.approx(25 / 850)
     assert smear["negative_predictive_value"] == pytest.approx(4125 / 4150)
+    ends = smear["uninfected_patients"].pop("max_ci95")
+    assert ends == pytest.approx([5000 * 0.006309, 5000 * 0.805880], rel=1e-3), "1 of 4 by Clopper and Pearson"
     assert smear["uninfected_patients"] == {"num_patients": 1, "min": 1250, "median": 1250, "max": 1250}
     assert smear["hidden_below"] == pytest.approx(0.5)
 

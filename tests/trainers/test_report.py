@@ -23,7 +23,7 @@ def page(small_report):
     return small_report.folder / "report.html"
 
 
-def browse(page, screenshot, scheme=LIGHT, width=1200, height=6000):
+def browse(page, screenshot, scheme=LIGHT, width=1200, height=8000):
     """Opens a page without network; returns the screenshot, uint8 RGB, and the lines of the console."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
     command += ["--disable-dev-shm-usage", f"--user-data-dir={screenshot.with_suffix('.profile')}"]
@@ -44,7 +44,7 @@ def fraction_of(image, colour):
 def test_it_renders_without_errors(page, tmp_path, scheme, width):
     image, console = browse(page, tmp_path / "page.png", scheme, width)
     assert console == []
-    assert image.shape == (6000, width, 3)
+    assert image.shape == (8000, width, 3)
     background, red = ((255, 255, 255), (253, 236, 234)) if scheme == LIGHT else ((20, 23, 27), (58, 25, 23))
     assert 0.3 < fraction_of(image, background) < 0.97, "neither blank nor covered"
     assert fraction_of(image[:800], red) > 0.01, "the leak is red at the top"
@@ -79,7 +79,7 @@ def test_names_are_escaped():
     first = {"split": name, "num_cells": 1, "num_patients": 1, "external": False}
     contents = {"comparisons": [], "suspected_label_errors": 1, "disputed_labels": None}
     variables = {"models": [], "first": first, "contents": contents, "dataset": name, "config": name, "source": name}
-    variables |= {"num_folds": 1, "warnings": [{"severity": "note", "text": name}], "forest": "", "roc": ""}
+    variables |= {"num_folds": 1, "warnings": [{"severity": "note", "text": name}], "roc": ""}
     variables |= {"label_issues": cells, "options": OPTIONS, "noun": name, "date": name, "is_nlm": True}
     html = writer.render("report.html.j2", **variables)
     assert "<script>" not in html

@@ -91,6 +91,8 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(model, data_dir, tmp_path,
         status, text = signal_at(step, number, output, arguments, run_dir)
         assert status == expected_status, text
         assert ("the same command continues" in text) == (number == signal.SIGTERM)
+        state = checkpoint.read_newest(run_dir / "checkpoint", runs.identity(runs.read(str(run_dir))))
+        assert state.step_in_epoch or not state.seconds, "an epoch that has not begun has taken time"
     result = forked.run(output, *arguments)
     assert result.returncode == 0, result.stdout
     assert result.stdout.count("continuing in epoch") == len(stops)

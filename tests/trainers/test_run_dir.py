@@ -200,8 +200,10 @@ def test_the_next_command_names_the_run_that_it_is_of(name):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"--run_dir=.*file/run cannot be written: .*; give another"):
-        run_dir.acquire(str(tmp_path / "file" / "run"), WANTED)
+    for folder in ("file", "file/run"):
+        error = rf"--run_dir=.*{folder} cannot be written: .*; give another"
+        with pytest.raises(InputError, match=error), run_dir.lock(str(tmp_path / folder)):
+            pass
 
 
 def test_only_a_run_that_has_saved_nothing_is_released(tmp_path):

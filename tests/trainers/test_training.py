@@ -171,7 +171,10 @@ def test_pictures_and_exports_do_not_decide_over_a_result(data_dir, tmp_path, mo
         context.setattr(predictions, "fit_thresholds", fail)
         with pytest.raises(RuntimeError, match="unexpected"):
             train(*arguments)
+    history = (tmp_path / "my run/history.csv").read_bytes()
+    (tmp_path / "my run/history.csv").write_bytes(b"damaged")
     result = train(*arguments)
+    assert (tmp_path / "my run/history.csv").read_bytes() == history
     assert "all epochs are trained already" in result.stdout
     assert "continuing" not in result.stdout
     assert "(as this run began)" in result.stdout, "not asked for"
@@ -219,10 +222,12 @@ def test_the_same_command_again_fits_thresholds_that_are_missing_or_of_another_m
     path, checkpoint = tmp_path / "run/thresholds.json", tmp_path / "run/checkpoint"
     before = path.read_bytes()
     checkpoint.mkdir()  # of a process that was killed before it removed it
+    (tmp_path / "run/curves.png").unlink()
     result = train(data_dir, tmp_path / "run")
     assert result.returncode == 0, result.stderr
     assert path.read_bytes() == before
     assert not checkpoint.exists()
+    assert (tmp_path / "run/curves.png").exists()
     other = {**json.loads(before), "model_sha256": "0"}
     other["checksum"] = compute_checksum({name: value for name, value in other.items() if name != "checksum"})
     for content in (None, json.dumps(other).encode()):

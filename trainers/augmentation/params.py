@@ -20,17 +20,11 @@ _NEIGHBOUR_DISTANCE = (0.75, 1.1)  # from centre to centre, as a fraction of the
 
 
 def sample(ranges: Ranges, image_size_px: int, seed: int, position: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """Samples the numbers for a batch, or the batches of several steps.
+    """Samples the numbers for cells of a shape, [num_cells] or [num_steps, num_cells], whose positions follow one
+    another from `position` on, int64: the step, counted over all epochs from 0, times the batch size.
 
-    Args:
-      ranges, image_size_px: how far cells are changed, and the side of their images.
-      seed: of the run.
-      position: of the first cell, int64 scalar: the step, counted over all epochs from 0, times the batch size.
-      shape: int vector, [num_cells] or [num_steps, num_cells]; the positions of the cells follow one another.
-
-    Returns:
-      float32 [*shape, ranges.num_numbers]: 8 of `apply.warp`, 15 of `apply.stain` and, if they are used, 12 of
-      `apply.surround` and `apply.blur`.
+    Returns float32 [*shape, ranges.num_numbers]: 8 of `apply.warp`, 15 of `apply.stain` and, if they are used, 12 of
+    `apply.surround` and `apply.blur`.
     """
     uniform = _uniform(seed ^ _STREAM, _COUNTS_PER_CELL, position, shape)
     flips = FLIPS.index(ranges.flip)

@@ -19,6 +19,7 @@ from trainers.evaluation.metrics.thresholds import Thresholds
 from trainers.evaluation.runs import ModelRuns
 from trainers.input_pipeline import batching
 from trainers.input_pipeline.image_files import Decoded
+from trainers.models import custom
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 """uint8 RGB [n, size, size, 3] in, probability of being parasitized float64 [n] in 0…1 out."""
@@ -66,8 +67,8 @@ def load_model(run_folder: str) -> keras.Model:
     if not path.exists():
         raise InputError(f"{run_folder} has no {run_dir.MODEL}; run its trainer first")
     try:
-        model = keras.models.load_model(path, compile=False)
-    except Exception as error:  # a corrupt archive fails in zipfile, json, h5py or Keras, each in its own way
+        model = custom.load(path, run_dir.read(run_folder)["flags"].get("model"))
+    except ValueError as error:
         raise InputError(f"{path} cannot be loaded ({error}); train again into another --run_dir") from error
     takes, returns = model.input_shape, model.output_shape
     if len(model.inputs) != 1 or len(takes) != 4 or takes[-1] != 3 or tuple(returns) != (None, 1):

@@ -20,7 +20,7 @@ from trainers.data import Split
 from trainers.evaluation.metrics import thresholds
 from trainers.input_pipeline import batching
 
-_GOLDEN = "golden.npz"
+GOLDEN = "golden.npz"
 _NUM_GOLDEN = 10
 _KERNEL = "cubic, a = -0.75, without antialiasing: OpenCV's INTER_CUBIC"
 
@@ -33,7 +33,7 @@ def write(run_folder: str, run: run_dir.Run, model: keras.Model, cells: Split | 
         "input": {
             "name": model.inputs[0].name,
             "shape": [None, size_px, size_px, 3],
-            "dtype": {file: "float32" if "int8" in file else "uint8" for file in export_formats.OUTPUT_NAMES},
+            "dtype": dict.fromkeys(export_formats.OUTPUT_NAMES, "uint8"),
             "range": [0, 255],
             "channels": "RGB",
             "scaling": "none: the model scales its input itself",
@@ -48,13 +48,13 @@ def write(run_folder: str, run: run_dir.Run, model: keras.Model, cells: Split | 
         },
         "labels": list(LABELS),
         "thresholds": (fitted or thresholds.defaults("")).thresholds,
-        "golden": _GOLDEN if cells else "none: the data set was not at hand",
+        "golden": GOLDEN if cells else "none: the data set was not at hand",
     }
     files = {"preprocessing.json": (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()}
-    files |= {_GOLDEN: _golden(model, cells)} if cells else {}
+    files |= {GOLDEN: _golden(model, cells)} if cells else {}
     try:
         folder.mkdir(exist_ok=True)
-        (folder / _GOLDEN).unlink(missing_ok=True)  # of an earlier export, perhaps of other cells
+        (folder / GOLDEN).unlink(missing_ok=True)  # of an earlier export, perhaps of other cells
         for name, to_write in files.items():
             storage.write_atomic(folder / name, to_write)
     except OSError as error:
@@ -66,7 +66,7 @@ def _golden(model: keras.Model, split: Split) -> bytes:
     with batching.reading(split):
         images, labels, *_ = next(iter(batching.evaluation_batches(split, _NUM_GOLDEN)))
     image, buffer = images.numpy(), io.BytesIO()
-    probability = export_formats.in_float32(model, "uint8").predict(image, verbose=0)
+    probability = export_formats.in_float32(model).predict(image, verbose=0)
     before = image[0][: -image.shape[1] // 4, : -image.shape[2] // 8]
     example = {"before_resize": before, "after_resize": decode.resize(before, image.shape[1])}
     np.savez_compressed(buffer, image=image, probability=probability, label=labels.numpy(), **example)

@@ -58,17 +58,8 @@ def choose_mode(mode: str, split: Split, bytes_on_device: int = 0, gpu_bytes: in
 
 
 def training_batches(split: Split, order: ShuffleOrder, epochs: int, mode: str, start_step: int = 0) -> tf.data.Dataset:
-    """Shuffled batches of all epochs in a row, the same for the same (order, mode).
-
-    Args:
-      split: what to train on.
-      order: seed, batch size, and which slice of each batch this host takes.
-      epochs: number of epochs.
-      mode: "resident", "mapped" or "streaming".
-      start_step: batches to leave out at the start; free when resident or mapped, read and dropped when streaming.
-
-    Returns:
-      a data set of (uint8 [n, size, size, 3], int64 [n]); for errors see `reading`.
+    """Shuffled batches of all epochs in a row, (uint8 [n, size, size, 3], int64 [n]), the same for the same order and
+    mode: "resident", "mapped" or "streaming", which reads and drops what is before `start_step`. Errors: see `reading`.
     """
     return open_training(split, order, mode)(order.starts(start_step, epochs))
 
@@ -149,10 +140,8 @@ def _mapped_gather(split: Split) -> tuple[_Gather, np.ndarray]:
 
 
 def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
-    """Every cell once, in the order of the records.
-
-    Returns:
-      a data set of (uint8 [batch, size, size, 3], int64 [batch], filename string [batch], patient_id string [batch]).
+    """Every cell once, in the order of the records: batches of (uint8 [n, size, size, 3], int64 [n], filename string
+    [n], patient_id string [n]).
     """
     batches = streaming.in_order(split, batch_size).prefetch(2)
     num_batches = -(-split.num_cells // batch_size)

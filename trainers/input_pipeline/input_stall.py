@@ -4,7 +4,10 @@ the clock before and after it; so the training loop does not matter, and no Pyth
 
 import tensorflow as tf
 
+from pipeline.terminal import quantity
+
 _INPUT_BOUND_FRACTION = 0.05
+_MIN_STEPS = 100  # in fewer, the wait for the first batch decides
 
 
 class InputStall:
@@ -33,11 +36,13 @@ def measured(batches: tf.data.Dataset, stall: InputStall) -> tf.data.Dataset:
     return tf.data.Dataset.zip(clock, batches).map(add)
 
 
-def message(fraction: float, mode: str) -> str:
-    """Says whether training waits for its input, for a fraction of the step time in a mode, and which flag helps."""
+def message(fraction: float, mode: str, num_steps: int) -> str:
+    """Whether training waits for its input, which takes a fraction of its steps' time in a mode; which flag helps."""
     waited = f"input: waited {fraction:.1%} of the step time for data"
     if fraction < _INPUT_BOUND_FRACTION:
         return f"{waited}: not input-bound"
+    if num_steps < _MIN_STEPS:
+        return f"{waited}, in {quantity(num_steps, 'step')}: too few to judge"
     advice = {
         "streaming": "give --input=resident if the split fits into memory, or --input=mapped from a local disk",
         "mapped": "give --input=resident if the split fits into memory",

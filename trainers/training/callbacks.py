@@ -88,11 +88,11 @@ class Progress(keras.callbacks.Callback):
         logs["seconds"] = round(self.seconds, 3)
         logs["images_per_second"] = round((self._seen - self._seen_before) / self._seconds, 1)
         logs["waiting_share"] = round(min(self._stall.seconds / self._seconds, 1.0), 5)
-        self.epoch, self.step_in_epoch, self.seconds_before = epoch + 1, 0, 0.0
+        self.epoch, self.step_in_epoch, self.seconds_before, self._seconds = epoch + 1, 0, 0.0, 0.0
         self._bar.close()
         if not self._has_reported_input:
             self._has_reported_input = True
-            print(input_stall.message(logs["waiting_share"], self._setup.input_mode), flush=True)
+            print(input_stall.message(logs["waiting_share"], self._setup.input_mode, self._setup.steps_per_epoch))
 
 
 class WeightAverage(keras.callbacks.Callback):

@@ -136,7 +136,7 @@ class Checkpointer(keras.callbacks.Callback):
         self._history.append(row)
         run_dir.write_history(self._history, self._setup.directory / run_dir.HISTORY)
         metrics = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
-        print(f"epoch {epoch + 1}: {metrics}, {row['images_per_second']:.0f} images/s", flush=True)
+        print(f"epoch {epoch + 1}: {metrics}, {row['images_per_second']:.0f} images/s")
         self._save()
         # Keras's `EarlyStopping` forgets the epochs of earlier processes.
         self.model.stop_training = has_stood_still(self._history, self._setup.options.early_stopping_patience)

@@ -8,8 +8,10 @@ import keras
 import tensorflow as tf
 
 from pipeline.errors import InputError
+from pipeline.terminal import say
 from trainers.tf_import import JAX
 from trainers.training import hosts
+from trainers.training_flags import Options
 
 _BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 _BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -36,33 +38,35 @@ class Hardware(NamedTuple):
         return self.strategy.scope() if self.strategy else nullcontext()
 
 
-def prepare(
-    model: str, *, precision: str, jit_compile: str, distribute: str, batch_size: int, policy: str | None = None
-) -> Hardware:
-    """Chooses by values of flags, or the `policy` of a run that continues, prints that, and sets Keras's dtype policy.
+def prepare(model: str, options: Options, policy: str | None) -> Hardware:
+    """Chooses by the flags, or the `policy` of a run that continues, prints that, and sets Keras's dtype policy.
 
     Raises InputError if the batch cannot be shared evenly, or several devices are asked for where they cannot be had.
     """
     for gpu in tf.config.get_visible_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     policy_reason = "as this run began"
-    if policy is None or precision != "auto":
-        policy, policy_reason = choose_precision(precision, model)
+    if policy is None or options.precision != "auto":
+        policy, policy_reason = choose_precision(options.precision, model)
     distribution = None
-    if distribute == "hosts":
+    if options.distribute == "hosts":
         policy = hosts.same_on_all(policy)
         # Each host feeds its own slices; Keras would slice them again.
         distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
         keras.distribution.set_distribution(distribution)
     keras.config.set_dtype_policy(policy)
-    jit, jit_reason = choose_jit(jit_compile)
-    strategy, devices = choose_strategy(distribute)
+    jit, jit_reason = choose_jit(options.jit_compile)
+    strategy, devices = choose_strategy(options.distribute)
     used = Hardware(policy, jit, strategy, distribution)
-    if batch_size % used.num_replicas:
+    if options.batch_size % used.num_replicas:
         raise InputError(
-            f"--batch_size={batch_size} is no multiple of the {used.num_replicas} devices of "
-            f"--distribute={distribute}; give one that is"
+            f"--batch_size={options.batch_size} is no multiple of the {used.num_replicas} devices of "
+            f"--distribute={options.distribute}; give one that is"
         )
+    if options.distribute == "mirrored" and used.num_replicas == 1:
+        say("warning: --distribute=mirrored: there is one device only, which trains alone", to_stderr=True)
+    if options.input == "device" and not gpus():
+        say("warning: --input=device: there is no GPU; the cells lie in the CPU's memory", to_stderr=True)
     print(f"devices: {devices}")
     print(f"precision: {policy} ({policy_reason})")
     print(f"XLA: {'on' if jit else 'off'} ({jit_reason})")

@@ -47,16 +47,20 @@ class Host(NamedTuple):
 
 def find(options: Options, backend: str) -> Host | None:
     """This host by the flags, or None; InputError if Keras runs on TensorFlow, or names or number are wrong."""
+    names, number = options.hosts, options.host_index
     if options.distribute != "hosts":
+        if names or number:
+            raise InputError(f"--hosts and --host_index need --distribute=hosts; got {options.distribute}")
         return None
     if backend != JAX:
         raise InputError(f"--distribute=hosts needs KERAS_BACKEND={JAX}; this is {backend}: set it, or give another")
-    names, number = options.hosts, options.host_index
-    if not (names and re.fullmatch(r".+:\d{1,5}", names[0]) and number < len(names)):
-        raise InputError(
-            f"--hosts={','.join(names)} --host_index={number} name no host; expected the names of all hosts, the first "
-            "with a port, such as node0:7000,node1, and this one's number from 0"
-        )
+    if not names:  # the devices of this one alone
+        with socket.create_server(("", 0)) as server:
+            names = [f"localhost:{server.getsockname()[1]}"]
+    if not re.fullmatch(r".+:\d{1,5}", names[0]):
+        raise InputError(f"--hosts={','.join(names)}: the first has no port; expected such as {names[0]}:7000")
+    if number >= len(names):
+        raise InputError(f"--host_index={number}: --hosts names {len(names)}; expected 0…{len(names) - 1}")
     return Host(number, names)
 
 

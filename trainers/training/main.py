@@ -26,7 +26,7 @@ def main(model: str) -> int | None:
     if is_run:  # a finished run needs no lock: its folder may be read-only
         record = run_dir.acquire(options.run_dir, wanted)
         if record["status"] == "finished" and "image_statistics" in record and _is_complete(options):
-            print(f"{model} is trained already", flush=True)
+            print(f"{model} is trained already")
             say(run_dir.next_steps(options.run_dir, options.data_dir))
             return None
     classes = data.data_set.manifest["splits"].get(options.validation_split, {}).get("classes", {"": 1})
@@ -40,7 +40,7 @@ def main(model: str) -> int | None:
     with run_dir.lock(options.run_dir):
         record = run_dir.acquire(options.run_dir, wanted)
         if record["status"] == "finished":
-            print(f"{model} is trained already; what was not written after its training is written now", flush=True)
+            print(f"{model} is trained already; what was not written after its training is written now")
             host = None
         try:
             record = hosts.meet(host, options.run_dir, record) if host else record

@@ -1,6 +1,5 @@
 """The models that train and validate, and their batches: on cells, or on what a frozen backbone gives for them."""
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from trainers.augmentation.apply import augmented
 from trainers.data import TrainingData
 from trainers.input_pipeline import batching, resident
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
-from trainers.models import architectures, features, vgg_weights
+from trainers.models import architectures, custom, features, vgg_weights
 from trainers.models.train_steps import ManySteps
 from trainers.training import hardware
 from trainers.training_flags import Options
@@ -30,25 +29,12 @@ Built = tuple[keras.Model, keras.Model, Callable[[tf.data.Dataset], tf.data.Data
 def build_model(name: str, image_size_px: int, options: Options) -> keras.Model:
     """The model of a name in `architectures`, or that of --model; prints where a VGG's weights come from."""
     if options.model:
-        return _build_custom(options.model, image_size_px, options.dropout_rate)
+        return custom.build(options.model, image_size_px, options.dropout_rate)
     architecture = getattr(architectures, name)
     if options.vgg_input is None or options.vgg_weights is None:
         return architecture(image_size_px, dropout_rate=options.dropout_rate)
     model = architecture(image_size_px, vgg_input=options.vgg_input, dropout_rate=options.dropout_rate)
     print("\n".join(vgg_weights.load(model, options.vgg_weights)))
-    return model
-
-
-def _build_custom(path: str, image_size_px: int, dropout_rate: float) -> keras.Model:
-    module, _, function = path.partition(":")
-    build = getattr(importlib.import_module(module), function, None)
-    model = build(image_size_px, dropout_rate=dropout_rate) if callable(build) else None
-    shapes = (None, image_size_px, image_size_px, 3), (None, 1)
-    if not isinstance(model, keras.Model) or (model.input_shape, model.output_shape) != shapes:
-        got = f"{model.input_shape} → {model.output_shape}" if isinstance(model, keras.Model) else f"{model!r:.60}"
-        raise InputError(f"--model={path} gives {got}; expected a Keras model of shapes {shapes[0]} → {shapes[1]}")
-    if (dtype := model.outputs[0].dtype) != "float32":  # else a confidently wrong probability has no gradient
-        raise InputError(f"--model={path} gives {dtype}; expected float32: give dtype='float32' to its last layer")
     return model
 
 

@@ -68,14 +68,7 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     the weights or a shard cannot be read, or the cells cannot be shared by several devices.
     """
     name = record["model"]
-    used = hardware.prepare(
-        name,
-        precision=options.precision,
-        jit_compile=options.jit_compile,
-        distribute=options.distribute,
-        batch_size=options.batch_size,
-        policy=record.get("hardware", {}).get("policy"),
-    )
+    used = hardware.prepare(name, options, record.get("hardware", {}).get("policy"))
     if not options.ranges.is_nothing:
         (images, labels, *_), *_ = batching.evaluation_batches(data.train, _NUM_LOOKED_AT).take(1)
         with optional(run_dir.AUGMENTATION):

@@ -58,14 +58,14 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
         _finish(history, validated, options, record)
     for text in warnings.of_one_class(record["model"], validated.labels, validated.probabilities):
         say(f"warning: --validation_split={options.validation_split}: {text}", to_stderr=True)
-    for unfinished in (run_dir.CHECKPOINT, run_dir.FEATURES):
-        shutil.rmtree(directory / unfinished, ignore_errors=True)
     with optional(run_dir.CURVES):
         title = f"{record['model']}, {options.config}"
         plots.save(plots.learning_curves({"": history}, title), directory / run_dir.CURVES)
     with optional(image_grid.TAG):
         folder = directory / run_dir.TENSORBOARD / "validation"
         image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])
+    for unfinished in (run_dir.CHECKPOINT, run_dir.FEATURES):
+        shutil.rmtree(directory / unfinished, ignore_errors=True)
     _export(model, data, options, record)
     say(run_dir.next_steps(options.run_dir, options.data_dir))
     return None
@@ -111,8 +111,7 @@ def _finish(
     record["input"]["waiting_share"] = round(means["waiting_share"], 5)
     print(
         f"{record['model']}: best of {len(history)} epochs is {record['best_epoch']}, validation loss "
-        f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f}",
-        flush=True,
+        f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f}"
     )
     weights = np.array(record.get("class_weights", [1, 1]))[validated.labels]
     probabilities = metrics.clip(validated.probabilities)
@@ -123,6 +122,7 @@ def _finish(
             f"{Path(options.run_dir) / run_dir.MODEL} is not the model of the best epoch: its validation loss is "
             f"{loss:.4f}, expected {best['val_loss']:.4f}; train again into another --run_dir"
         )
+    run_dir.write_history(history, Path(options.run_dir) / run_dir.HISTORY)  # the checkpoint's: nothing vouched for it
     record |= {"status": "finished", "files": run_dir.digests(options.run_dir)}
     run_dir.write(options.run_dir, record)
 

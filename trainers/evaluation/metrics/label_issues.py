@@ -21,7 +21,7 @@ from trainers.evaluation.metrics import metrics, thresholds
 _SCALE, _SHIFT = 1.2, -1.0  # of the logit of the other class, fitted to disputed labels
 _MIN_PROBABILITY = 2 / 3
 _LENGTHS = (50, 100, 200)  # of the beginning of the list, for `count_disputed`
-_MIN_BALANCED_ACCURACY = 0.6  # chance is 0.5: what a model that has learned nothing contradicts is no suspect
+_MIN_BALANCED_ACCURACY = 0.9  # what a weaker model contradicts is seldom a wrong label; _SCALE was fitted at 0.95
 
 
 class LabelIssue(NamedTuple):
@@ -40,7 +40,7 @@ def find(
 ) -> list[LabelIssue]:
     """Finds labels of `Predictions` that are wrong with a probability of at least 2/3, the most likely first.
 
-    The cells are of both classes and unseen in training; a model hardly better than chance finds none.
+    The cells are of both classes and unseen in training; a model whose balanced accuracy is below 0.9 finds none.
     """
     if balanced_accuracy_score(labels, probabilities >= metrics.THRESHOLD) < _MIN_BALANCED_ACCURACY:
         return []

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from sklearn import metrics
 
 THRESHOLD = 0.5  # a cell is predicted parasitized from this probability on
@@ -100,7 +101,8 @@ def smear(counts: list[dict[str, Any]], prevalence: float) -> dict[str, Any]:
 
     Predictive values of one cell follow by Bayes' theorem from the rates of all counted cells, of both classes. Returns
     true_positives, false_positives: expected numbers of cells; positive_predictive_value, negative_predictive_value:
-    None where nothing is predicted so; uninfected_patients: false positives in a smear of each, None if there are none;
+    None where nothing is predicted so; uninfected_patients: false positives in a smear of each, None if there are none,
+    and the 95 % interval of the most, as if the cells of that patient were independent;
     hidden_below: the prevalence under which an infected patient's true positives are fewer than the most false
     positives of an uninfected one; 1 if they always are.
     """
@@ -111,11 +113,14 @@ def smear(counts: list[dict[str, Any]], prevalence: float) -> dict[str, Any]:
     true_positives = _SMEAR_CELLS * prevalence * sensitivity
     false_positives = _SMEAR_CELLS * (1 - prevalence) * false_positive_rate
     true_negatives = _SMEAR_CELLS * (1 - prevalence) * (1 - false_positive_rate)
-    rates = np.array([row["false_positives"] / row["num_uninfected"] for row in counts if not row["num_parasitized"]])
+    clean = [(row["false_positives"], row["num_uninfected"]) for row in counts if not row["num_parasitized"]]
     uninfected, hidden_below = None, None
-    if len(rates):
+    if clean:
+        rates = np.divide(*np.transpose(clean))
         low, median, high = (_SMEAR_CELLS * float(rate) for rate in (rates.min(), np.median(rates), rates.max()))
-        uninfected = {"num_patients": len(rates), "min": low, "median": median, "max": high}
+        ends = stats.binomtest(*clean[rates.argmax()]).proportion_ci()  # exact, since the cells are few
+        max_ci95 = [_SMEAR_CELLS * float(end) for end in ends]
+        uninfected = {"num_patients": len(rates), "min": low, "median": median, "max": high, "max_ci95": max_ci95}
         hidden_below = min(1.0, float(rates.max()) / sensitivity) if sensitivity else 1.0
     return {
         "num_cells": _SMEAR_CELLS,

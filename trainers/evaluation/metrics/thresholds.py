@@ -164,10 +164,12 @@ def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
 
 
 def _training_command(run_folder: str) -> str:
+    run = run_dir.read(run_folder)
+    path = run["flags"].get("model")
+    trainer = f"custom {shlex.quote(f'--model={path}')}" if path else run["model"]
     return (
         "run its training command again, which fits them on validation (a finished run is not trained again): "
-        f"python -m trainers.{run_dir.read(run_folder)['model']} --run_dir={shlex.quote(run_folder)} with the flags of "
-        "its training"
+        f"python -m trainers.{trainer} --run_dir={shlex.quote(run_folder)} with the flags of its training"
     )
 
 

@@ -18,7 +18,6 @@ from keras import layers, ops
 from matplotlib.figure import Figure
 
 from pipeline.cells import LABELS
-from pipeline.label_list import LabelList
 from pipeline.plot_style import optional
 from trainers.data import DataSet, Split
 from trainers.evaluation import predictions
@@ -72,18 +71,12 @@ def collect(
     return [cells[i] for i in indices]
 
 
-def collect_issues(
-    model: ModelPredictions, issues: Sequence[LabelIssue], disputed: LabelList | None, data_set: DataSet
-) -> list[GridCell]:
-    """Reads the images of the first label issues, at most `MAX_CELLS`; the label says which are in a list."""
+def collect_issues(model: ModelPredictions, issues: Sequence[LabelIssue], data_set: DataSet) -> list[GridCell]:
+    """Reads the images of the first label issues, at most `MAX_CELLS`."""
     index = {name: i for i, name in enumerate(model.predictions.filenames.tolist())}
-    first, listed = issues[:MAX_CELLS], disputed.labels if disputed else {}
+    first = issues[:MAX_CELLS]
     cells = collect(model, [index[issue.filename] for issue in first], data_set)
-    labels = [f"{cell.label}, disputed" if cell.filename in listed else cell.label for cell in cells]
-    return [
-        cell._replace(label=label, probability=issue.probability)
-        for cell, label, issue in zip(cells, labels, first, strict=True)
-    ]
+    return [cell._replace(probability=issue.probability) for cell, issue in zip(cells, first, strict=True)]
 
 
 @plots.styled

@@ -39,7 +39,6 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
 } | dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK)
-_FOREST_METRICS = {"sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy", "auc": "AUC"}
 _MARKERS = dict(zip(thresholds.NAMES, "oDs^", strict=True))
 
 styled = plot_style.style(_STYLE)
@@ -72,33 +71,6 @@ def _two_panels(height: float) -> tuple[Figure, list[SubFigure]]:
     """A figure of a height in inches with two panels side by side."""
     figure = Figure(figsize=(10, height))
     return figure, list(figure.subfigures(1, 2, squeeze=False).flat)
-
-
-@styled
-def forest(entries: dict[str, dict[str, Any]], noun: str) -> Figure:
-    """The main metrics of all models of `metrics.json`: value, interval over patients (bold) and over cells (thin)."""
-    figure = Figure(figsize=(5, 0.9 + 0.32 * len(_FOREST_METRICS) * (len(entries) + 0.6)))
-    axis = figure.subplots()
-    height, ticks = 0.0, []
-    for metric in _FOREST_METRICS:
-        ticks.append(height + (len(entries) - 1) / 2)
-        for number, (name, entry) in enumerate(entries.items()):
-            colour = _COLOURS[number % len(_COLOURS)]
-            if ends := entry["ci95_by_cell"][metric]:
-                axis.plot(ends, [height + 0.22] * 2, color=colour, linewidth=1, alpha=0.8)
-            if ends := entry[metric]["ci95"]:
-                axis.plot(ends, [height] * 2, color=colour, linewidth=4, alpha=0.55, solid_capstyle="butt")
-            label = legend_label(name) if len(ticks) == 1 else None
-            axis.plot(entry[metric]["value"], height, "o", color=colour, markersize=6, label=label, clip_on=False)
-            height += 1
-        height += 0.6
-    axis.set_yticks(ticks, list(_FOREST_METRICS.values()))
-    axis.invert_yaxis()
-    axis.grid(axis="x")
-    axis.set(xlim=(None, 1.0), xlabel=f"value; bold: 95 % interval over {noun}s,\nthin: over cells (too narrow)")
-    if len(entries) > 1:
-        figure.legend(loc="outside upper center", ncols=len(entries))
-    return figure
 
 
 @styled

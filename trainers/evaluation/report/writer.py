@@ -59,9 +59,8 @@ def write(
         "is_nlm": data_set.is_nlm,
     }
     sections = [_section(folder, model, entries[model.name], data_set, options, failures) for model in models]
-    title, which = "Suspected label errors, most likely first", (first, issues, options.disputed_labels, data_set)
+    title, which = "Suspected label errors, most likely first", (first, issues, data_set)
     worst_issues = _save_grid(folder / _LABEL_ISSUES, title, failures, image_grid.collect_issues, *which)
-    forest = _save_plot(folder / "metrics.png", "Main metrics", failures, plots.forest, entries, noun)
     roc = _save_plot(folder / "roc.png", "ROC curves", failures, plots.roc_and_precision_recall, models, entries)
     with optional(REPORT, failures):
         page = render(
@@ -72,7 +71,6 @@ def write(
             config=data_set.config,
             contents={"disputed_labels": None} | contents,
             warnings=[*contents["warnings"], *({"severity": "warning", "text": text} for text in failures.values())],
-            forest=forest,
             roc=roc,
             label_issues=worst_issues,
             options=options,
@@ -153,7 +151,7 @@ def _save_grid(
 def files_of(model: str) -> list[str]:
     """Names of all files that a report on a model may have."""
     plots_of_model = [f"{slug_of(model)}_{plot}.png" for plot in _PLOTS]
-    return [REPORT, "metrics.png", "roc.png", _LABEL_ISSUES, f"model_card_{slug_of(model)}.md", *plots_of_model]
+    return [REPORT, "roc.png", _LABEL_ISSUES, f"model_card_{slug_of(model)}.md", *plots_of_model]
 
 
 def slug_of(name: str) -> str:
