@@ -6,7 +6,7 @@ so that a worker reads only its own cells.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,8 +96,6 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> Itera
         remedy = f"names that match --patient_regex={settings.patient_regex}"
         if column := listing.layout.patient_column:
             lack, remedy = f"cells in {source_name} have no {column}", "one for each, or another --patient_column"
-        elif regex := _propose_regex([cells.filename(index).rpartition("/")[2] for index in range(len(cells))]):
-            remedy += f"; {regex}"
         raise InputError(
             f"{len(nameless)} of {len(cells)} {lack}, such as {cells.filename(nameless[0])!r}; expected {remedy}; or "
             "use --config=by_cell"
@@ -134,13 +132,3 @@ def plan_shards(listing: Listing, settings: Settings, source_name: str) -> Itera
                 yield Shard(split, shard_name(split, number, num_parts), tuple(map(cells.__getitem__, part)))
 
     return shards()
-
-
-def _propose_regex(base_names: Sequence[str]) -> str | None:
-    """A `--patient_regex` that may find the patients of all names, and how many; None if none is likely."""
-    for separator in "_-":
-        patients = [name.partition(separator)[0] if separator in name else "" for name in base_names]
-        if "" not in patients and 3 <= (number := len(set(patients))) <= len(base_names) / 2:
-            regex = f"'--patient_regex=^([^{separator}]+){separator}'"
-            return f"{regex} finds {number} in them, such as {patients[0]}: give it if these are patients"
-    return None

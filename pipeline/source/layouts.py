@@ -1,7 +1,6 @@
 """How a source tells what its cells are: by class folders, `[train/][P1/]Uninfected/…`, or by a table (CSV)."""
 
 import posixpath
-import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +22,6 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "split": ("split", "subset"),
 }
 """What a table tells -> names that its column may have, unless a flag names it; without file and label it is none."""
-
-_COLUMN = "COLUMN"  # in flags to type, for a name that is not clear
 
 
 class Placement(NamedTuple):
@@ -195,7 +192,7 @@ def read_table(name: str, content: bytes, columns: Columns, class_names: Mapping
     whose meaning is clear, such as `healthy` and `infected`.
     """
     (_, header), *rows = read_rows(name, content)
-    indices = _find_columns(header, [row for _, row in rows], columns, name)
+    indices = _find_columns(header, columns, name)
     present = Counter(row[indices["label"]].strip() for _, row in rows)
     names = class_names
     if tuple(names) == DEFAULT_CLASS_FOLDERS:
@@ -227,7 +224,7 @@ def read_table(name: str, content: bytes, columns: Columns, class_names: Mapping
     return Table(name, placements, lines, names, {what: header[index] for what, index in indices.items()})
 
 
-def _find_columns(header: Sequence[str], rows: Sequence[Sequence[str]], columns: Columns, name: str) -> dict[str, int]:
+def _find_columns(header: Sequence[str], columns: Columns, name: str) -> dict[str, int]:
     plain = ["_".join(column.casefold().replace("-", " ").split()) for column in header]
     indices, absent = {}, {}
     for what, likely in COLUMNS.items():
@@ -237,14 +234,8 @@ def _find_columns(header: Sequence[str], rows: Sequence[Sequence[str]], columns:
             indices[what] = list(names).index(present[0])
         elif given or what in ("file", "label"):
             absent[what] = given or " or ".join(likely[:2])
-    if not absent:
-        return indices
-    to_type, names_flag = dict.fromkeys(absent, _COLUMN), ""
-    for index, values in enumerate(map(Counter, zip(*rows, strict=True))):
-        is_file = next(iter(values)).lower().endswith(IMAGE_SUFFIXES)
-        what, of_classes = ("file", "") if is_file else ("label", suggest_flag("class_names", values))
-        if to_type.get(what) == _COLUMN and index not in indices.values() and (is_file or of_classes):
-            to_type[what], names_flag = header[index], names_flag or of_classes
-    to_give = [shlex.quote(f"--{what}_column={column}") for what, column in to_type.items()]
-    lacks = f"the header is {','.join(header)[:80]!r}, without a column {', '.join(absent.values())}"
-    raise fault(name, 1, f"{lacks}; give {' '.join([*to_give, names_flag])}")
+    if absent:
+        to_give = " ".join(f"--{what}_column=COLUMN" for what in absent)
+        lacks = f"the header is {','.join(header)[:80]!r}, without a column {', '.join(absent.values())}"
+        raise fault(name, 1, f"{lacks}; give {to_give}")
+    return indices

@@ -1,6 +1,5 @@
 """The command as a user calls it, and what it says to bad input."""
 
-import re
 import shutil
 
 import pytest
@@ -105,12 +104,6 @@ def nameless(source):
     return source
 
 
-def other_names(source):
-    for path in source.rglob("*.png"):
-        path.rename(path.with_name(re.sub(r"C(\d+)P.*_", r"24_\1-", path.name)))
-    return source
-
-
 def some_splits(source):
     shutil.copytree(source, source.parent / "cells/Training")
     shutil.copytree(source, source.parent / "cells/test")
@@ -138,7 +131,6 @@ def some_splits(source):
         (no_zip, ["is not a zip archive or is cut off", "download it again"]),
         (cut_off_zip, ["is not a zip archive or is cut off"]),
         (nameless, ["36 of 36 file names", "tell no patient", "=^(C\\d+); or use --config=by_cell"]),
-        (other_names, ["'--patient_regex=^([^-]+)-' finds 9 in them, such as 24_1: give it if these are patients"]),
     ],
 )
 def test_bad_sources(spoil, expected, source, tmp_path):

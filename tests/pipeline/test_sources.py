@@ -73,13 +73,13 @@ def test_a_table_in_a_folder_or_zip_or_by_itself_gives_the_same_data_set(lab, tm
     [
         (
             lambda text: text.replace("label,", "kind,"),
-            ["the header is 'File,kind,slide', without a column label", "--label_column=kind"],
+            ["the header is 'File,kind,slide', without a column label", "--label_column=COLUMN"],
         ),
         (
             lambda text: (
                 text.replace("label,sl", "Befund,Patient ").replace("File", "Datei").replace("healthy", "gesund")
             ),
-            ["give --file_column=Datei --label_column=Befund --class_names=uninfected=gesund,parasitized=infected if"],
+            ["give --file_column=COLUMN --label_column=COLUMN"],
         ),
         (
             lambda text: text.replace("infected,S2", "odd,S2"),
