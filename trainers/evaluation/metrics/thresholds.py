@@ -24,10 +24,10 @@ from trainers.evaluation.metrics import metrics
 FILE = "thresholds.json"
 DEFAULT = "default"
 TITLES = {
-    DEFAULT: "threshold 0.5",
+    DEFAULT: "0.5, not fitted",
     "youden": "best Youden index",
-    "specificity_95": "95 % specificity",
-    "sensitivity_95": "95 % sensitivity",
+    "specificity_95": "aimed at 95 % specificity",
+    "sensitivity_95": "aimed at 95 % sensitivity",
 }
 """Operating points: the threshold 0.5, the largest Youden index, the highest sensitivity at a specificity of at least
 95 %, and the highest specificity at a sensitivity of at least 95 %."""

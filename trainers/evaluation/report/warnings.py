@@ -40,7 +40,7 @@ def find(
     if is_nlm:
         text = (
             "Experts dispute about 5 % of the NLM's labels (of all 27,558 cells). If those are wrong, even a perfect "
-            "model agrees with only 95 % of the labels, and an accuracy above 0.96 counts agreement with wrong ones."
+            "model agrees with only 95 % of them, and an accuracy well above 0.95 counts agreement with wrong labels."
         )
         warnings.append(ReportWarning("note", text))
     if num_differences := math.comb(len(models), 2) * len(metrics.NAMES):
