@@ -15,7 +15,7 @@ from test_imports import PACKAGES, imports, is_within
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 INSTALLED = PACKAGES[:3]  # benchmarks and tests stay in the checkout
-OPTIONAL = {"tf2onnx", "onnx", "jax"}
+OPTIONAL = {"ai_edge_litert", "onnxruntime", "tf2onnx", "onnx", "jax"}
 
 
 def declared(requirements):
