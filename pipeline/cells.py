@@ -112,8 +112,12 @@ def class_folder_values(names: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def suggest_flag(flag: str, counts: Mapping[str, int]) -> str:
-    """What to type for classes with these names, by how many cells each has; "" if they are too many or too few."""
-    order = sorted(filter(None, counts), key=lambda name: ((0, None, 1).index(guess_label(name)), -counts[name], name))
+    """What to type for classes with these names, by how many cells each has; "" if they are too many or too few.
+
+    Names of one cell, or of less than 1 %, may be typos.
+    """
+    names = [name for name in counts if name and counts[name] > max(1, sum(counts.values()) / 100)]
+    order = sorted(names, key=lambda name: ((0, None, 1).index(guess_label(name)), -counts[name], name))
     if not len(LABELS) <= len(order) <= _MAX_CLASSES:
         return ""
     pairs = [f"{LABELS[name != order[0] and guess_label(name) != 0]}={name}" for name in order]

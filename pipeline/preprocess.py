@@ -107,7 +107,7 @@ def _list_cells(source: str, regex: str) -> tuple[str, listing.Listing]:
     class_names = parse_class_folders(_FLAGS.class_folders)
     columns = {what: _FLAGS[f"{what}_column"].value for what in layouts.COLUMNS}
     flag, path = ("source", source) if _FLAGS.labels_csv is None else ("labels_csv", _FLAGS.labels_csv)
-    if flag == "labels_csv" or path.lower().endswith((".csv", ".xlsx")):
+    if flag == "labels_csv" or path.lower().endswith((".csv", ".tsv", ".xlsx")):
         table_name, place = f"--{flag}={path}", open_place(path, f"--{flag}")
         labels_table = layouts.read_table(table_name, label_list.load(table_name, place), columns, class_names)
         if flag == "source":

@@ -209,8 +209,10 @@ def read_table(name: str, content: bytes, columns: Columns, class_names: Mapping
             raise fault(name, line, f"{path!r} is in line {lines[path]} already; expected each file once")
         if label is None:
             what = f"the {header[indices['label']]} is {values['label'][:40]!r}; expected {' or '.join(names)}"
-            remedy = suggest_flag("class_names", present) or "--class_names"
-            remedy = f"correct it, or give another --label_column or {remedy}"
+            known = {label_of.get(value.casefold()) for value in present}
+            # Where both labels are known, another value may be a typo: nothing to guess what it means.
+            flag = "" if known >= set(range(len(LABELS))) else suggest_flag("class_names", present)
+            remedy = f"correct it, or give another --label_column or {flag or '--class_names'}"
             raise fault(name, line, f"{what}; {remedy}")
         split = None
         if "split" in values and (split := SPLIT_NAMES.get(values["split"].casefold())) is None:

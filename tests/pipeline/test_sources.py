@@ -82,8 +82,12 @@ def test_a_table_in_a_folder_or_zip_or_by_itself_gives_the_same_data_set(lab, tm
             ["give --file_column=COLUMN --label_column=COLUMN"],
         ),
         (
-            lambda text: text.replace("infected,S2", "odd,S2"),
-            ["line 10: the label is 'odd'", "--class_names=uninfected=healthy,parasitized=odd,parasitized=infected"],
+            lambda text: text.replace("infected,S2", "odd,S2"),  # a mapping to copy would give a typo a label
+            ["line 10: the label is 'odd'; expected healthy or infected; correct it, or give another --label_col"],
+        ),
+        (
+            lambda text: text.replace("healthy", "gesund").replace("gesund", "gesnud", 1),
+            ["line 2: the label is 'gesnud'", "or --class_names=uninfected=gesund,parasitized=infected if gesund"],
         ),
         (
             lambda text: text.replace("healthy", "helthy", 1),

@@ -25,11 +25,12 @@ def build(path: str, image_size_px: int, dropout_rate: float) -> keras.Model:
     if not hasattr(module, function):
         names = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == name]
         raise InputError(f"--model={path}: {name} has no {function}; it has {', '.join(names) or 'no functions'}")
-    builder = getattr(module, function)
+    builder, expected = getattr(module, function), f"expected def {function}(image_size_px, *, dropout_rate)"
+    if isinstance(builder, keras.Model):
+        raise InputError(f"--model={path} is a Keras model; {expected} that returns it")
     try:
         inspect.signature(builder).bind(image_size_px, dropout_rate=dropout_rate)
     except TypeError as error:
-        expected = f"expected def {function}(image_size_px, *, dropout_rate)"
         raise InputError(f"--model={path} cannot be called ({error}); {expected}") from error
     model = builder(image_size_px, dropout_rate=dropout_rate)
     shapes = (None, image_size_px, image_size_px, 3), (None, 1)

@@ -71,6 +71,7 @@ def meet(host: Host, run_folder: str, run: run_dir.Run) -> run_dir.Run:
     """
     checkpoint = max((path.name for path in Path(run_folder, run_dir.CHECKPOINT).glob("step_*.npz")), default="none")
     end = time.monotonic() + host.timeout_seconds
+    print(f"host {host.number}: waiting up to {host.timeout_seconds:g} s for all {len(host.names)} hosts", flush=True)
     try:
         fault, run = (_join if host.number else _gather)(host, end, checkpoint, run)
     except (OSError, ValueError) as error:
