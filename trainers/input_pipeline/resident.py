@@ -20,7 +20,6 @@ from pipeline.errors import InputError
 from pipeline.records import example, index
 from pipeline.terminal import progress_bar
 from trainers.data import Split
-from trainers.input_pipeline.mapped import MappedCells, is_mappable
 from trainers.tf_import import JAX
 
 _CELLS_PER_TASK = 64
@@ -39,12 +38,12 @@ def load(split: Split) -> Cells:
     images = _zeros(split.num_bytes).reshape(split.num_cells, size, size, 3)
     cells = Cells(images, np.zeros(split.num_cells, np.int64))
     with progress_bar(split.num_cells, f"reading {split.expression}", "cells") as bar:
-        if not is_mappable(split):
+        if not split.is_mappable:
             for i, (cell, pixels) in enumerate(read_cells(split)):
                 cells.images[i], cells.labels[i] = pixels, cell.label
                 bar.update()
             return cells
-        source = MappedCells(split)
+        source = split.mapped()
         cells.labels[:] = source.labels
 
         def copy(indices: np.ndarray) -> int:
