@@ -17,7 +17,7 @@ from pipeline.cells import Cell, Rejected
 from pipeline.command import num_processors
 from pipeline.job.plan import Shard, ShardJob
 from pipeline.job.results import RecordFacts, ShardCounts
-from pipeline.records import example, index, layout, tfrecord
+from pipeline.records import example, index, layout
 from pipeline.source import decode
 from pipeline.source.archive import Source, open_source
 from pipeline.source.files import UnreadableImage
@@ -109,7 +109,7 @@ def _make_record(cell: Cell, source: Source, job: ShardJob) -> _Record | Rejecte
     pixels = decode.resize(decode.apply_background(decoded.pixels, settings.background), settings.image_size_px)
     stored = pixels.tobytes() if settings.image_encoding == "raw" else decode.encode_png(pixels)
     record, offset = example.encode(stored, cell.label, cell.filename, cell.patient_id)
-    header, footer = tfrecord.frame(record)
+    header, footer = example.frame(record)
     content = int.from_bytes(hashlib.sha256(encoded).digest()[:8], "little")
     about_image = (height, width, content, decoded.conversions, decode.has_background(decoded.pixels))
     facts = RecordFacts(cell.filename, cell.label, cell.patient_id, *about_image)

@@ -1,11 +1,16 @@
-"""A record: one cell as a serialised `tf.train.Example`, written and parsed, and its features as TFDS knows them.
+"""A record: one cell as a serialised `tf.train.Example`, in TFRecord's framing, and its features as TFDS knows them.
 
-Neither TensorFlow nor TFDS is needed for records: importing them takes seconds.
+The framing is the record's length (uint64), the masked CRC-32C of the length, the record, and its masked CRC-32C, all
+little endian (tensorflow/core/lib/io/record_writer.h). Neither TensorFlow nor TFDS is needed for records: importing
+them takes seconds.
 """
 
+import itertools
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
@@ -20,6 +25,11 @@ IMAGE, LABEL, FILENAME, PATIENT_ID = "image", "label", "filename", "patient_id"
 IMAGE_ENCODINGS = ("raw", "png")
 MAX_SIZE_PX = 4096  # largest side of a stored image
 _PNG_SIZE = struct.Struct(">16xII")  # in its header: width, height
+_LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+HEADER_BYTES = _LENGTH.size + _CRC.size
+FOOTER_BYTES = _CRC.size
+_MAX_RECORD_BYTES = 1 << 26  # the largest image that can be stored has 3 << 24
 
 # Of tensorflow/core/example/{example,feature}.proto what a cell needs, with the map as the entries that encode it.
 _PROTO = """
@@ -115,6 +125,67 @@ def decode_image(stored: bytes, size_px: int, is_png: bool) -> np.ndarray:
     """A record's image, uint8 RGB [size, size, 3]; raises ValueError if it is none of this size."""
     image = np.frombuffer(stored, np.uint8)
     return (decode_png(image) if is_png else image).reshape(size_px, size_px, 3)
+
+
+class CorruptRecord(Exception):
+    """A record of a TFRecord file is cut off or does not fit its checksums; the message says which and what."""
+
+
+def _masked_crc32c(content: bytes) -> int:
+    """CRC-32C, rotated and shifted as TFRecord wants it, since CRCs of CRCs are weak."""
+    crc = google_crc32c.value(content)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(record: bytes) -> tuple[bytes, bytes]:
+    """Header and footer of a record."""
+    length = _LENGTH.pack(len(record))
+    return length + _CRC.pack(_masked_crc32c(length)), _CRC.pack(_masked_crc32c(record))
+
+
+def read_at(buffer: Any, start: int) -> bytes:
+    """The record whose header begins at a byte of a mapped file (mmap or uint8 [n]: a slice of it).
+
+    Raises CorruptRecord if it is cut off or does not fit its checksums.
+    """
+    name, first = f"record at byte {start}", start + HEADER_BYTES
+    end = first + _length(buffer[start:first], name)
+    return _checked(buffer[first:end], buffer[end : end + FOOTER_BYTES], end - first, name)
+
+
+def read_records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yields (offset of the record's header, record) of a TFRecord file.
+
+    Raises CorruptRecord at the first record that is cut off or does not fit its checksums.
+    """
+    offset = 0
+    for number in itertools.count():
+        header = file.read(HEADER_BYTES)
+        if not header:
+            return
+        name = f"record {number} at byte {offset}"
+        length = _length(header, name)
+        yield offset, _checked(file.read(length), file.read(FOOTER_BYTES), length, name)
+        offset += HEADER_BYTES + length + FOOTER_BYTES
+
+
+def _length(header: bytes, name: str) -> int:
+    if len(header) < HEADER_BYTES:
+        raise CorruptRecord(f"{name} is cut off")
+    if _masked_crc32c(header[: _LENGTH.size]) != _CRC.unpack_from(header, _LENGTH.size)[0]:
+        raise CorruptRecord(f"{name}: the checksum of its length does not fit")
+    length = int(_LENGTH.unpack_from(header)[0])
+    if length > _MAX_RECORD_BYTES:
+        raise CorruptRecord(f"{name} claims {length} bytes; expected at most {_MAX_RECORD_BYTES}")
+    return length
+
+
+def _checked(record: bytes, footer: bytes, length: int, name: str) -> bytes:
+    if len(record) < length or len(footer) < FOOTER_BYTES:
+        raise CorruptRecord(f"{name} is cut off")
+    if _masked_crc32c(record) != _CRC.unpack(footer)[0]:
+        raise CorruptRecord(f"{name}: its checksum does not fit")
+    return record
 
 
 def tfds_features(image_size_px: int, image_encoding: str) -> "tfds.features.FeaturesDict":

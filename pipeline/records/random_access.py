@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.records import example, manifest, tfrecord
+from pipeline.records import example, manifest
 from pipeline.records.index import INDEX_COLUMNS, read_index
 
 _FIRST_KEY = 498247692  # TensorFlow's, before the two words of the seed
@@ -69,8 +69,8 @@ class MappedCells:
         unread = indices[~self._is_verified[indices]]
         for i, start in zip(unread.tolist(), self._rows[unread, 0].tolist(), strict=True):
             try:
-                tfrecord.read_at(self._views[self._part[i]], start)  # a view: nothing is copied
-            except tfrecord.CorruptRecord as error:
+                example.read_at(self._views[self._part[i]], start)  # a view: nothing is copied
+            except example.CorruptRecord as error:
                 raise self._corrupt(i, error) from error
         self._is_verified[unread] = True
         shape = (len(indices), *self._shape)
