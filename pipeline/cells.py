@@ -95,12 +95,9 @@ def parse_class_folders(values: Sequence[str]) -> dict[str, int]:
         pairs = list(zip(LABELS, values, strict=False))
     names = {name: LABELS.index(label) for label, name in pairs if name and "/" not in name and label in LABELS}
     if len(names) != len(values) or len(set(names.values())) != len(LABELS):
-        example = "uninfected=healthy,parasitized=ring,parasitized=trophozoite"
-        if any("/" in value for value in values):
-            example = ",".join(dict.fromkeys(value.rpartition("/")[2] for value in values))
         raise InputError(
             f"--class_folders or --class_names is {','.join(values)}; expected one bare name for each of "
-            f"{','.join(LABELS)}, or several with their labels; such as {example}"
+            f"{','.join(LABELS)}, or several, such as uninfected=healthy,parasitized=ring,parasitized=trophozoite"
         )
     return dict(sorted(names.items(), key=lambda item: item[::-1]))
 

@@ -44,14 +44,9 @@ _FLAG_GROUPS = {
 
 def main() -> None:
     """Runs the job for each config and prints what came out."""
-    settings = plan.Settings(
-        image_size_px=_FLAGS.image_size_px,
-        image_encoding=_FLAGS.image_encoding,
-        background=_FLAGS.background,
-        split_seed=_FLAGS.split_seed,
-        cells_per_shard=_FLAGS.cells_per_shard,
-        patient_regex=_FLAGS.patient_regex,
-    )
+    names = ("image_size_px", "image_encoding", "background", "split_seed", "cells_per_shard", "patient_regex")
+    values = _FLAGS.flag_values_dict()
+    settings = plan.Settings(**{name: values[name] for name in names})
     parse_class_folders(_FLAGS.class_folders)
     compile_patient_regex(settings.patient_regex)
     for config in _FLAGS.config or [""]:
@@ -132,8 +127,7 @@ if __name__ == "__main__":  # flags are not defined on import: other commands ha
     flags.DEFINE_integer("image_size_px", default.image_size_px, "Side of the stored images.", 1, MAX_SIZE_PX)
     encoding = "raw needs no decoding when read; png is compact."
     flags.DEFINE_enum("image_encoding", default.image_encoding, IMAGE_ENCODINGS, encoding)
-    around = "What surrounds each cell: keep it, or make it black, for cells that were cut out by box."
-    flags.DEFINE_enum("background", default.background, BACKGROUNDS, around)
+    flags.DEFINE_enum("background", default.background, BACKGROUNDS, "black masks cells that were cut out by box.")
     flags.DEFINE_integer("cells_per_shard", default.cells_per_shard, "Largest number of cells in a shard.", 1)
     folders = (
         "Folders of uninfected, then of parasitized cells, or a table's names for them; or uninfected=<name>,"

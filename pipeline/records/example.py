@@ -63,16 +63,7 @@ _Example, _Features = (
 
 
 def encode(image: bytes, label: int, filename: str, patient_id: str) -> tuple[bytes, int]:
-    """Serialises one cell as a `tf.train.Example`, deterministically: features by name.
-
-    Args:
-      image: raw uint8 RGB bytes in C order [size, size, 3], or an encoded PNG.
-      label: index into `cells.LABELS`.
-      filename: path from the class folder on.
-      patient_id: the patient, "" if unknown.
-
-    Returns the record, and the byte offset of the image in it.
-    """
+    """Serialises a cell, see `ParsedExample`, features by name; returns the record and where in it the image begins."""
     example = _Example()
     values = {FILENAME: filename.encode(), IMAGE: image, LABEL: label, PATIENT_ID: patient_id.encode()}
     for name, value in values.items():
@@ -84,12 +75,12 @@ def encode(image: bytes, label: int, filename: str, patient_id: str) -> tuple[by
 
 
 class ParsedExample(NamedTuple):
-    """What a record holds; see `encode`."""
+    """What a record holds."""
 
-    image: bytes
-    label: int
-    filename: str
-    patient_id: str
+    image: bytes  # uint8 RGB in C order [size, size, 3], or a PNG
+    label: int  # index into `cells.LABELS`
+    filename: str  # path from the class folder on
+    patient_id: str  # "" if unknown
 
 
 def parse(record: bytes) -> ParsedExample:
@@ -107,10 +98,7 @@ def parse(record: bytes) -> ParsedExample:
 
 
 def decode_png(stored: np.ndarray) -> np.ndarray:
-    """Decodes a stored PNG, uint8 [n], to uint8 RGB [height, width, 3]; lossless, so as any other decoder does.
-
-    Raises ValueError if it is no 8-bit RGB PNG of at most `MAX_SIZE_PX` pixels a side.
-    """
+    """Decodes a stored PNG, uint8 [n], to uint8 RGB [height, width, 3]; ValueError if it is none, or too large."""
     encoded = bytes(stored)
     try:
         width, height = _PNG_SIZE.unpack_from(encoded)
@@ -144,20 +132,14 @@ def frame(record: bytes) -> tuple[bytes, bytes]:
 
 
 def read_at(buffer: Any, start: int) -> bytes:
-    """The record whose header begins at a byte of a mapped file (mmap or uint8 [n]: a slice of it).
-
-    Raises CorruptRecord if it is cut off or does not fit its checksums.
-    """
+    """The record whose header begins at a byte of a mapped file, as a slice of it; raises CorruptRecord at a fault."""
     name, first = f"record at byte {start}", start + HEADER_BYTES
     end = first + _length(buffer[start:first], name)
     return _checked(buffer[first:end], buffer[end : end + FOOTER_BYTES], end - first, name)
 
 
 def read_records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yields (offset of the record's header, record) of a TFRecord file.
-
-    Raises CorruptRecord at the first record that is cut off or does not fit its checksums.
-    """
+    """Yields (offset of the record's header, record) of a TFRecord file; raises CorruptRecord at the first fault."""
     offset = 0
     for number in itertools.count():
         header = file.read(HEADER_BYTES)

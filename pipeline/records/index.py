@@ -69,12 +69,21 @@ def to_bytes(index: np.ndarray) -> bytes:
 
 
 def read_cells(
-    shard: str, skip: int, take: int, decode: Callable[[example.ParsedExample], Decoded]
-) -> Iterator[Decoded]:
-    """Yields what `decode`, which may raise ValueError, makes of `take` records of a shard from record `skip` on.
+    shard: str, skip: int, take: int, size_px: int, is_png: bool
+) -> Iterator[tuple[example.ParsedExample, np.ndarray]]:
+    """Yields `take` records of a shard from record `skip` on, with their images, uint8 RGB [size, size, 3].
 
     Raises InputError at the first fault of record or shard.
     """
+    return _read(shard, skip, take, lambda cell: (cell, example.decode_image(cell.image, size_px, is_png)))
+
+
+def read_without_images(shard: str, skip: int, take: int) -> Iterator[example.ParsedExample]:
+    """Yields records of a shard without their images, see `read_cells`."""
+    return _read(shard, skip, take, lambda cell: cell._replace(image=b""))
+
+
+def _read(shard: str, skip: int, take: int, decode: Callable[[example.ParsedExample], Decoded]) -> Iterator[Decoded]:
     number = -1
     try:
         with storage.open_file(epath.Path(shard)) as file:
@@ -89,8 +98,3 @@ def read_cells(
         raise corrupt_shard(shard, f"cannot be read ({error})") from error
     if number + 1 < skip + take:
         raise corrupt_shard(shard, f"has {number + 1} records, expected {skip + take}")
-
-
-def read_without_images(shard: str, skip: int, take: int) -> Iterator[example.ParsedExample]:
-    """Yields records of a shard without their images, see `read_cells`."""
-    return read_cells(shard, skip, take, lambda cell: cell._replace(image=b""))

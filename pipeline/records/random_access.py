@@ -149,12 +149,9 @@ def index_shuffle(indices: np.ndarray, seed: tuple[int, int], max_index: int) ->
     enciphered again. Source: tensorflow/core/kernels/random_index_shuffle.cc; R. Beaulieu et al., "The SIMON and SPECK
     Families of Lightweight Block Ciphers", 2013.
 
-    Args:
-      indices: integers [n] in 0…max_index.
-      seed: two integers, of which the lowest 32 bits count. In a training: its seed, and the epoch from 0.
-      max_index: 0…2⁶³−1.
-
-    Returns int64 [n], equal to TensorFlow's. Raises ValueError if an index is out of range.
+    Takes integers [n] in 0…max_index, of at most 2⁶³−1; the seed is two integers, of which the lowest 32 bits count: in
+    a training its seed, and the epoch from 0. Returns int64 [n], equal to TensorFlow's. Raises ValueError if an index
+    is out of range.
     """
     if ((indices < 0) | (indices > max_index)).any():
         raise ValueError(f"indices are in {indices.min()}…{indices.max()}, expected 0…{max_index}")

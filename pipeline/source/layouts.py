@@ -104,11 +104,9 @@ class Table(NamedTuple):
                 for file in files:
                     if file.fault == LINK_TO_FOLDER and (root + path).startswith(f"{file.path}/"):
                         raise fault(self.name, line, f"{file.path!r} is a {file.fault}; put the folder itself there")
+                expected = f"expected a file of {', '.join(IMAGE_SUFFIXES)}"
                 remedy = "if the images lie elsewhere, give --source=<their folder> --labels_csv=<this table>"
-                if elsewhere := min((image for image in images if f"/{image}".endswith(f"/{path}")), default=None):
-                    remedy = f"it is in another folder: write {elsewhere!r}, and all others from there, too"
-                expected = f"expected a file of {', '.join(IMAGE_SUFFIXES)}; {remedy}"
-                raise fault(self.name, line, f"there is no image {path!r} in {source}/{root}; {expected}")
+                raise fault(self.name, line, f"there is no image {path!r} in {source}/{root}; {expected}; {remedy}")
         return self._replace(root=root)
 
 

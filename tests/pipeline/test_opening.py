@@ -127,7 +127,7 @@ def first_shard(contents):
         (lambda m: m["settings"].update(image_size_px=10**6), "image_size_px is '1000000'"),
         (lambda m: m["settings"].pop("image_encoding"), r"it lacks the entry settings\.image_encoding"),
         (lambda m: m.update(format=2), "its entry format is '2'"),
-        (lambda m: m.update(dataset="tfds_cats"), "it is not a manifest of tfds_malaria"),
+        (lambda m: m.update(dataset="tfds_cats"), "its entry dataset is 'tfds_cats', which cannot be"),
         (lambda m: m.update(splits=[]), r"its entry splits is '\[\]'"),
         (lambda m: m["image_size"]["train"]["width"]["histogram"].update(wide=1), "histogram is"),
         (lambda m: m["rejected"].append({"filename": ["x"], "reason": ""}), r"rejected\.filename is"),

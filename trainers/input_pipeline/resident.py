@@ -59,12 +59,8 @@ def load(split: Split) -> Cells:
 
 def read_cells(split: Split) -> Iterator[tuple[example.ParsedExample, np.ndarray]]:
     """Yields every cell with its image, uint8 RGB [size, size, 3]; InputError at the first fault of record or shard."""
-
-    def decode(cell: example.ParsedExample) -> tuple[example.ParsedExample, np.ndarray]:
-        return cell, example.decode_image(cell.image, split.image_size_px, split.is_png)
-
     for part in zip(split.files, split.skips, split.takes, strict=True):
-        yield from index.read_cells(*part, decode)
+        yield from index.read_cells(*part, split.image_size_px, split.is_png)
 
 
 def _zeros(num_bytes: int) -> np.ndarray:
