@@ -124,14 +124,14 @@ if __name__ == "__main__":  # flags are not defined on import: other commands ha
     flags.DEFINE_bool("overwrite", False, "Replace a data set that has another source or other settings.")
     flags.DEFINE_bool("repair", False, "Make corrupt files of a data set again; rejected unless byte-identical.")
     flags.DEFINE_integer("split_seed", default.split_seed, "Seed of the split and of the order.", 0, 2**32 - 1)
-    flags.DEFINE_integer("image_size_px", default.image_size_px, "Side of the stored images.", 1, MAX_SIZE_PX)
+    flags.DEFINE_integer("image_size_px", default.image_size_px, "Side of stored images in pixels.", 1, MAX_SIZE_PX)
     encoding = "raw needs no decoding when read; png is compact."
     flags.DEFINE_enum("image_encoding", default.image_encoding, IMAGE_ENCODINGS, encoding)
     flags.DEFINE_enum("background", default.background, BACKGROUNDS, "black masks cells that were cut out by box.")
     flags.DEFINE_integer("cells_per_shard", default.cells_per_shard, "Largest number of cells in a shard.", 1)
     folders = (
         "Folders of uninfected, then of parasitized cells, or a table's names for them; or uninfected=<name>,"
-        "parasitized=<name>, perhaps several for a label. The default also takes such as healthy,infected."
+        "parasitized=<name>, perhaps several for a label. The default also takes names like healthy,infected."
     )
     flags.DEFINE_list("class_folders", list(default.class_folders), folders)
     flags.DEFINE_alias("class_names", "class_folders")
@@ -139,7 +139,7 @@ if __name__ == "__main__":  # flags are not defined on import: other commands ha
     flags.DEFINE_string("patient_regex", default.patient_regex, regex)
     labels = "CSV file with the header filename,label: cells with corrected labels, or left out by the label exclude."
     flags.DEFINE_string("label_overrides", None, labels)
-    flags.DEFINE_float("max_rejected_fraction", 0.001, "Fail if more of the images cannot be used.", 0.0, 1.0)
+    flags.DEFINE_float("max_rejected_fraction", 0.001, "Largest fraction of images that may be rejected.", 0.0, 1.0)
     flags.DEFINE_list("pipeline_options", [], "Options of Beam, such as --runner=DirectRunner,….")
     flags.DEFINE_string("download_dir", "~/.cache/tfds_malaria", "Folder for what --source=nih downloads.")
     run(main, flag_groups={heading: names.split() for heading, names in _FLAG_GROUPS.items()})
