@@ -26,6 +26,12 @@ def define_test_time_flips() -> None:
     flags.DEFINE_bool("test_time_flips", False, text)
 
 
+def define_model() -> None:
+    """Defines the flag of the commands that load models; its values are for `import_tensorflow`."""
+    text = "Modules with layers of your own, as given to trainers.custom: my_module:my_cnn. They are imported first."
+    flags.DEFINE_list("model", [], text)
+
+
 def define() -> None:
     """Defines the flags for a main module."""
     define_test_time_flips()

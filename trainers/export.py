@@ -14,7 +14,7 @@ from absl import flags
 from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.terminal import say
-from trainers import export_formats, run_dir, tf_import
+from trainers import evaluation_flags, export_formats, run_dir, tf_import
 from trainers.data import Split, open_data_set
 
 _CALIBRATION_CELLS = 500
@@ -32,6 +32,8 @@ _QUANTIZE = flags.DEFINE_enum(
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Root of the run's data sets if it has moved: golden.npz and --quantize take cells from there."
 )
+evaluation_flags.define_model()
+flags.adopt_module_key_flags(evaluation_flags)
 
 
 def main() -> None:
@@ -50,7 +52,7 @@ def main() -> None:
         if _DATA_DIR.value:
             raise
         say(f"warning: no golden.npz: {error}", to_stderr=True)
-    tf_import.import_tensorflow()
+    tf_import.import_tensorflow(flags.FLAGS.model)
     from trainers.evaluation import preprocessing_json
     from trainers.evaluation.predictions import load_model  # seconds of imports that mistakes need not wait for
     from trainers.input_pipeline import batching

@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -133,12 +133,16 @@ def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[Non
     """Holds the folder of a flag, which is made if it is missing; InputError if another process does, or it cannot."""
     if not folder or not folder.isprintable():  # a lone surrogate included, which TensorFlow would not take
         raise InputError(f"{flag}={folder} is empty, not UTF-8 or has control characters; give another")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(storage.lock(epath.Path(folder), epath.Path(folder) / name))
-        except OSError as error:
-            raise InputError(f"{flag}={folder} cannot be written: {error}; give another") from error
-        yield
+    try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(storage.lock(epath.Path(folder), epath.Path(folder) / name))
+            except OSError as error:
+                raise InputError(f"{flag}={folder} cannot be written: {error}; give another") from error
+            yield
+    finally:
+        with suppress(OSError):  # unless it is empty: nothing was begun in it
+            Path(folder).rmdir()
 
 
 def acquire(run_dir: str, wanted: Run) -> Run:

@@ -67,9 +67,11 @@ def load_model(run_folder: str) -> keras.Model:
     if not path.exists():
         raise InputError(f"{run_folder} has no {run_dir.MODEL}; run its trainer first")
     try:
-        model = custom.load(path, run_dir.read(run_folder)["flags"].get("model"))
+        model = custom.load(path)
     except ValueError as error:
-        raise InputError(f"{path} cannot be loaded ({error}); train again into another --run_dir") from error
+        own = run_dir.read(run_folder)["flags"].get("model")
+        advice = f"give --model={own} if it has layers of its own, or " if own else ""
+        raise InputError(f"{path} cannot be loaded ({error}); {advice}train again into another --run_dir") from error
     takes, returns = model.input_shape, model.output_shape
     if len(model.inputs) != 1 or len(takes) != 4 or takes[-1] != 3 or tuple(returns) != (None, 1):
         expected = "one probability per cell, [cells, 1], of RGB images [cells, height, width, 3]"

@@ -128,17 +128,15 @@ def check_disputed(disputed: LabelList | None, data_set: DataSet) -> None:
 def find_leak(record: run_dir.Run, patient_ids: Iterable[str], identity: Mapping[str, Any]) -> dict[str, Any]:
     """Finds test patients that the training of a `run.json` has seen, and how the test cells' data set differs.
 
-    Returns is_external: whether that is from another source than the run's; data_differences: the others, of an
-    external one only what surrounds the cells; train_patients, validation_patients: test patients that the weights
-    were fitted on, and that the best epoch was chosen on; None if they are unknown, or named by another regex.
+    Returns is_external: whether that is from another source than the run's; data_differences: the others, none of an
+    external one; train_patients, validation_patients: test patients that the weights were fitted on, and that the best
+    epoch was chosen on; None if they are unknown, or named by another regex.
     """
     test_patients, data, settings = set(patient_ids), record["data"], identity["settings"]
     is_external = data["fingerprint"] != identity["fingerprint"]
     has_other_ids = not is_external and data["settings"]["patient_regex"] != settings["patient_regex"]
-    backgrounds = [item.get("background", "keep") for item in (data["settings"], settings)]
+    # What surrounds an external one's cells is judged by `image_statistics`: masked box crops are like cells on black.
     differences = [] if is_external else run_dir.data_differences(data, identity)
-    if is_external and backgrounds[0] != backgrounds[1]:
-        differences = ["its data set's background was {}, is {}".format(*backgrounds)]
     leak: dict[str, Any] = {"is_external": is_external, "data_differences": differences}
     for kind in _LEAKS:
         is_unknown = has_other_ids or "" in test_patients | set(data[kind])

@@ -52,7 +52,7 @@ def main(model: str) -> int | None:
 
 def _train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts.Host | None) -> int | None:
     with hosts.connected(host, options) if host else nullcontext(options) as options:
-        tf_import.import_tensorflow()
+        tf_import.import_tensorflow([options.model] if options.model else [])
         from trainers.training.train import train  # seconds of imports that mistakes need not wait for
 
         try:

@@ -56,7 +56,8 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
     validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
     if not is_finished:
         _finish(history, validated, options, record)
-    for text in warnings.of_one_class(record["model"], validated.labels, validated.probabilities):
+    judged = record["model"], validated.labels, validated.probabilities, options.class_weight
+    for text in warnings.of_one_class(*judged):
         say(f"warning: --validation_split={options.validation_split}: {text}", to_stderr=True)
     with optional(run_dir.CURVES):
         title = f"{record['model']}, {options.config}"
