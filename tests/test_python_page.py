@@ -93,7 +93,7 @@ def test_your_own_architecture(folder, monkeypatch):
     assert predictions.load_model("own").count_params() == 4
     for function, expected in {
         "no_model": "gives None; expected a Keras model of shapes",
-        "nothere": ": my_module has no nothere; it has my_cnn, half, logits, no_model, no_rate, own_layer, bare",
+        "nothere": ": my_module has no nothere; expected a function that it has",
         "no_rate": "cannot be called (got an unexpected keyword argument 'dropout_rate'); expected def no_rate(image_s",
         "logits": "gives values outside 0…1; expected probabilities, as of a last layer with activation='sigmoid'",
         "bare_layer": "cannot be loaded from the file that it is saved in (Could not locate class 'Bare'. Make",

@@ -75,12 +75,4 @@ def _trainer_flags(arguments: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(
-        main,
-        takes_arguments=True,
-        keep_unknown_flags=True,
-        flag_groups={
-            "training": ("model", "data_dir", "output_dir"),
-            "evaluation": ("test_time_flips", "num_resamples", "bootstrap_seed", "prevalence", "disputed_labels"),
-        },
-    )
+    run(main, takes_arguments=True, keep_unknown_flags=True)

@@ -6,9 +6,6 @@
 It takes a few seconds per format. How to use what it writes: see BUILD.md, "Exporting a model".
 """
 
-from contextlib import suppress
-
-import numpy as np
 from absl import flags
 
 from pipeline.command import run
@@ -37,7 +34,7 @@ flags.adopt_module_key_flags(evaluation_flags)
 
 
 def main() -> None:
-    """Exports the run's best model; prints where to, and how far it is from the model on a few cells."""
+    """Exports the run's best model, and prints where to."""
     formats = ",".join(_FORMAT.value)
     if _QUANTIZE.value and formats != "litert":
         raise InputError(f"--quantize={_QUANTIZE.value} is for --format=litert alone; got --format={formats}")
@@ -63,11 +60,6 @@ def main() -> None:
             calibration = next(iter(batching.evaluation_batches(split, _CALIBRATION_CELLS)))[0].numpy()
     exported = export_formats.export(_RUN_DIR.value, model, _FORMAT.value, calibration)
     say(*exported, *preprocessing_json.write(_RUN_DIR.value, run, model, golden))
-    for path in exported if golden else []:
-        cells = np.load(path.parent / preprocessing_json.GOLDEN)
-        with suppress(ImportError):  # the runtime of another machine
-            difference = np.abs(export_formats.predict(path, cells["image"]) - cells["probability"]).max()
-            say(f"{path.name} differs by at most {difference:.1g} from the model, on the cells of golden.npz")
 
 
 def _open_split(run: run_dir.Run, flag: str) -> Split:

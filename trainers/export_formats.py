@@ -50,7 +50,6 @@ def check(names: Sequence[str], flag: str) -> None:
     for name in names:
         if name not in _FORMATS:
             raise InputError(f"--{flag}={name} is no known format; expected some of {','.join(NAMES)}")
-    for name in names:
         missing = [package for package in _FORMATS[name].needs if importlib.util.find_spec(package) is None]
         if missing:
             raise InputError(f"--{flag}={name} needs {' and '.join(missing)}; pip install {' '.join(missing)}")
@@ -87,24 +86,6 @@ def export(
         "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
     }
     return [_write(copy, folder, _INT8, **options)]
-
-
-def predict(path: Path, images: np.ndarray) -> np.ndarray:
-    """Probabilities, float32 [n, 1], that a file of `export` gives uint8 images; ImportError without its runtime."""
-    import tensorflow as tf
-
-    if path.name == _FORMATS["saved_model"].file:
-        model = tf.saved_model.load(path)  # its variables live as long as it is named
-        return model.serve(images).numpy()
-    if path.name == _FORMATS["onnx"].file:
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path)
-        return session.run(None, {session.get_inputs()[0].name: images})[0]
-    from ai_edge_litert.interpreter import Interpreter
-
-    runner = Interpreter(str(path)).get_signature_runner()
-    return runner(**dict.fromkeys(runner.get_input_details(), images))[_INT8.output]
 
 
 def in_float32(model: "keras.Model") -> "keras.Model":

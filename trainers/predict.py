@@ -91,7 +91,7 @@ def main(paths: Sequence[str]) -> int:
         if count >= max(_MIN_IMAGES, _ONE_CLASS * labels.total()):
             _warn(f"the model calls {count:,} of {quantity(labels.total(), 'image')} {label}, nearly all")
     if "image_statistics" not in record:
-        _warn(f"{_RUN_DIR.value} has no statistics of its training images; its training command adds them")
+        _warn(f"{_RUN_DIR.value} has no statistics of its training images, so nothing is said to be unlike them")
     if num_rejected:
         say(f"error: {num_rejected:,} of {total:,} could not be predicted, see above", to_stderr=True)
     return 1 if num_rejected else 0

@@ -57,7 +57,7 @@ def test_the_report_is_complete(small_report):
 def test_the_metrics_are_those_of_the_model(small_run, small_report, data_dir):
     entry, split = small_report.metrics["models"]["basic_cnn"], open_split(data_dir, "test")
     predict = predictions.predictor(predictions.load_model(str(small_run)), 7)
-    expected = predictions.predict_split(predict, split, 7, "test")
+    expected = predictions.predict_split(predict, split, 7, "test")[0]
     assert entry["num_cells"] == len(expected.labels) == split.num_cells
     assert entry["num_patients"] == len(set(expected.patient_ids))
     assert entry["accuracy"]["value"] == np.mean((expected.probabilities >= 0.5) == expected.labels)

@@ -78,7 +78,7 @@ batches = features.evaluation_batches(extracted, 16)
 np.testing.assert_allclose(halves.head.predict(batches, verbose=0), expected, atol=2e-3)
 halves.head.compile("sgd", "binary_crossentropy")
 halves.head.fit(batches, shuffle=False, verbose=0)
-cells = predictions.predict_split(predictions.predictor(model, 64), split, 64, "validation")
+cells = predictions.predict_split(predictions.predictor(model, 64), split, 64, "validation")[0]
 image_grid.log_misclassified(cells, split, folder / "tensorboard", 1)
 assert list((folder / "tensorboard").iterdir())
 """

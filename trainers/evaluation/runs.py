@@ -26,7 +26,6 @@ class Run(NamedTuple):
 
     @property
     def folder_name(self) -> str:
-        """Name of its folder."""
         return Path(self.path).resolve().name
 
 
@@ -37,8 +36,7 @@ class ModelRuns(NamedTuple):
     runs: tuple[Run, ...]  # several for a cross-validation, whose out-of-fold predictions are pooled
 
     @property
-    def split(self) -> str:
-        """The split expressions of all runs, joined by `+`."""
+    def split(self) -> str:  # the split expressions of all runs
         return "+".join(run.expression for run in self.runs)
 
 
@@ -46,14 +44,11 @@ def group(run_dirs: Sequence[str], config: str | None, split: str | None) -> tup
     """Reads runs, and returns their config, and them by model; config and split are those of the runs if None.
 
     Runs of the config `folds` with different test splits are pooled by model and parent folder. Raises InputError if a
-    folder is no run or has no model yet, or the runs do not fit together.
+    folder is no run, or the runs do not fit together.
     """
     if len({str(Path(path).resolve()) for path in run_dirs}) < max(1, len(run_dirs)):
         raise InputError(f"--run_dirs={','.join(run_dirs)} names no folder, or one twice; expected different runs")
     records = {path: run_dir.read(path) for path in run_dirs}
-    for path in records:
-        if not (Path(path) / run_dir.MODEL).exists():
-            raise InputError(f"{path} has no {run_dir.MODEL} yet; run its trainer first")
     config = config or _common(records.values(), "config")
     runs = [Run(path, record, split or record["flags"]["test_split"]) for path, record in records.items()]
     if config == FOLDS and len({run.expression for run in runs}) > 1:

@@ -167,6 +167,25 @@ def with_options(batches: tf.data.Dataset, has_one_thread: bool = False) -> tf.d
     return batches.with_options(options)
 
 
+def stall_clock() -> tf.Variable:
+    """What counts the seconds spent waiting for batches that are `measured`, float64, from 0 on."""
+    with tf.device("cpu"):
+        return tf.Variable(0.0, trainable=False, dtype=tf.float64)
+
+
+def measured(batches: tf.data.Dataset, stall: tf.Variable) -> tf.data.Dataset:
+    """The same batches; the time that each takes to arrive is added to a `stall_clock`, within the pipeline: the
+    training loop does not matter, and no Python runs per batch.
+    """
+    clock = tf.data.Dataset.range(tf.int64.max).map(lambda _: tf.timestamp())
+
+    def add(asked: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        stall.assign_add(tf.timestamp() - asked)
+        return batch
+
+    return tf.data.Dataset.zip(clock, batches).map(add)
+
+
 @contextmanager
 def reading(*splits: Split) -> Iterator[None]:
     """Around whatever reads batches of these splits: at its end their data set must be the one that was opened.

@@ -20,8 +20,7 @@ def build(path: str, image_size_px: int, dropout_rate: float) -> keras.Model:
     name, _, function = path.partition(":")
     module = importlib.import_module(name)
     if not hasattr(module, function):
-        names = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == name]
-        raise InputError(f"--model={path}: {name} has no {function}; it has {', '.join(names) or 'no functions'}")
+        raise InputError(f"--model={path}: {name} has no {function}; expected a function that it has")
     builder, expected = getattr(module, function), f"expected def {function}(image_size_px, *, dropout_rate)"
     if isinstance(builder, keras.Model):
         raise InputError(f"--model={path} is a Keras model; {expected} that returns it")

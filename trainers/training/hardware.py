@@ -8,7 +8,6 @@ import keras
 import tensorflow as tf
 
 from pipeline.errors import InputError
-from pipeline.terminal import say
 from trainers.tf_import import JAX
 from trainers.training import hosts
 from trainers.training_flags import Options
@@ -63,10 +62,6 @@ def prepare(model: str, options: Options, policy: str | None) -> Hardware:
             f"--batch_size={options.batch_size} is no multiple of the {used.num_replicas} devices of "
             f"--distribute={options.distribute}; give one that is"
         )
-    if options.distribute == "mirrored" and used.num_replicas == 1:
-        say("warning: --distribute=mirrored: there is one device only, which trains alone", to_stderr=True)
-    if options.input == "device" and not gpus():
-        say("warning: --input=device: there is no GPU; the cells lie in the CPU's memory", to_stderr=True)
     print(f"devices: {devices}")
     print(f"precision: {policy} ({policy_reason})")
     print(f"XLA: {'on' if jit else 'off'} ({jit_reason})")

@@ -25,7 +25,7 @@ def main(model: str) -> int | None:
         return _train(data, options, hosts.meet(host, options.run_dir, wanted), host)
     if is_run:  # a finished run needs no lock: its folder may be read-only
         record = run_dir.acquire(options.run_dir, wanted)
-        if record["status"] == "finished" and "image_statistics" in record and _is_complete(options):
+        if record["status"] == "finished" and _is_complete(options):
             print(f"{model} is trained already")
             say(run_dir.next_steps(options.run_dir, options.data_dir))
             return None

@@ -9,7 +9,7 @@ import math
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import optimize, special
@@ -129,20 +129,16 @@ def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
 
 def _check(fitted: Thresholds) -> None:
     """Raises ValueError for other types, names or ranges than `fit` gives: NaN would call every cell uninfected."""
-    is_text = all(isinstance(text, str) for text in (fitted.split, fitted.not_fitted))
-    if not is_text or not all(_is_number(size, 0, math.inf) for size in (fitted.num_cells, fitted.num_patients)):
-        raise ValueError("its split, sizes or not_fitted have another type")
+    if not all(isinstance(text, str) for text in (fitted.split, fitted.not_fitted)):
+        raise ValueError("its split or not_fitted is no text")
     expected = {DEFAULT} if fitted.not_fitted else set(NAMES)
     if fitted.thresholds.keys() != expected:
         raise ValueError(f"it has the thresholds {sorted(fitted.thresholds)}, expected {sorted(expected)}")
     numbers = {f"threshold {name}": (value, 0.0, 1.0) for name, value in fitted.thresholds.items()}
+    numbers |= {name: (getattr(fitted, name), 0, math.inf) for name in ("num_cells", "num_patients")}
     for name, (value, low, high) in (numbers | {"temperature": (fitted.temperature, *_TEMPERATURES)}).items():
-        if not _is_number(value, low, high):
+        if type(value) not in (int, float) or not low <= value <= high:  # bool is an int, too; NaN is in no range
             raise ValueError(f"its {name} is {value!r}, expected a number in {low:g}…{high:g}")
-
-
-def _is_number(value: object, low: float, high: float) -> bool:
-    return type(value) in (int, float) and low <= cast(float, value) <= high  # bool is an int, too; NaN is in no range
 
 
 def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
