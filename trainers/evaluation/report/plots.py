@@ -68,7 +68,6 @@ def to_svg(figure: Figure, label: str) -> str:
 
 
 def _two_panels(height: float) -> tuple[Figure, list[SubFigure]]:
-    """A figure of a height in inches with two panels side by side."""
     figure = Figure(figsize=(10, height))
     return figure, list(figure.subfigures(1, 2, squeeze=False).flat)
 
