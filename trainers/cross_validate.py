@@ -52,9 +52,8 @@ def main(arguments: Sequence[str]) -> int | None:
         if status in (PREEMPTED, INTERRUPTED):
             return status
         if status or run_dir.read(str(folder))["status"] != "finished":
-            raise InputError(
-                f"the trainer of fold {fold} ended with status {status}; the same command continues with it"
-            )
+            text = f"the trainer of fold {fold} ended with status {status}"
+            raise InputError(f"{text}; the same command continues with it")
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
 

@@ -15,7 +15,6 @@ class Options(NamedTuple):
     batch_size: int
     test_time_flips: bool
     num_resamples: int
-    bootstrap_seed: int
     prevalence: float
     disputed_labels: LabelList | None = None
 
@@ -36,7 +35,6 @@ def define() -> None:
     """Defines the flags for a main module."""
     define_test_time_flips()
     flags.DEFINE_integer("num_resamples", 2000, "Bootstrap resamples per interval.", 100, 100_000)
-    flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the bootstrap.", lower_bound=0)
     text = "Fraction of parasitized cells in the smear of 5,000 cells that the report describes."
     flags.DEFINE_float("prevalence", 0.01, text, 1e-6, 1.0)
     text = "CSV file with the header filename,published_label: cells whose label experts dispute. All metrics are also "

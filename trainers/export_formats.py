@@ -73,9 +73,8 @@ def export(
     import tensorflow as tf
 
     if keras.backend.backend() != "tensorflow":
-        flags = f"--run_dir={run_folder} --format={','.join(names)}{'' if calibration is None else ' --quantize=int8'}"
-        text = f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}; give the command"
-        raise InputError(f"{text} KERAS_BACKEND=tensorflow python -m trainers.export {flags}")
+        text = f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}"
+        raise InputError(f"{text}; give python -m trainers.export with KERAS_BACKEND=tensorflow")
     folder = Path(run_folder) / FOLDER
     copy = in_float32(model)
     if calibration is None:

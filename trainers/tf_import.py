@@ -49,10 +49,9 @@ def import_tensorflow(models: Iterable[str] = ()) -> None:
         if "tensorflow" not in sys.modules and isinstance(error, ImportError):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
-        raise InputError(
-            f"Keras cannot compute on {backend} ({reason}); mend that, unset KERAS_BACKEND, or remove keras.json from "
-            "~/.keras or KERAS_HOME: it may hold an unknown value"
-        ) from error
+        advice = "mend that, unset KERAS_BACKEND, or remove keras.json from ~/.keras or KERAS_HOME"
+        text = f"Keras cannot compute on {backend} ({reason}); {advice}"
+        raise InputError(f"{text}: it may hold an unknown value") from error
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")

@@ -202,10 +202,8 @@ def read() -> Options:
     for flag, default in SPLITS:
         if values[flag] is None:
             if default not in splits:
-                raise InputError(
-                    f"--{flag} is missing; --config={values['config']} has the splits {', '.join(splits)}: give a TFDS "
-                    f"split expression such as {splits[0]}+{splits[1]}"
-                )
+                text = f"--{flag} is missing; --config={values['config']} has the splits {', '.join(splits)}"
+                raise InputError(f"{text}: give a TFDS split expression such as {splits[0]}+{splits[1]}")
             values[flag] = default
     options = Options(**values)
     for name, value in options.by_flag().items():

@@ -13,7 +13,7 @@ from trainers.evaluation.predictions import ModelPredictions, Predictions
 from trainers.evaluation.report import metrics_json
 from trainers.evaluation_flags import Options
 
-OPTIONS = Options(batch_size=32, test_time_flips=False, num_resamples=100, bootstrap_seed=0, prevalence=0.01)
+OPTIONS = Options(batch_size=32, test_time_flips=False, num_resamples=100, prevalence=0.01)
 IDENTITY = {"fingerprint": "f", "settings": {"patient_regex": "^(.+)_"}, "content_digest": "d"}
 NO_LEAK = {"is_external": False, "data_differences": [], "train_patients": [], "validation_patients": []}
 

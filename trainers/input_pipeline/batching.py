@@ -39,15 +39,12 @@ def choose_mode(mode: str, split: Split, bytes_on_device: int = 0, gpu_bytes: in
     needed, free, can_map = split.num_bytes, memory.free_bytes(), is_mappable(split)
     device_bytes = free if gpu_bytes is None else gpu_bytes
     if mode == "device" and bytes_on_device > device_bytes:
-        raise InputError(
-            f"--input=device needs {bytes_on_device / 1e9:.2f} GB for the images of training and validation, but the "
-            f"device has {device_bytes / 1e9:.2f} GB free; give --input=resident or --input=mapped"
-        )
+        text = f"--input=device needs {bytes_on_device / 1e9:.2f} GB for the images of training and validation"
+        text = f"{text}, but the device has {device_bytes / 1e9:.2f} GB free"
+        raise InputError(f"{text}; give --input=resident or --input=mapped")
     if mode == "mapped" and not can_map:
-        raise InputError(
-            f"--input=mapped needs shards on a local disk, each with its index; {split.files[0]} is not such a "
-            "shard: copy the data set, or give --input=resident or --input=streaming"
-        )
+        text = f"--input=mapped needs shards on a local disk, each with its index; {split.files[0]} is not such a shard"
+        raise InputError(f"{text}: copy the data set, or give --input=resident or --input=streaming")
     if mode == "auto":
         fits = needed <= _RESIDENT_FRACTION_OF_MEMORY * free
         mode = "resident" if fits else "mapped" if can_map else "streaming"

@@ -58,9 +58,8 @@ def _train(data: TrainingData, options: Options, record: run_dir.Run, host: host
         try:
             return train(data, options, record, host)
         except OSError as error:
-            raise InputError(
-                f"{options.run_dir} cannot be written ({error}); fix that, then the same command continues"
-            ) from error
+            advice = "fix that, then the same command continues"
+            raise InputError(f"{options.run_dir} cannot be written ({error}); {advice}") from error
 
 
 def _is_complete(options: Options) -> bool:

@@ -133,10 +133,8 @@ def on_features(model: keras.Model, parts: Parts, record: run_dir.Run) -> Built:
         backbone, head = features.split_backbone(model, used.jit_compile)
     digest = features.digest(backbone)
     if record.setdefault("backbone_digest", digest) != digest:  # the checkpoint holds the head alone
-        raise InputError(
-            f"--vgg_weights={options.vgg_weights} has other weights than {options.run_dir} began with; give the same "
-            "file, or another --run_dir"
-        )
+        text = f"--vgg_weights={options.vgg_weights} has other weights than {options.run_dir} began with"
+        raise InputError(f"{text}; give the same file, or another --run_dir")
     cache = Path(options.run_dir) / run_dir.FEATURES
     train, validation = (
         features.extract(backbone, split, cache, vgg_input=options.vgg_input, batch_size=options.batch_size)
@@ -170,8 +168,7 @@ def finish(options: Options, image_size_px: int, order: ShuffleOrder, weights: n
 def class_weights(mode: str, labels: np.ndarray) -> np.ndarray:
     """Weight of each class in the loss, float32 [classes], for int labels [cells], by a mode of scikit-learn."""
     if len(present := np.unique(labels)) < len(LABELS):
-        raise InputError(
-            f"--class_weight={mode} needs cells of both classes, but the training split has only "
-            f"{' and '.join(LABELS[label] for label in present)}; give another --train_split or --class_weight=none"
-        )
+        text = f"--class_weight={mode} needs cells of both classes, but the training split has only"
+        text = f"{text} {' and '.join(LABELS[label] for label in present)}"
+        raise InputError(f"{text}; give another --train_split or --class_weight=none")
     return compute_class_weight(mode, classes=np.arange(len(LABELS)), y=labels).astype(np.float32)

@@ -144,10 +144,8 @@ def _count_left_out(order: ShuffleOrder, used: hardware.Hardware) -> int:
     """Cells of an epoch's smaller last batch, if several devices cannot share it."""
     num_left_out = 0 if used.num_replicas == 1 or used.distribution else order.num_cells % order.batch_size
     if num_left_out == order.num_cells:
-        raise InputError(
-            f"--batch_size={order.batch_size} is more than the {order.num_cells} cells of --train_split, and several "
-            "devices share full batches only; give a smaller one"
-        )
+        text = f"--batch_size={order.batch_size} is more than the {order.num_cells} cells of --train_split"
+        raise InputError(f"{text}, and several devices share full batches only; give a smaller one")
     if num_left_out:
         print(f"each epoch's last {num_left_out} cells are left out: several devices share full batches only")
     return num_left_out

@@ -3,7 +3,6 @@
 `trainers.evaluate` and `trainers.predict` only read the file. It holds for one model file, named by its sha256.
 """
 
-import hashlib
 import json
 import math
 import shlex
@@ -102,7 +101,7 @@ def apply_temperature(probabilities: np.ndarray, temperature: float | np.ndarray
 
 def write(run_folder: str, without_flips: Thresholds, with_flips: Thresholds) -> None:
     """Writes `thresholds.json` for the model that lies in a run's folder, atomically."""
-    content: dict[str, Any] = {"model_sha256": _model_digest(run_folder)}
+    content: dict[str, Any] = {"model_sha256": run_dir.digest(run_folder, run_dir.MODEL)}
     content |= {name: fitted._asdict() for name, fitted in zip(_ENTRIES, (without_flips, with_flips), strict=True)}
     content["checksum"] = compute_checksum(content)
     storage.write_atomic(Path(run_folder) / FILE, (json.dumps(content, indent=1) + "\n").encode())
@@ -118,7 +117,7 @@ def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
             content = json.loads(file.read())
         if content.pop("checksum", None) != compute_checksum(content):
             raise ValueError("its checksum does not fit: it has been changed")
-        if content["model_sha256"] != _model_digest(run_folder):
+        if content["model_sha256"] != run_dir.digest(run_folder, run_dir.MODEL):
             return None
         fitted = Thresholds(**content[_ENTRIES[test_time_flips]])
         _check(fitted)
@@ -172,8 +171,3 @@ def _training_command(run_folder: str) -> str:
 def missing(run_folder: str) -> str:
     """That a run has no thresholds for its model, and the command that writes them."""
     return f"{run_folder} has no {FILE} for its model; {_training_command(run_folder)}"
-
-
-def _model_digest(run_folder: str) -> str:
-    with storage.open_regular(str(Path(run_folder) / run_dir.MODEL)) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -93,7 +93,7 @@ def _undisputed(model: ModelPredictions, options: Options, disputed_labels: Labe
 
 
 def _estimate(models: list[Sums], options: Options, names: Iterable[str] = metrics.NAMES) -> dict[str, dict[str, Any]]:
-    estimates = bootstrap.estimate(models, options.num_resamples, options.bootstrap_seed, names)
+    estimates = bootstrap.estimate(models, options.num_resamples, names)
     return {name: item._asdict() for name, item in estimates.items()}
 
 
