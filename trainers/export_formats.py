@@ -50,6 +50,7 @@ def check(names: Sequence[str], flag: str) -> None:
     for name in names:
         if name not in _FORMATS:
             raise InputError(f"--{flag}={name} is no known format; expected some of {','.join(NAMES)}")
+    for name in names:
         missing = [package for package in _FORMATS[name].needs if importlib.util.find_spec(package) is None]
         if missing:
             raise InputError(f"--{flag}={name} needs {' and '.join(missing)}; pip install {' '.join(missing)}")
