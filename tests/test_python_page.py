@@ -75,27 +75,39 @@ def test_your_own_architecture(folder, monkeypatch):
     assert "python -m trainers.custom --model=my_module:own_layer --run_dir=own" in thresholds.missing("own")
     keras.saving.get_custom_objects().clear()  # as in another process
     del sys.modules["my_module"]
-    assert predictions.load_model("own").count_params() == 4
-    keras.saving.get_custom_objects().clear()
-    monkeypatch.setitem(sys.modules, "my_module", None)
     with pytest.raises(
-        InputError, match=r"own/model.keras needs layers of --model=my_module:own_layer .*; give the comm"
+        InputError, match=r"own/model.keras cannot be loaded .*; give --model=my_module:own_layer if it"
     ):
         predictions.load_model("own")
-    monkeypatch.delitem(sys.modules, "my_module")
+    assert "my_module" not in sys.modules, "what a run's folder names is not imported"
+    commands = (
+        ("trainers.predict", "--run_dir=own", "run/curves.png"),
+        ("trainers.export", "--run_dir=own", "--format=saved_model"),
+        ("trainers.evaluate", "--run_dirs=own", "--data_dir=data", "--output_dir=report"),
+    )
+    for command in commands:
+        result = run_in_process(*command, "--model=nowhere:own_layer")
+        assert_one_line_error(result, "--model=nowhere:own_layer cannot be imported (No module named 'nowhere')")
+    result = run_in_process(*commands[0], "--model=my_module:own_layer")
+    assert result.returncode == 0, result.stderr
+    assert predictions.load_model("own").count_params() == 4
     for function, expected in {
         "no_model": "gives None; expected a Keras model of shapes",
-        "nothere": ": my_module has no nothere; it has my_cnn, half, logits, no_model, no_rate, own_layer, bare",
+        "nothere": ": my_module has no nothere; expected a function that it has",
         "no_rate": "cannot be called (got an unexpected keyword argument 'dropout_rate'); expected def no_rate(image_s",
         "logits": "gives values outside 0…1; expected probabilities, as of a last layer with activation='sigmoid'",
         "bare_layer": "cannot be loaded from the file that it is saved in (Could not locate class 'Bare'. Make",
     }.items():
         result = run_in_process("trainers.custom", f"--model=my_module:{function}", *flags, "--run_dir=none")
         assert_one_line_error(result, f"--model=my_module:{function}", expected)
-        assert not (folder / "none/run.json").exists()
+        assert not (folder / "none").exists()
     in_half = "--model=my_module:half", "--precision=bfloat16", "--run_dir=none"
     result = run_in_process("trainers.custom", *flags, *in_half)
     assert_one_line_error(result, "--model=my_module:half gives bfloat16; expected float32")
-    for wrong in ("nowhere:my_cnn", "my_module", "nowhere.at_all:my_cnn", "my_module:basic_cnn"):
+    for wrong in ("my_module", "my_module:basic_cnn"):
         result = run_in_process("trainers.custom", f"--model={wrong}", *flags, "--run_dir=none")
         assert_one_line_error(result, f"--model={wrong} is no module:function")
+    for wrong in ("nowhere:my_cnn", "nowhere.at_all:my_cnn", ":my_cnn"):
+        result = run_in_process("trainers.custom", f"--model={wrong}", *flags, "--run_dir=none")
+        assert_one_line_error(result, f"--model={wrong} cannot be imported (")
+    assert not (folder / "none").exists()

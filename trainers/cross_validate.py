@@ -52,9 +52,8 @@ def main(arguments: Sequence[str]) -> int | None:
         if status in (PREEMPTED, INTERRUPTED):
             return status
         if status or run_dir.read(str(folder))["status"] != "finished":
-            raise InputError(
-                f"the trainer of fold {fold} ended with status {status}; the same command continues with it"
-            )
+            text = f"the trainer of fold {fold} ended with status {status}"
+            raise InputError(f"{text}; the same command continues with it")
     tf_import.import_tensorflow()
     from trainers.evaluation import evaluate  # seconds of imports that mistakes need not wait for
 
@@ -75,12 +74,4 @@ def _trainer_flags(arguments: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(
-        main,
-        takes_arguments=True,
-        keep_unknown_flags=True,
-        flag_groups={
-            "training": ("model", "data_dir", "output_dir"),
-            "evaluation": ("test_time_flips", "num_resamples", "bootstrap_seed", "prevalence", "disputed_labels"),
-        },
-    )
+    run(main, takes_arguments=True, keep_unknown_flags=True)

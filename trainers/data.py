@@ -108,10 +108,8 @@ class DataSet(NamedTuple):
         try:
             parts = info.splits[expression].file_instructions
         except (KeyError, ValueError, AssertionError) as error:
-            raise InputError(
-                f"--{flag}={expression} is no split of {self.directory}; expected an expression of "
-                f"{', '.join(info.splits)}, such as {next(iter(info.splits))}[:10%], or all"
-            ) from error
+            expected = f"an expression of {', '.join(info.splits)}, such as {next(iter(info.splits))}[:10%], or all"
+            raise InputError(f"--{flag}={expression} is no split of {self.directory}; expected {expected}") from error
         parts = [part for part in parts if part.examples_in_shard]
         takes = tuple(part.take if part.take != -1 else part.examples_in_shard - part.skip for part in parts)
         if not sum(takes):
@@ -154,10 +152,8 @@ def open_training_data(options: Options) -> TrainingData:
     splits = {flag: data_set.open_split(getattr(options, flag), flag) for flag, _ in SPLITS}
     for (flag, split), (other_flag, other) in itertools.combinations(splits.items(), 2):
         if shared := overlap(split, other):
-            raise InputError(
-                f"--{flag}={split.expression} and --{other_flag}={other.expression} share {shared} cells; "
-                "expected disjoint splits"
-            )
+            both = f"--{flag}={split.expression} and --{other_flag}={other.expression}"
+            raise InputError(f"{both} share {shared} cells; expected disjoint splits")
     return TrainingData(data_set, *splits.values())
 
 

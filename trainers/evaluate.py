@@ -21,6 +21,7 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder for the report; cr
 _CONFIG = flags.DEFINE_enum("config", None, list(CONFIGS), "Config of the data set; by default that of the runs.")
 _SPLIT = flags.DEFINE_string("split", None, "TFDS split expression; by default the --test_split of the runs.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Cells per step.", lower_bound=1)
+evaluation_flags.define_model()
 evaluation_flags.define()
 flags.adopt_module_key_flags(evaluation_flags)
 
@@ -34,7 +35,7 @@ def main() -> None:
     options = evaluation_flags.read(_BATCH_SIZE.value)
     runs.check_disputed(options.disputed_labels, data_set)
 
-    tf_import.import_tensorflow()
+    tf_import.import_tensorflow(flags.FLAGS.model)
     from trainers.evaluation import evaluate  # seconds of imports, after all that is quick to check
 
     print(evaluate.evaluate(grouped, data_set, options, _OUTPUT_DIR.value))

@@ -15,7 +15,6 @@ class Options(NamedTuple):
     batch_size: int
     test_time_flips: bool
     num_resamples: int
-    bootstrap_seed: int
     prevalence: float
     disputed_labels: LabelList | None = None
 
@@ -26,11 +25,16 @@ def define_test_time_flips() -> None:
     flags.DEFINE_bool("test_time_flips", False, text)
 
 
+def define_model() -> None:
+    """Defines the flag of the commands that load models; its values are for `import_tensorflow`."""
+    text = "Modules with layers of your own, as given to trainers.custom: my_module:my_cnn. They are imported first."
+    flags.DEFINE_list("model", [], text)
+
+
 def define() -> None:
     """Defines the flags for a main module."""
     define_test_time_flips()
     flags.DEFINE_integer("num_resamples", 2000, "Bootstrap resamples per interval.", 100, 100_000)
-    flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the bootstrap.", lower_bound=0)
     text = "Fraction of parasitized cells in the smear of 5,000 cells that the report describes."
     flags.DEFINE_float("prevalence", 0.01, text, 1e-6, 1.0)
     text = "CSV file with the header filename,published_label: cells whose label experts dispute. All metrics are also "

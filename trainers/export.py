@@ -6,15 +6,12 @@
 It takes a few seconds per format. How to use what it writes: see BUILD.md, "Exporting a model".
 """
 
-from contextlib import suppress
-
-import numpy as np
 from absl import flags
 
 from pipeline.command import run
 from pipeline.errors import InputError
 from pipeline.terminal import say
-from trainers import export_formats, run_dir, tf_import
+from trainers import evaluation_flags, export_formats, run_dir, tf_import
 from trainers.data import Split, open_data_set
 
 _CALIBRATION_CELLS = 500
@@ -32,10 +29,12 @@ _QUANTIZE = flags.DEFINE_enum(
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Root of the run's data sets if it has moved: golden.npz and --quantize take cells from there."
 )
+evaluation_flags.define_model()
+flags.adopt_module_key_flags(evaluation_flags)
 
 
 def main() -> None:
-    """Exports the run's best model; prints where to, and how far it is from the model on a few cells."""
+    """Exports the run's best model, and prints where to."""
     formats = ",".join(_FORMAT.value)
     if _QUANTIZE.value and formats != "litert":
         raise InputError(f"--quantize={_QUANTIZE.value} is for --format=litert alone; got --format={formats}")
@@ -50,7 +49,7 @@ def main() -> None:
         if _DATA_DIR.value:
             raise
         say(f"warning: no golden.npz: {error}", to_stderr=True)
-    tf_import.import_tensorflow()
+    tf_import.import_tensorflow(flags.FLAGS.model)
     from trainers.evaluation import preprocessing_json
     from trainers.evaluation.predictions import load_model  # seconds of imports that mistakes need not wait for
     from trainers.input_pipeline import batching
@@ -61,11 +60,6 @@ def main() -> None:
             calibration = next(iter(batching.evaluation_batches(split, _CALIBRATION_CELLS)))[0].numpy()
     exported = export_formats.export(_RUN_DIR.value, model, _FORMAT.value, calibration)
     say(*exported, *preprocessing_json.write(_RUN_DIR.value, run, model, golden))
-    for path in exported if golden else []:
-        cells = np.load(path.parent / preprocessing_json.GOLDEN)
-        with suppress(ImportError):  # the runtime of another machine
-            difference = np.abs(export_formats.predict(path, cells["image"]) - cells["probability"]).max()
-            say(f"{path.name} differs by at most {difference:.1g} from the model, on the cells of golden.npz")
 
 
 def _open_split(run: run_dir.Run, flag: str) -> Split:

@@ -74,9 +74,8 @@ def export(
     import tensorflow as tf
 
     if keras.backend.backend() != "tensorflow":
-        flags = f"--run_dir={run_folder} --format={','.join(names)}{'' if calibration is None else ' --quantize=int8'}"
-        text = f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}; give the command"
-        raise InputError(f"{text} KERAS_BACKEND=tensorflow python -m trainers.export {flags}")
+        text = f"models are exported by Keras on TensorFlow, not on {keras.backend.backend()}"
+        raise InputError(f"{text}; give python -m trainers.export with KERAS_BACKEND=tensorflow")
     folder = Path(run_folder) / FOLDER
     copy = in_float32(model)
     if calibration is None:
@@ -87,24 +86,6 @@ def export(
         "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
     }
     return [_write(copy, folder, _INT8, **options)]
-
-
-def predict(path: Path, images: np.ndarray) -> np.ndarray:
-    """Probabilities, float32 [n, 1], that a file of `export` gives uint8 images; ImportError without its runtime."""
-    import tensorflow as tf
-
-    if path.name == _FORMATS["saved_model"].file:
-        model = tf.saved_model.load(path)  # its variables live as long as it is named
-        return model.serve(images).numpy()
-    if path.name == _FORMATS["onnx"].file:
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path)
-        return session.run(None, {session.get_inputs()[0].name: images})[0]
-    from ai_edge_litert.interpreter import Interpreter
-
-    runner = Interpreter(str(path)).get_signature_runner()
-    return runner(**dict.fromkeys(runner.get_input_details(), images))[_INT8.output]
 
 
 def in_float32(model: "keras.Model") -> "keras.Model":

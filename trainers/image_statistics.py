@@ -16,13 +16,11 @@ SAMPLE_CELLS = 2000  # training cells that the statistics are computed on
 MAX_SIDE_PX = 512  # larger image files are no crops of one cell: the NLM's have at most 394 px
 WHOLE_IMAGE = "a whole smear or photograph, not one cell"  # the reason for those, and for more detail than a cell has
 
-_COLOUR, _LIGHT_BORDER = "unusual colour", "light border"
-_ADVICE = {  # reason -> what to do
-    _LIGHT_BORDER: "pipeline.preprocess --background=black masks what surrounds cells that were cut out by box",
-    WHOLE_IMAGE: "whole smears are out of scope: cut single cells out first, with Cellpose, StarDist or a watershed",
-}
+_COLOUR = "unusual colour"
+LIGHT_BORDER = "light border, as of cells cut out by box: pipeline.preprocess --background=black masks it"
+_ADVICE = "whole smears are out of scope: cut single cells out first, with Cellpose, StarDist or a watershed"
 _OUTSIDE = {  # statistic -> reason below, and above the range
-    "border": ("dark border", _LIGHT_BORDER),
+    "border": ("dark border", LIGHT_BORDER),
     "brightness": ("too dark", "too bright"),
     "chroma": ("grey", _COLOUR),
     "detail": ("blurred", WHOLE_IMAGE),
@@ -32,6 +30,7 @@ _OUTSIDE = {  # statistic -> reason below, and above the range
 STATISTICS = tuple(_OUTSIDE)
 PERCENTILES = tuple(range(30, 101, 5))  # of the pixels' red minus blue, by which swapped channels are recognized
 _MANY = 0.05  # of cells like the training cells about 0.01 are unlike them
+_LIGHT = 0.4  # of 1; darker is the border of a blurred cell on black
 _BLANK = 0.03  # standard deviation over mean of all pixels; the faintest cells have 0.06
 _TAIL = 1.0  # percent of the sample beyond each end; its distance from the median times _REACH is the range
 _REACH, _MARGIN = 2.0, 0.05
@@ -65,11 +64,9 @@ def fit(images: np.ndarray, patient_ids: np.ndarray) -> dict[str, Any]:
 
 
 def of_run(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The statistics in a `run.json`, if it has any; no border is unlike those of a run with `--surroundings`."""
+    """The statistics in a `run.json`, if it has any; a light border alone is none of a run with `--surroundings`."""
     statistics = record.get("image_statistics")
-    if statistics and record["flags"].get("surroundings"):
-        return statistics | {"ranges": statistics["ranges"] | {"border": [0.0, 1.0]}}
-    return statistics
+    return statistics and statistics | {"has_surroundings": bool(record["flags"].get("surroundings"))}
 
 
 def find_unlike(images: np.ndarray, statistics: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
@@ -83,6 +80,10 @@ def find_unlike(images: np.ndarray, statistics: Mapping[str, Any] | None) -> lis
             reasons[row] = ("blank",)
         elif reasons[row] and _outside(255 - images[row : row + 1], statistics) == ([()], [False]):
             reasons[row] = ("inverted",)
+        elif LIGHT_BORDER in reasons[row]:  # it makes colours and sharpness unlike, too
+            is_known = statistics.get("has_surroundings") and reasons[row] == (LIGHT_BORDER,)
+            explained = WHOLE_IMAGE if WHOLE_IMAGE in reasons[row] else LIGHT_BORDER
+            reasons[row] = () if is_known else (explained,)
         elif is_swapped[row] and set(reasons[row]) <= {_COLOUR}:  # what else is unlike has other colours, too
             reasons[row] = ("red and blue swapped (BGR)",)
     return reasons
@@ -103,8 +104,8 @@ def summarize(unlike: Counter[tuple[str, ...]]) -> str:
         return ""
     counts = "; ".join(f"{num_images:,} {reason}" for reason, num_images in by_reason.items())
     text = f"{num_unlike:,} of {quantity(unlike.total(), 'image')} are unlike the cells of the training split"
-    advice = [advice for reason, advice in _ADVICE.items() if reason in by_reason]
-    return "; ".join([f"{text}, so their probabilities may mean nothing ({counts})", *advice])
+    text = f"{text}, so their probabilities may mean nothing ({counts})"
+    return f"{text}; {_ADVICE}" if WHOLE_IMAGE in by_reason else text
 
 
 def _outside(images: np.ndarray, statistics: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[bool]]:
@@ -112,6 +113,7 @@ def _outside(images: np.ndarray, statistics: Mapping[str, Any]) -> tuple[list[tu
     reasons: list[dict[str, None]] = [{} for _ in images]
     for name, values in _measure(images).items():
         low, high = statistics["ranges"][name]
+        high = max(high, _LIGHT) if name == "border" else high
         for row in np.flatnonzero((values < low) | (values > high)):
             reasons[row][_OUTSIDE[name][int(values[row] > high)]] = None
     *weights, limit = statistics["swapped"]

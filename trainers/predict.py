@@ -35,6 +35,7 @@ _THRESHOLD = flags.DEFINE_string(
 )
 _FORMAT = flags.DEFINE_enum("format", "csv", ["csv", "jsonl"], "csv has a header; jsonl is one JSON object per line.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Cells per step.", lower_bound=1)
+evaluation_flags.define_model()
 evaluation_flags.define_test_time_flips()
 flags.adopt_module_key_flags(evaluation_flags)
 _FIELDS = ("file", "probability", "label", "threshold", "warning")
@@ -53,7 +54,7 @@ def main(paths: Sequence[str]) -> int:
     flips = flags.FLAGS.test_time_flips
     threshold = thresholds.read_threshold(_THRESHOLD.value, _RUN_DIR.value, flips)
 
-    tf_import.import_tensorflow()
+    tf_import.import_tensorflow(flags.FLAGS.model)
     from trainers.evaluation import predictions
     from trainers.input_pipeline import image_files
 
@@ -90,7 +91,7 @@ def main(paths: Sequence[str]) -> int:
         if count >= max(_MIN_IMAGES, _ONE_CLASS * labels.total()):
             _warn(f"the model calls {count:,} of {quantity(labels.total(), 'image')} {label}, nearly all")
     if "image_statistics" not in record:
-        _warn(f"{_RUN_DIR.value} has no statistics of its training images; its training command adds them")
+        _warn(f"{_RUN_DIR.value} has no statistics of its training images, so nothing is said to be unlike them")
     if num_rejected:
         say(f"error: {num_rejected:,} of {total:,} could not be predicted, see above", to_stderr=True)
     return 1 if num_rejected else 0

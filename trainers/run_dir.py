@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -103,14 +103,12 @@ def read(run_dir: str) -> Run:
             raise ValueError("its checksum is missing or does not fit: it has been changed")
         schema.check(run, _FORM | {name: form for name, form in _FORM_OF_LATER_ENTRIES.items() if name in run})
         for name, sha256 in run.get("files", {}).items():
-            with storage.open_regular(str(path.with_name(name))) as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise ValueError(f"{name} is not the file that the run has saved")
+            if digest(run_dir, name) != sha256:
+                raise ValueError(f"{name} is not the file that the run has saved")
         return run
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}); copy the run's folder again, or train again into another --run_dir"
-        ) from error
+        advice = "copy the run's folder again, or train again into another --run_dir"
+        raise InputError(f"{path} cannot be read ({error}); {advice}") from error
 
 
 def _refuse(constant: str) -> None:
@@ -123,9 +121,15 @@ def write(run_dir: str, run: Run) -> None:
     storage.write_atomic(Path(run_dir) / RUN, content.encode())
 
 
+def digest(run_dir: str, name: str) -> str:
+    """The sha256 of a run's file."""
+    with storage.open_regular(str(Path(run_dir) / name)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digests(run_dir: str) -> dict[str, str]:
-    """The sha256 of the files that the `run.json` of a finished run vouches for."""
-    return {name: hashlib.sha256((Path(run_dir) / name).read_bytes()).hexdigest() for name in (MODEL, HISTORY)}
+    """Those of the files that the `run.json` of a finished run vouches for."""
+    return {name: digest(run_dir, name) for name in (MODEL, HISTORY)}
 
 
 @contextmanager
@@ -133,12 +137,16 @@ def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[Non
     """Holds the folder of a flag, which is made if it is missing; InputError if another process does, or it cannot."""
     if not folder or not folder.isprintable():  # a lone surrogate included, which TensorFlow would not take
         raise InputError(f"{flag}={folder} is empty, not UTF-8 or has control characters; give another")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(storage.lock(epath.Path(folder), epath.Path(folder) / name))
-        except OSError as error:
-            raise InputError(f"{flag}={folder} cannot be written: {error}; give another") from error
-        yield
+    try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(storage.lock(epath.Path(folder), epath.Path(folder) / name))
+            except OSError as error:
+                raise InputError(f"{flag}={folder} cannot be written: {error}; give another") from error
+            yield
+    finally:
+        with suppress(OSError):  # unless it is empty: nothing was begun in it
+            Path(folder).rmdir()
 
 
 def acquire(run_dir: str, wanted: Run) -> Run:
@@ -151,10 +159,9 @@ def acquire(run_dir: str, wanted: Run) -> Run:
         return wanted
     run = read(run_dir)
     if differing := differences(run, wanted):
-        raise InputError(
-            f"--run_dir={run_dir} holds a run with other settings: {'; '.join(differing)}; give the same flags and the "
-            "same data set to continue it (its --epochs cannot be raised), or another --run_dir"
-        )
+        text = f"--run_dir={run_dir} holds a run with other settings: {'; '.join(differing)}"
+        advice = "give the same flags and the same data set to continue it (its --epochs cannot be raised)"
+        raise InputError(f"{text}; {advice}, or another --run_dir")
     return run
 
 

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 
 from pipeline.errors import InputError
 
@@ -28,11 +29,12 @@ def choose_backend() -> str:
     return backend
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow and Keras, if they have not been, and starts their devices; standard error is held back.
+def import_tensorflow(models: Iterable[str] = ()) -> None:
+    """Imports TensorFlow and Keras, if they have not been, and starts their devices; standard error is held back. Then
+    imports the modules of --model, which register layers of their own: only a user names them, never a run's folder.
 
-    On another backend TensorFlow only reads the data, and sees no GPU. Raises InputError if Keras or its backend cannot
-    be used, and ImportError if TensorFlow cannot be imported, after its output.
+    On another backend TensorFlow only reads the data, and sees no GPU. Raises InputError if Keras, its backend or such
+    a module cannot be used, and ImportError if TensorFlow cannot be imported, after its output.
     """
     backend = choose_backend()
     try:
@@ -47,15 +49,20 @@ def import_tensorflow() -> None:
         if "tensorflow" not in sys.modules and isinstance(error, ImportError):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
-        raise InputError(
-            f"Keras cannot compute on {backend} ({reason}); mend that, unset KERAS_BACKEND, or remove keras.json from "
-            "~/.keras or KERAS_HOME: it may hold an unknown value"
-        ) from error
+        advice = "mend that, unset KERAS_BACKEND, or remove keras.json from ~/.keras or KERAS_HOME"
+        text = f"Keras cannot compute on {backend} ({reason}); {advice}"
+        raise InputError(f"{text}: it may hold an unknown value") from error
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
     keras.config.set_max_epochs(None)
     keras.config.set_max_steps_per_epoch(None)
+    for model in models:
+        try:
+            importlib.import_module(model.partition(":")[0])
+        except (ImportError, ValueError) as error:
+            expected = "expected such as my_module:my_cnn, with my_module.py in the current folder or installed"
+            raise InputError(f"--model={model} cannot be imported ({error}); {expected}") from error
 
 
 def _import_tensorflow() -> None:

@@ -202,10 +202,8 @@ def read() -> Options:
     for flag, default in SPLITS:
         if values[flag] is None:
             if default not in splits:
-                raise InputError(
-                    f"--{flag} is missing; --config={values['config']} has the splits {', '.join(splits)}: give a TFDS "
-                    f"split expression such as {splits[0]}+{splits[1]}"
-                )
+                text = f"--{flag} is missing; --config={values['config']} has the splits {', '.join(splits)}"
+                raise InputError(f"{text}: give a TFDS split expression such as {splits[0]}+{splits[1]}")
             values[flag] = default
     options = Options(**values)
     for name, value in options.by_flag().items():
@@ -216,14 +214,12 @@ def read() -> Options:
     if steps != "auto" and not (steps.isdecimal() and int(steps)):
         raise InputError(f"--steps_per_execution={steps} is not a count of steps; expected auto or a number from 1 on")
     if options.warmup_epochs and options.schedule != "cosine":
-        raise InputError(
-            f"--warmup_epochs={options.warmup_epochs:g} needs --schedule=cosine; got --schedule={options.schedule}"
-        )
+        text = f"--warmup_epochs={options.warmup_epochs:g} needs --schedule=cosine"
+        raise InputError(f"{text}; got --schedule={options.schedule}")
     for name in ("margin", "stain_density"):
         if getattr(options.ranges, name) and not options.ranges.surroundings:
             raise InputError(f"--{name} changes cells with --surroundings alone; expected --surroundings above 0")
     if options.warmup_epochs >= options.epochs:
-        raise InputError(
-            f"--warmup_epochs={options.warmup_epochs:g} leaves nothing of --epochs={options.epochs}; give fewer"
-        )
+        text = f"--warmup_epochs={options.warmup_epochs:g} leaves nothing of --epochs={options.epochs}"
+        raise InputError(f"{text}; give fewer")
     return options

@@ -66,8 +66,8 @@ def build(step: Step, split: Split, batch_size: int) -> tuple["keras.Model", Cal
     from trainers.input_pipeline import batching, resident
     from trainers.input_pipeline.shuffle_order import ShuffleOrder
     from trainers.models import architectures
-    from trainers.models.train_steps import ManySteps
     from trainers.training import hardware
+    from trainers.training.models_and_batches import ManySteps
 
     keras.utils.set_random_seed(SEED)
     keras.config.set_dtype_policy(hardware.choose_precision(step.precision, step.model)[0])
@@ -121,18 +121,18 @@ def timed_epochs(
     """Trains for some epochs after one to warm up; returns their seconds, and those spent waiting for data."""
     import keras
 
-    from trainers.input_pipeline.input_stall import InputStall, measured
+    from trainers.input_pipeline import batching
     from trainers.training.callbacks import CallbackList
 
-    stall = InputStall()
+    stall = batching.stall_clock()
     begun: list[tuple[float, float]] = []
     ended: list[tuple[float, float]] = []
     clock = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda *_: begun.append((time.perf_counter(), stall.seconds)),
-        on_epoch_end=lambda *_: ended.append((time.perf_counter(), stall.seconds)),  # Keras has read the loss
+        on_epoch_begin=lambda *_: begun.append((time.perf_counter(), float(stall.numpy()))),
+        on_epoch_end=lambda *_: ended.append((time.perf_counter(), float(stall.numpy()))),  # Keras has read the loss
     )
     model.fit(
-        measured(batches, stall),
+        batching.measured(batches, stall),
         steps_per_epoch=num_steps,
         epochs=1 + epochs,
         callbacks=CallbackList([clock], add_history=True, model=model),

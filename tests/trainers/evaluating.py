@@ -13,7 +13,7 @@ from trainers.evaluation.predictions import ModelPredictions, Predictions
 from trainers.evaluation.report import metrics_json
 from trainers.evaluation_flags import Options
 
-OPTIONS = Options(batch_size=32, test_time_flips=False, num_resamples=100, bootstrap_seed=0, prevalence=0.01)
+OPTIONS = Options(batch_size=32, test_time_flips=False, num_resamples=100, prevalence=0.01)
 IDENTITY = {"fingerprint": "f", "settings": {"patient_regex": "^(.+)_"}, "content_digest": "d"}
 NO_LEAK = {"is_external": False, "data_differences": [], "train_patients": [], "validation_patients": []}
 
@@ -65,6 +65,13 @@ def build_entry(model):
     return metrics_json.build([model], OPTIONS)["models"][model.name]
 
 
+def expected_calibration_error(labels, probabilities):
+    """By the formula of Guo et al., 2017, over bins of the probability."""
+    bins = metrics.assign_bins(probabilities)
+    sums = [(probabilities - labels)[bins == number].sum() for number in range(metrics.NUM_BINS)]
+    return np.abs(sums).sum() / len(labels)
+
+
 def compute_metrics(labels, probabilities, weights=None):
     """All metrics by scikit-learn, with a whole number as the weight of each cell."""
     predictions, by_weight = probabilities >= 0.5, {"sample_weight": weights}
@@ -80,7 +87,7 @@ def compute_metrics(labels, probabilities, weights=None):
         "average_precision": sklearn_metrics.average_precision_score(labels, probabilities, **by_weight),
         "mcc": sklearn_metrics.matthews_corrcoef(labels, predictions, **by_weight),
         "brier": sklearn_metrics.brier_score_loss(labels, probabilities, **by_weight),
-        "ece": metrics.expected_calibration_error(
+        "ece": expected_calibration_error(
             *(np.repeat(item, 1 if weights is None else weights.astype(int)) for item in (labels, probabilities))
         ),
     }

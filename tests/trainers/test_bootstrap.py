@@ -61,7 +61,7 @@ def count_covered(num_data_sets, num_patients, equal, num_resamples, kinds, name
             sums = [
                 bootstrap.Sums(labels, item, clusters) for item in ([one, other] if kind == "difference" else [one])
             ]
-            for name, (_, ends) in bootstrap.estimate(sums, num_resamples, seed + 1, names).items():
+            for name, (_, ends) in bootstrap.estimate(sums, num_resamples, names, seed + 1).items():
                 if ends:
                     covered[kind][name].append(ends[0] <= truth[kind][name] <= ends[1])
     return {kind: {name: 100 * np.mean(items) for name, items in of_kind.items()} for kind, of_kind in covered.items()}
@@ -92,7 +92,7 @@ def test_influences_are_the_derivatives():
 
 def estimate(*models, clusters, num_resamples=100, seed=0):
     sums = [bootstrap.Sums(*cells, clusters) for cells in models]
-    return bootstrap.estimate(sums, num_resamples, seed)
+    return bootstrap.estimate(sums, num_resamples, seed=seed)
 
 
 def test_the_values_are_those_that_are_reported():

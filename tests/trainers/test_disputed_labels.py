@@ -25,7 +25,7 @@ def write_list(path, cells):
 @pytest.fixture
 def cells(small_run, data_dir):
     predict = predictions.predictor(predictions.load_model(str(small_run)), 32)
-    return predictions.predict_split(predict, open_split(data_dir, "test"), 32, "test")
+    return predictions.predict_split(predict, open_split(data_dir, "test"), 32, "test")[0]
 
 
 def test_metrics_are_reported_twice(small_run, data_dir, cells, tmp_path, monkeypatch):

@@ -103,7 +103,8 @@ def predict_litert(path, images):
     assert (image["dtype"], probability["dtype"]) == (np.uint8, np.float32)
     kernels = [tensor for tensor in interpreter.get_tensor_details() if math.prod(tensor["shape"]) > 500]
     assert np.int8 in {tensor["dtype"] for tensor in kernels}
-    return export_formats.predict(path, images)[:, 0]
+    runner = interpreter.get_signature_runner()
+    return runner(**dict.fromkeys(runner.get_input_details(), images))["output_0"][:, 0]
 
 
 def test_int8_loses_no_accuracy(data_dir, synthetic_zip, tmp_path):
@@ -118,10 +119,7 @@ def test_int8_loses_no_accuracy(data_dir, synthetic_zip, tmp_path):
     result = run_in_process("trainers.export", *flags, f"--data_dir={data_dir}")
     assert result.returncode == 0, result.stderr
     files = [run / "export" / name for name in ("model_int8.tflite", "preprocessing.json", "golden.npz")]
-    *paths, compared = result.stdout.splitlines()
-    assert paths == list(map(str, files))
-    difference = re.fullmatch(r"model_int8.tflite differs by at most (\S+) from the model, .* of golden.npz", compared)
-    assert 0 < float(difference[1]) < 0.1
+    assert result.stdout.splitlines() == list(map(str, files))
     described, golden = json.loads(files[1].read_text()), np.load(files[2])
     assert set(described["input"]["dtype"].values()) == {"uint8"}
     assert (described["thresholds"], described["background"]) == ({"default": 0.5}, "keep")
@@ -205,9 +203,5 @@ def test_a_missing_package_is_named(monkeypatch):
 
 def test_other_backends_are_sent_to_tensorflow(monkeypatch, tmp_path):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(
-        InputError, match=r"not on jax; give the command KERAS_BACKEND=tensorflow python -m trainers.export"
-    ):
+    with pytest.raises(InputError, match=r"not on jax; give python -m trainers.export with KERAS_BACKEND=tensorflow"):
         export_formats.export(tmp_path, None, ["onnx"])
-    with pytest.raises(InputError, match=r"--format=litert --quantize=int8$"):
-        export_formats.export(tmp_path, None, ["litert"], IMAGES)

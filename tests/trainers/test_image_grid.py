@@ -25,7 +25,7 @@ def test_the_most_confidently_wrong_come_first(monkeypatch):
 @pytest.mark.parametrize("is_right", [False, True])
 def test_the_summary_is_an_image_if_a_cell_is_misclassified(is_right, data_dir, tmp_path):
     split = open_split(data_dir, "validation")
-    cells = predictions.predict_split(lambda images: np.zeros(len(images)), split, 16, "validation")
+    cells = predictions.predict_split(lambda images: np.zeros(len(images)), split, 16, "validation")[0]
     if is_right:
         cells = cells._replace(probabilities=cells.labels.astype(float))
     image_grid.log_misclassified(cells, split, tmp_path, step=3)

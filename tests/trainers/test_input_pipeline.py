@@ -12,8 +12,9 @@ from conftest import open_split, prepare, replace_image_by_zeros, write_source
 from pipeline.errors import InputError
 from pipeline.records import layout
 from trainers.data import open_data_set, overlap
-from trainers.input_pipeline import batching, input_stall, memory, resident
+from trainers.input_pipeline import batching, memory, resident
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
+from trainers.training.callbacks import stall_message
 
 MODES = ["resident", "mapped", "streaming"]
 
@@ -328,15 +329,15 @@ def test_the_stall_is_measured_both_ways():
         slow = tf.data.Dataset.range(30).map(
             lambda i: (tf.numpy_function(lambda x: time.sleep(seconds_to_make) or x, [i], tf.int64), i)
         )
-        stall = input_stall.InputStall()
+        stall = batching.stall_clock()
         started = None
-        for _ in input_stall.measured(slow.prefetch(4), stall):
+        for _ in batching.measured(slow.prefetch(4), stall):
             if started is None:  # the first batch waits for the data set to be built
-                stall.reset()
+                stall.assign(0.0)
                 started = time.perf_counter()
             time.sleep(seconds_to_use)
             ended = time.perf_counter()
-        return stall.seconds / (ended - started)
+        return float(stall.numpy()) / (ended - started)
 
     assert share(0.02, 0.0) > 0.5
     assert share(0.0, 0.02) < 0.05
@@ -344,10 +345,8 @@ def test_the_stall_is_measured_both_ways():
 
 def test_the_message_names_the_flag():
     waited = "input: waited 0.4% of the step time for data"
-    assert input_stall.message(0.004, "streaming", 271) == f"{waited}: not input-bound"
-    assert "input-bound; give --input=resident" in input_stall.message(0.5, "streaming", 271)
-    assert "input-bound; give --input=resident" in input_stall.message(0.5, "mapped", 271)
-    assert "input-bound; give a larger --batch_size" in input_stall.message(0.5, "resident", 271)
-    assert input_stall.message(0.5, "resident", 4).endswith(
-        "50.0% of the step time for data, in 4 steps: too few to judge"
-    )
+    assert stall_message(0.004, "streaming", 271) == f"{waited}: not input-bound"
+    assert "input-bound; give --input=resident" in stall_message(0.5, "streaming", 271)
+    assert "input-bound; give --input=resident" in stall_message(0.5, "mapped", 271)
+    assert "input-bound; give a larger --batch_size" in stall_message(0.5, "resident", 271)
+    assert stall_message(0.5, "resident", 4).endswith("50.0% of the step time for data, in 4 steps: too few to judge")

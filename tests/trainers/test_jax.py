@@ -78,7 +78,7 @@ batches = features.evaluation_batches(extracted, 16)
 np.testing.assert_allclose(halves.head.predict(batches, verbose=0), expected, atol=2e-3)
 halves.head.compile("sgd", "binary_crossentropy")
 halves.head.fit(batches, shuffle=False, verbose=0)
-cells = predictions.predict_split(predictions.predictor(model, 64), split, 64, "validation")
+cells = predictions.predict_split(predictions.predictor(model, 64), split, 64, "validation")[0]
 image_grid.log_misclassified(cells, split, folder / "tensorboard", 1)
 assert list((folder / "tensorboard").iterdir())
 """
@@ -172,7 +172,7 @@ def test_jax_without_its_devices_is_one_line(data_dir, tmp_path):
     arguments = (f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}")
     result = run_command("trainers.basic_cnn", *arguments, KERAS_BACKEND="jax", JAX_PLATFORMS="nosuch")
     assert_one_line_error(result, "Keras cannot compute on jax", "unset KERAS_BACKEND")
-    assert not list((tmp_path / "run").iterdir())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainers.evaluation.metrics import metrics
+from trainers.evaluation.metrics import bootstrap, metrics
 
 
 def test_the_threshold_itself_is_positive():
@@ -12,9 +12,9 @@ def test_calibration_error_by_hand():
     labels = np.array([0, 1, 1, 0, 1])
     probabilities = np.array([0.09, 0.11, 0.96, 0.98, 1.0])
     # two bins of a fifteenth: (sum 0.2, 1 of 2 parasitized) and (sum 2.94, 2 of 3 parasitized)
-    assert metrics.expected_calibration_error(labels, probabilities) == pytest.approx((0.8 + 0.94) / 5)
-    assert metrics.expected_calibration_error(labels, labels.astype(float)) == 0
-    assert metrics.expected_calibration_error(np.zeros(3), np.zeros(3)) == 0
+    assert bootstrap.compute(labels, probabilities)["ece"] == pytest.approx((0.8 + 0.94) / 5)
+    assert bootstrap.compute(labels, labels.astype(float))["ece"] == 0
+    assert bootstrap.compute(np.zeros(3), np.zeros(3))["ece"] == 0
 
 
 def test_the_class_weighted_table_by_hand():

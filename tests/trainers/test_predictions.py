@@ -39,7 +39,7 @@ def test_flips_do_not_depend_on_how_a_cell_lies():
 def test_thresholds_are_fitted_on_validation_with_and_without_flips(small_run, data_dir):
     split, model = open_split(data_dir, "validation"), predictions.load_model(str(small_run))
     for flips in (False, True):
-        expected = predictions.predict_split(predictions.predictor(model, 32, flips), split, 32, "validation")
+        expected = predictions.predict_split(predictions.predictor(model, 32, flips), split, 32, "validation")[0]
         fitted = thresholds.fit("validation", expected.labels, expected.probabilities, expected.patient_ids)
         assert thresholds.read(str(small_run), flips) == fitted
         assert fitted.num_cells == split.num_cells

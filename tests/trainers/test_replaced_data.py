@@ -65,7 +65,7 @@ def test_predictions_and_features_stop(data_set, tmp_path, monkeypatch):
         features.extract(backbone, split, tmp_path / "cache", vgg_input=None)
     assert not list((tmp_path / "cache").iterdir())
     again = open_split(tmp_path / "data", "train")
-    assert np.unique(predictions.predict_split(predictions.predictor(model, 16), again, 16, "").labels).tolist() == [
+    assert np.unique(predictions.predict_split(predictions.predictor(model, 16), again, 16, "")[0].labels).tolist() == [
         0,
         1,
     ]

@@ -36,8 +36,6 @@ def test_runs_that_do_not_fit_together(tmp_path):
     again = make_run(tmp_path / "a" / "2", config="folds", test_split="fold_0")
     other = make_run(tmp_path / "b" / "fold_0", config="folds", test_split="fold_3")
     cell = make_run(tmp_path / "c" / "0", config="by_cell")
-    untrained = make_run(tmp_path / "d" / "0")
-    (tmp_path / "d" / "0" / run_dir.MODEL).unlink()
     for run_dirs, split, message in (
         ([*folds, again], None, "share a --test_split"),
         ([*folds, other], None, "runs of different folds"),
@@ -45,7 +43,6 @@ def test_runs_that_do_not_fit_together(tmp_path):
         ([folds[0], folds[0]], None, "names no folder, or one twice"),
         ([folds[0], other], "fold_4", "could not tell apart"),
         ([], None, "names no folder, or one twice"),
-        ([untrained], None, "has no model.keras yet"),
     ):
         with pytest.raises(InputError, match=message):
             runs.group(run_dirs, None, split)

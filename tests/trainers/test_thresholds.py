@@ -11,7 +11,7 @@ from scipy import special
 from pipeline.errors import InputError
 from pipeline.records.manifest import compute_checksum
 from trainers import run_dir
-from trainers.evaluation.metrics import metrics, thresholds
+from trainers.evaluation.metrics import bootstrap, metrics, thresholds
 
 
 @pytest.fixture
@@ -55,9 +55,10 @@ def test_the_temperature_is_found():
     overconfident = special.expit(2.5 * logits)
     temperature = thresholds.fit_temperature(labels, overconfident)
     assert temperature == pytest.approx(2.5, rel=0.05)
-    before = metrics.calibration_errors(labels, overconfident)
-    after = metrics.calibration_errors(labels, thresholds.apply_temperature(overconfident, temperature))
-    assert all(after[name] < before[name] for name in ("log_loss", "brier", "ece"))
+    scaled = thresholds.apply_temperature(overconfident, temperature)
+    assert metrics.log_loss(labels, scaled) < metrics.log_loss(labels, overconfident)
+    before, after = bootstrap.compute(labels, overconfident), bootstrap.compute(labels, scaled)
+    assert all(after[name] < before[name] for name in ("brier", "ece"))
 
 
 def test_temperature_scaling_keeps_predictions_and_accepts_certainty():
@@ -117,8 +118,8 @@ def test_a_changed_digit_or_a_fifo_is_an_error(run_folder, tmp_path):
         ({"thresholds": ["youden"]}, "keys"),
         *(({"youden": value}, "its threshold youden is") for value in (float("nan"), -0.1, 1.5, "0.5", None, True)),
         *(({"temperature": value}, "its temperature is") for value in (float("nan"), 0, -1.0, float("inf"), "1", None)),
-        ({"split": 3}, "another type"),
-        ({"num_patients": -1}, "another type"),
+        ({"split": 3}, "its split or not_fitted is no text"),
+        ({"num_patients": -1}, "its num_patients is -1"),
         ({"unknown": 1}, "unexpected keyword"),
     ],
 )

@@ -89,5 +89,9 @@ def test_one_class_and_unlike_images():
     one_class, unlike = (warning.text for warning in warnings.find([model], "by_patient", IDENTITY))
     assert one_class.startswith("basic_cnn calls 100.0% of the cells parasitized and recognizes only 0.0% of those")
     assert unlike.startswith("basic_cnn: 100 of 600 images are unlike the cells of the training split")
-    (text,) = warnings.of_one_class("basic_cnn", np.zeros(5, int), np.ones(5))
+    (text,) = warnings.of_one_class("basic_cnn", np.zeros(5, int), np.ones(5), "none")
     assert text.startswith("All 5 labels are uninfected")
+    labels = np.repeat([0, 1], [80, 20])
+    for class_weight, advised in (("none", True), ("balanced", False)):
+        (text,) = warnings.of_one_class("basic_cnn", labels, np.zeros(100), class_weight)
+        assert text.endswith("another recipe, such as --class_weight=balanced.") == advised

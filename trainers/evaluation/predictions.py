@@ -45,18 +45,15 @@ class ModelPredictions(NamedTuple):
     unlike: Counter[tuple[str, ...]] | None = None  # cells by `image_statistics.find_unlike`; None without statistics
 
     @property
-    def name(self) -> str:
-        """Key in `metrics.json`."""
+    def name(self) -> str:  # key in `metrics.json`
         return self.model_runs.name
 
     @property
-    def is_calibrated(self) -> bool:
-        """Whether every run has a fitted temperature."""
+    def is_calibrated(self) -> bool:  # whether every run has a fitted temperature
         return not any(fitted.not_fitted for fitted in self.thresholds)
 
     @property
-    def calibrated_probabilities(self) -> np.ndarray:
-        """float64 [cells] in 0…1, each run's scaled by its own temperature."""
+    def calibrated_probabilities(self) -> np.ndarray:  # float64 [cells] in 0…1, each run's by its own temperature
         temperatures = np.array([fitted.temperature for fitted in self.thresholds])[self.run_index]
         return thresholds.apply_temperature(self.predictions.probabilities, temperatures)
 
@@ -67,9 +64,11 @@ def load_model(run_folder: str) -> keras.Model:
     if not path.exists():
         raise InputError(f"{run_folder} has no {run_dir.MODEL}; run its trainer first")
     try:
-        model = custom.load(path, run_dir.read(run_folder)["flags"].get("model"))
+        model = custom.load(path)
     except ValueError as error:
-        raise InputError(f"{path} cannot be loaded ({error}); train again into another --run_dir") from error
+        own = run_dir.read(run_folder)["flags"].get("model")
+        advice = f"give --model={own} if it has layers of its own, or " if own else ""
+        raise InputError(f"{path} cannot be loaded ({error}); {advice}train again into another --run_dir") from error
     takes, returns = model.input_shape, model.output_shape
     if len(model.inputs) != 1 or len(takes) != 4 or takes[-1] != 3 or tuple(returns) != (None, 1):
         expected = "one probability per cell, [cells, 1], of RGB images [cells, height, width, 3]"
@@ -100,22 +99,16 @@ def predictor(model: keras.Model, batch_size: int, test_time_flips: bool = False
 
 
 def predict_split(
-    predict: Predictor,
-    split: Split,
-    batch_size: int,
-    description: str,
-    unlike: Counter[tuple[str, ...]] | None = None,
-    statistics: dict[str, Any] | None = None,
-) -> Predictions:
-    """Predicts every cell of a split once; given `unlike`, it also counts there how they are unlike `statistics`."""
-    batches = []
+    predict: Predictor, split: Split, batch_size: int, description: str, statistics: dict[str, Any] | None = None
+) -> tuple[Predictions, Counter[tuple[str, ...]]]:
+    """Predicts every cell of a split once; also counts how they are unlike the `statistics` of a run."""
+    batches, unlike = [], Counter[tuple[str, ...]]()
     with batching.reading(split), progress_bar(split.num_cells, description, "images") as bar:
         for image, label, *texts in batching.evaluation_batches(split, batch_size).as_numpy_iterator():
             batches.append((label, predict(image), *map(_text, texts)))
-            if unlike is not None:
-                unlike.update(image_statistics.find_unlike(image, statistics))
+            unlike.update(image_statistics.find_unlike(image, statistics))
             bar.update(len(label))
-    return _concatenate(batches)
+    return _concatenate(batches), unlike
 
 
 def _text(values: np.ndarray) -> np.ndarray:
@@ -129,7 +122,7 @@ def _concatenate(parts: Iterable[tuple[np.ndarray, ...]]) -> Predictions:
 def fit_thresholds(run_folder: str, model: keras.Model, validation: Split, batch_size: int) -> Predictions:
     """Fits and writes the `thresholds.json` of a run and its model; returns the predictions without flips."""
     both = [
-        predict_split(predictor(model, batch_size, flips), validation, batch_size, description)
+        predict_split(predictor(model, batch_size, flips), validation, batch_size, description)[0]
         for flips, description in ((False, "fitting thresholds"), (True, "fitting thresholds, with flips"))
     ]
     fitted = [thresholds.fit(validation.expression, item.labels, item.probabilities, item.patient_ids) for item in both]
@@ -151,15 +144,18 @@ def predict_runs(model_runs: ModelRuns, data_set: DataSet, batch_size: int, test
             raise InputError(f"{text}; give the --data_dir of a data set with images of that size")
         predict, statistics = predictor(model, batch_size, test_time_flips), image_statistics.of_run(run.record)
         title = f"{model_runs.name}: {split.expression}"
-        predictions = predict_split(predict, split, batch_size, title, unlike, statistics)
+        predictions, counted = predict_split(predict, split, batch_size, title, statistics)
+        unlike += counted
         if len(np.unique(predictions.labels)) < 2:
             text = f"split {split.expression} of {data_set.directory} has cells of one class only"
             raise InputError(f"{text}; expected uninfected and parasitized cells: give another --split")
         parts.append(predictions)
         leaks.append(runs.find_leak(run.record, predictions.patient_ids.tolist(), data_set.identity))
     run_index, leak = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts]), runs.merge_leaks(leaks)
-    counted = unlike if all(image_statistics.of_run(run.record) for run in model_runs.runs) else None
-    return ModelPredictions(model_runs, _concatenate(parts), run_index, tuple(fitted), leak, counted)
+    is_counted = all(image_statistics.of_run(run.record) for run in model_runs.runs)
+    return ModelPredictions(
+        model_runs, _concatenate(parts), run_index, tuple(fitted), leak, unlike if is_counted else None
+    )
 
 
 def predict_files(

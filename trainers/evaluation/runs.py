@@ -26,7 +26,6 @@ class Run(NamedTuple):
 
     @property
     def folder_name(self) -> str:
-        """Name of its folder."""
         return Path(self.path).resolve().name
 
 
@@ -37,8 +36,7 @@ class ModelRuns(NamedTuple):
     runs: tuple[Run, ...]  # several for a cross-validation, whose out-of-fold predictions are pooled
 
     @property
-    def split(self) -> str:
-        """The split expressions of all runs, joined by `+`."""
+    def split(self) -> str:  # the split expressions of all runs
         return "+".join(run.expression for run in self.runs)
 
 
@@ -46,14 +44,11 @@ def group(run_dirs: Sequence[str], config: str | None, split: str | None) -> tup
     """Reads runs, and returns their config, and them by model; config and split are those of the runs if None.
 
     Runs of the config `folds` with different test splits are pooled by model and parent folder. Raises InputError if a
-    folder is no run or has no model yet, or the runs do not fit together.
+    folder is no run, or the runs do not fit together.
     """
     if len({str(Path(path).resolve()) for path in run_dirs}) < max(1, len(run_dirs)):
         raise InputError(f"--run_dirs={','.join(run_dirs)} names no folder, or one twice; expected different runs")
     records = {path: run_dir.read(path) for path in run_dirs}
-    for path in records:
-        if not (Path(path) / run_dir.MODEL).exists():
-            raise InputError(f"{path} has no {run_dir.MODEL} yet; run its trainer first")
     config = config or _common(records.values(), "config")
     runs = [Run(path, record, split or record["flags"]["test_split"]) for path, record in records.items()]
     if config == FOLDS and len({run.expression for run in runs}) > 1:
@@ -128,17 +123,15 @@ def check_disputed(disputed: LabelList | None, data_set: DataSet) -> None:
 def find_leak(record: run_dir.Run, patient_ids: Iterable[str], identity: Mapping[str, Any]) -> dict[str, Any]:
     """Finds test patients that the training of a `run.json` has seen, and how the test cells' data set differs.
 
-    Returns is_external: whether that is from another source than the run's; data_differences: the others, of an
-    external one only what surrounds the cells; train_patients, validation_patients: test patients that the weights
-    were fitted on, and that the best epoch was chosen on; None if they are unknown, or named by another regex.
+    Returns is_external: whether that is from another source than the run's; data_differences: the others, none of an
+    external one; train_patients, validation_patients: test patients that the weights were fitted on, and that the best
+    epoch was chosen on; None if they are unknown, or named by another regex.
     """
     test_patients, data, settings = set(patient_ids), record["data"], identity["settings"]
     is_external = data["fingerprint"] != identity["fingerprint"]
     has_other_ids = not is_external and data["settings"]["patient_regex"] != settings["patient_regex"]
-    backgrounds = [item.get("background", "keep") for item in (data["settings"], settings)]
+    # What surrounds an external one's cells is judged by `image_statistics`: masked box crops are like cells on black.
     differences = [] if is_external else run_dir.data_differences(data, identity)
-    if is_external and backgrounds[0] != backgrounds[1]:
-        differences = ["its data set's background was {}, is {}".format(*backgrounds)]
     leak: dict[str, Any] = {"is_external": is_external, "data_differences": differences}
     for kind in _LEAKS:
         is_unknown = has_other_ids or "" in test_patients | set(data[kind])

@@ -38,15 +38,12 @@ def choose_mode(mode: str, split: Split, bytes_on_device: int = 0, gpu_bytes: in
     needed, free, can_map = split.num_bytes, memory.free_bytes(), split.is_mappable
     device_bytes = free if gpu_bytes is None else gpu_bytes
     if mode == "device" and bytes_on_device > device_bytes:
-        raise InputError(
-            f"--input=device needs {bytes_on_device / 1e9:.2f} GB for the images of training and validation, but the "
-            f"device has {device_bytes / 1e9:.2f} GB free; give --input=resident or --input=mapped"
-        )
+        text = f"--input=device needs {bytes_on_device / 1e9:.2f} GB for the images of training and validation"
+        text = f"{text}, but the device has {device_bytes / 1e9:.2f} GB free"
+        raise InputError(f"{text}; give --input=resident or --input=mapped")
     if mode == "mapped" and not can_map:
-        raise InputError(
-            f"--input=mapped needs shards on a local disk, each with its index; {split.files[0]} is not such a "
-            "shard: copy the data set, or give --input=resident or --input=streaming"
-        )
+        text = f"--input=mapped needs shards on a local disk, each with its index; {split.files[0]} is not such a shard"
+        raise InputError(f"{text}: copy the data set, or give --input=resident or --input=streaming")
     if mode == "auto":
         fits = needed <= _RESIDENT_FRACTION_OF_MEMORY * free
         mode = "resident" if fits else "mapped" if can_map else "streaming"
@@ -164,6 +161,25 @@ def with_options(batches: tf.data.Dataset, has_one_thread: bool = False) -> tf.d
     # No second copy of the data: resident holds the cells itself, the others rely on the page cache.
     options.experimental_optimization.apply_default_optimizations = False
     return batches.with_options(options)
+
+
+def stall_clock() -> tf.Variable:
+    """What counts the seconds spent waiting for batches that are `measured`, float64, from 0 on."""
+    with tf.device("cpu"):
+        return tf.Variable(0.0, trainable=False, dtype=tf.float64)
+
+
+def measured(batches: tf.data.Dataset, stall: tf.Variable) -> tf.data.Dataset:
+    """The same batches; the time that each takes to arrive is added to a `stall_clock`, within the pipeline: the
+    training loop does not matter, and no Python runs per batch.
+    """
+    clock = tf.data.Dataset.range(tf.int64.max).map(lambda _: tf.timestamp())
+
+    def add(asked: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        stall.assign_add(tf.timestamp() - asked)
+        return batch
+
+    return tf.data.Dataset.zip(clock, batches).map(add)
 
 
 @contextmanager

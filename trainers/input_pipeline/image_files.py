@@ -4,8 +4,6 @@ Threads work ahead of the model with the functions that the Beam job uses, in ab
 """
 
 import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -71,7 +69,7 @@ def decode_files(
     def decode_chunk(chunk: list[tuple[str, str]]) -> list[Decoded]:
         return [_decode(*file, image_size_px, background) for file in chunk]
 
-    with ThreadPoolExecutor(num_threads, initializer=_lower_priority) as threads:
+    with ThreadPoolExecutor(num_threads) as threads:
         running: deque[Future[list[Decoded]]] = deque()
         while True:
             while len(running) < num_threads * _TASKS_PER_THREAD and (chunk := list(islice(files, _FILES_PER_TASK))):
@@ -79,12 +77,6 @@ def decode_files(
             if not running:
                 return
             yield from running.popleft().result()
-
-
-def _lower_priority() -> None:
-    """Lets the model's threads go first: each of its steps waits for the slowest of them."""
-    if sys.platform == "linux":  # where threads have priorities of their own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)
 
 
 def _decode(file: str, error: str, image_size_px: int, background: str) -> Decoded:

@@ -105,10 +105,9 @@ def on_device(model: keras.Model, images: np.ndarray) -> keras.Model:
     try:
         cells = CellsOnDevice(images)
     except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError is JAX's
-        raise InputError(
-            f"--input=device could not copy {images.nbytes / 1e9:.2f} GB of images to the device "
-            f"({str(error).partition(chr(10))[0]:.120}); give --input=resident or --input=mapped"
-        ) from error
+        text = f"--input=device could not copy {images.nbytes / 1e9:.2f} GB of images to the device"
+        reason = f"{str(error).partition(chr(10))[0]:.120}"
+        raise InputError(f"{text} ({reason}); give --input=resident or --input=mapped") from error
     image = cells(row)
     if not isinstance(model.input, dict):
         return keras.Model(row, model(image), name=f"{model.name}_on_device")

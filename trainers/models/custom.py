@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import re
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import keras
 import numpy as np
 
 from pipeline.errors import InputError
-
-_MODULE = re.compile(r"(((?!__)\w+)(?:\.(?!__)\w+)*):\w+")  # none such as `pip.__main__`, which acts when imported
 
 
 def build(path: str, image_size_px: int, dropout_rate: float) -> keras.Model:
@@ -23,8 +20,7 @@ def build(path: str, image_size_px: int, dropout_rate: float) -> keras.Model:
     name, _, function = path.partition(":")
     module = importlib.import_module(name)
     if not hasattr(module, function):
-        names = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == name]
-        raise InputError(f"--model={path}: {name} has no {function}; it has {', '.join(names) or 'no functions'}")
+        raise InputError(f"--model={path}: {name} has no {function}; expected a function that it has")
     builder, expected = getattr(module, function), f"expected def {function}(image_size_px, *, dropout_rate)"
     if isinstance(builder, keras.Model):
         raise InputError(f"--model={path} is a Keras model; {expected} that returns it")
@@ -59,21 +55,10 @@ def build(path: str, image_size_px: int, dropout_rate: float) -> keras.Model:
     return model
 
 
-def load(file: Path, path: str | None = None) -> keras.Model:
-    """Loads an uncompiled model; if need be it imports the module of --model, which registers layers of its own.
-
-    Raises ValueError with the last reason that Keras gives, and InputError if that module is not here.
-    """
+def load(file: Path) -> keras.Model:
+    """Loads an uncompiled model; ValueError with the last reason that Keras gives."""
     try:
         return keras.models.load_model(file, compile=False)
     except Exception as error:  # a corrupt archive fails in zipfile, json, h5py or Keras, each in its own way
-        # A run may come from anybody: what its `run.json` names is imported only if it can be a user's own module.
-        if (match := _MODULE.fullmatch(str(path))) and match[2] not in sys.stdlib_module_names:
-            try:
-                importlib.import_module(match[1])
-            except ImportError as import_error:
-                where = f"give the command where {match[2]} is"
-                raise InputError(f"{file} needs layers of --model={path} ({import_error}); {where}") from import_error
-            return load(file)
         reason = str(error).rpartition("Exception encountered: ")[2]  # behind the whole model's config
         raise ValueError(re.split(r"\n\n|Full object config", reason)[0].strip()) from error

@@ -117,10 +117,8 @@ def _write(path: Path, row: np.dtype, backbone: keras.Model, split: Split, batch
         for image, label, *_ in batching.evaluation_batches(split, batch_size):
             values = np.asarray(backbone.predict_on_batch(image.numpy()), np.float32)
             if not (np.abs(values) <= _MAX_FLOAT16).all():
-                raise InputError(
-                    f"features reach {np.abs(values).max():.3g}, beyond float16's {_MAX_FLOAT16:.0f}; check "
-                    "--vgg_weights, or give --vgg_input=original"
-                )
+                text = f"features reach {np.abs(values).max():.3g}, beyond float16's {_MAX_FLOAT16:.0f}"
+                raise InputError(f"{text}; check --vgg_weights, or give --vgg_input=original")
             rows = np.empty(len(values), row)
             rows["features"], rows["label"] = values, label.numpy()
             file.write(rows.tobytes())

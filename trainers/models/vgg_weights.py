@@ -88,7 +88,6 @@ def _read(path: Path) -> _Arrays:
 
 
 def _assign(model: keras.Model, arrays: _Arrays, source: str) -> str:
-    """Checks all arrays, then sets them."""
     if not arrays:
         raise InputError(f"--vgg_weights={source} has none of VGG-19's layers {', '.join(VGG_CONVOLUTIONS)}; {_REMEDY}")
     for name, weights in arrays.items():

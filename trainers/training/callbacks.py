@@ -10,15 +10,16 @@ import tensorflow as tf
 from keras import ops
 
 from pipeline.errors import InputError
-from pipeline.terminal import progress_bar
+from pipeline.terminal import progress_bar, quantity
 from trainers import run_dir
-from trainers.input_pipeline import input_stall
 from trainers.run_dir import HistoryRow
 from trainers.tf_import import TENSORFLOW
 from trainers.training.setup import TrainSetup
 
 _SECONDS_BETWEEN_READS = 0.5
 _STEPS_BETWEEN_AVERAGES = 8  # averaging at each step would cost as much memory traffic as the optimizer
+_INPUT_BOUND_FRACTION = 0.05
+_MIN_STEPS = 100  # in fewer, the wait for the first batch decides
 _NAN_ADVICE = "the last good checkpoint stays; give a lower --learning_rate or another --precision and --run_dir"
 
 
@@ -39,12 +40,11 @@ class Progress(keras.callbacks.Callback):
     reading waits for the device. A loss that is NaN or infinite, which a mean keeps, ends the run.
     """
 
-    def __init__(self, setup: TrainSetup, stall: input_stall.InputStall) -> None:
+    def __init__(self, setup: TrainSetup, stall: tf.Variable) -> None:
         super().__init__()
         self._setup, self._stall = setup, stall
         self.epoch = self.step_in_epoch = 0  # the current one, and how many steps of it are done
         self.seconds_before = self._seconds = 0.0  # what it has taken in earlier processes, and in this one
-        self._has_reported_input = False
         self._read_at = -math.inf
 
     @property
@@ -70,7 +70,7 @@ class Progress(keras.callbacks.Callback):
         self._seen_before = self._seen = self._num_seen()
         description = f"epoch {epoch + 1}/{self._setup.options.epochs}"
         self._bar = progress_bar(self._setup.num_cells, description, "images", initial=self._seen)
-        self._stall.reset()
+        self._stall.assign(0.0)
         self._seconds, self._started = 0.0, time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, keras.KerasTensor]) -> None:
@@ -87,12 +87,25 @@ class Progress(keras.callbacks.Callback):
         logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         logs["seconds"] = round(self.seconds, 3)
         logs["images_per_second"] = round((self._seen - self._seen_before) / self._seconds, 1)
-        logs["waiting_share"] = round(min(self._stall.seconds / self._seconds, 1.0), 5)
+        logs["waiting_share"] = round(min(float(self._stall.numpy()) / self._seconds, 1.0), 5)
         self.epoch, self.step_in_epoch, self.seconds_before, self._seconds = epoch + 1, 0, 0.0, 0.0
         self._bar.close()
-        if not self._has_reported_input:
-            self._has_reported_input = True
-            print(input_stall.message(logs["waiting_share"], self._setup.input_mode, self._setup.steps_per_epoch))
+        if epoch == 0:
+            print(stall_message(logs["waiting_share"], self._setup.input_mode, self._setup.steps_per_epoch))
+
+
+def stall_message(fraction: float, mode: str, num_steps: int) -> str:
+    """Whether training waits for its input, which takes a fraction of its steps' time in a mode; which flag helps."""
+    waited = f"input: waited {fraction:.1%} of the step time for data"
+    if fraction < _INPUT_BOUND_FRACTION:
+        return f"{waited}: not input-bound"
+    if num_steps < _MIN_STEPS:
+        return f"{waited}, in {quantity(num_steps, 'step')}: too few to judge"
+    advice = {
+        "streaming": "give --input=resident if the split fits into memory, or --input=mapped from a local disk",
+        "mapped": "give --input=resident if the split fits into memory",
+    }.get(mode, "give a larger --batch_size, or run on more CPU cores")
+    return f"{waited}: input-bound; {advice}"
 
 
 class WeightAverage(keras.callbacks.Callback):

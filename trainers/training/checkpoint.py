@@ -72,10 +72,8 @@ def read_newest(folder: Path, run: str) -> Checkpoint | None:
 
 def damaged(path: Path, reason: object) -> InputError:
     """The error for a checkpoint that no training writes."""
-    return InputError(
-        f"{path} is damaged ({reason}); nothing was changed: remove it to train this run from its beginning, or "
-        f"{_ADVICE}"
-    )
+    advice = f"remove it to train this run from its beginning, or {_ADVICE}"
+    return InputError(f"{path} is damaged ({reason}); nothing was changed: {advice}")
 
 
 def _check(checkpoint: Checkpoint, run: str) -> None:
@@ -103,10 +101,9 @@ def restore(variables: Variables, arrays: Mapping[str, np.ndarray], folder: Path
     stored = {name: array.shape for name, array in arrays.items()}
     for name in sorted(shapes.keys() | stored.keys()):
         if shapes.get(name) != stored.get(name):
-            raise InputError(
-                f"the checkpoint in {folder} does not fit this model: {name} has the shape {stored.get(name)}, "
-                f"expected {shapes.get(name)}; use the version that began the run, or {_ADVICE}"
-            )
+            text = f"{name} has the shape {stored.get(name)}, expected {shapes.get(name)}"
+            advice = f"use the version that began the run, or {_ADVICE}"
+            raise InputError(f"the checkpoint in {folder} does not fit this model: {text}; {advice}")
     for name, variable in variables.items():
         variable.assign(arrays[name])
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from trainers import run_dir
-from trainers.input_pipeline.input_stall import InputStall, measured
+from trainers.input_pipeline import batching
 from trainers.run_dir import HistoryRow
 from trainers.training import checkpoint
 from trainers.training.callbacks import CallbackList, Progress, ResumablePlateau, ValidateAndSaveBest, WeightAverage
@@ -24,7 +24,7 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
     Raises InputError if the loss became NaN or infinite, or the checkpoint does not fit; Stopped after a stop request.
     """
     options, model = setup.options, setup.training_model
-    stall, history = InputStall(), list(resume_from.history) if resume_from else []
+    stall, history = batching.stall_clock(), list(resume_from.history) if resume_from else []
     progress = Progress(setup, stall)
     folder = setup.directory / run_dir.CHECKPOINT
     if resume_from:
@@ -46,15 +46,11 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
     (loss,) = (metric for metric in model.metrics if metric.name == "loss")
     running_metrics = [*loss.variables, *accuracy.variables]
     # Outside of the devices' scope: on one of them, which takes batches of any size.
+    validation_metrics = ["accuracy", keras.metrics.AUC(name="auc"), keras.metrics.Recall(name="sensitivity")]
+    validation_metrics += [keras.metrics.TrueNegatives(name="tn"), keras.metrics.FalsePositives(name="fp")]
     setup.validation_model.compile(
         loss="binary_crossentropy",
-        metrics=[
-            "accuracy",
-            keras.metrics.AUC(name="auc"),
-            keras.metrics.Recall(name="sensitivity"),
-            keras.metrics.TrueNegatives(name="tn"),
-            keras.metrics.FalsePositives(name="fp"),
-        ],
+        metrics=validation_metrics,
         jit_compile=setup.hardware.jit_compile,
         steps_per_execution=setup.steps_per_call,
     )
@@ -97,7 +93,7 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
         last_epoch = progress.epoch + 1 if is_one_epoch else options.epochs
         first_step = progress.epoch * setup.order.steps_per_epoch + progress.step_in_epoch
         model.fit(
-            measured(setup.training_batches(setup.order.starts(first_step, last_epoch)), stall),
+            batching.measured(setup.training_batches(setup.order.starts(first_step, last_epoch)), stall),
             steps_per_epoch=setup.num_calls(progress.step_in_epoch),
             initial_epoch=progress.epoch,
             epochs=last_epoch,

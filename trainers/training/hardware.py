@@ -8,7 +8,6 @@ import keras
 import tensorflow as tf
 
 from pipeline.errors import InputError
-from pipeline.terminal import say
 from trainers.tf_import import JAX
 from trainers.training import hosts
 from trainers.training_flags import Options
@@ -59,14 +58,8 @@ def prepare(model: str, options: Options, policy: str | None) -> Hardware:
     strategy, devices = choose_strategy(options.distribute)
     used = Hardware(policy, jit, strategy, distribution)
     if options.batch_size % used.num_replicas:
-        raise InputError(
-            f"--batch_size={options.batch_size} is no multiple of the {used.num_replicas} devices of "
-            f"--distribute={options.distribute}; give one that is"
-        )
-    if options.distribute == "mirrored" and used.num_replicas == 1:
-        say("warning: --distribute=mirrored: there is one device only, which trains alone", to_stderr=True)
-    if options.input == "device" and not gpus():
-        say("warning: --input=device: there is no GPU; the cells lie in the CPU's memory", to_stderr=True)
+        text = f"the {used.num_replicas} devices of --distribute={options.distribute}"
+        raise InputError(f"--batch_size={options.batch_size} is no multiple of {text}; give one that is")
     print(f"devices: {devices}")
     print(f"precision: {policy} ({policy_reason})")
     print(f"XLA: {'on' if jit else 'off'} ({jit_reason})")
@@ -104,10 +97,8 @@ def choose_steps_per_call(steps_per_execution: str, steps_per_epoch: int) -> int
     if steps_per_execution == "auto":
         return min(_STEPS_PER_CALL_ON_GPUS, steps_per_epoch) if gpus() else 1
     if int(steps_per_execution) > steps_per_epoch:
-        raise InputError(
-            f"--steps_per_execution={steps_per_execution} is more than the {steps_per_epoch} steps of an epoch; give "
-            "fewer, or auto"
-        )
+        text = f"--steps_per_execution={steps_per_execution} is more than the {steps_per_epoch} steps of an epoch"
+        raise InputError(f"{text}; give fewer, or auto")
     return int(steps_per_execution)
 
 
@@ -142,10 +133,8 @@ def choose_strategy(distribute: str) -> tuple[tf.distribute.Strategy | None, str
     """Turns `--distribute` into a strategy, None for one device, and a description; InputError for mirrored on JAX."""
     if _is_on_jax():
         if distribute == "mirrored":
-            raise InputError(
-                "--distribute=mirrored needs Keras's TensorFlow backend; this is jax: give --distribute=none, or unset "
-                "KERAS_BACKEND"
-            )
+            text = "--distribute=mirrored needs Keras's TensorFlow backend; this is jax"
+            raise InputError(f"{text}: give --distribute=none, or unset KERAS_BACKEND")
         names = keras.distribution.list_devices()
         kind = names[0].partition(":")[0].upper()
         if distribute == "hosts":

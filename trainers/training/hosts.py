@@ -151,10 +151,9 @@ def connected(host: Host, options: Options) -> Iterator[Options]:
         except Exception as error:
             atexit.register(os._exit, 1)  # before JAX, which would wait for the other hosts and abort
             if any(word in str(error) for word in _OF_LOST_HOSTS):
-                raise InputError(
-                    f"another host has ended or cannot be reached ({str(error).splitlines()[0]}); give the same "
-                    "command on all hosts to continue from the last checkpoint"
-                ) from error
+                text = f"another host has ended or cannot be reached ({str(error).splitlines()[0]})"
+                advice = "give the same command on all hosts to continue from the last checkpoint"
+                raise InputError(f"{text}; {advice}") from error
             raise
 
 

@@ -25,7 +25,7 @@ def main(model: str) -> int | None:
         return _train(data, options, hosts.meet(host, options.run_dir, wanted), host)
     if is_run:  # a finished run needs no lock: its folder may be read-only
         record = run_dir.acquire(options.run_dir, wanted)
-        if record["status"] == "finished" and "image_statistics" in record and _is_complete(options):
+        if record["status"] == "finished" and _is_complete(options):
             print(f"{model} is trained already")
             say(run_dir.next_steps(options.run_dir, options.data_dir))
             return None
@@ -52,15 +52,14 @@ def main(model: str) -> int | None:
 
 def _train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts.Host | None) -> int | None:
     with hosts.connected(host, options) if host else nullcontext(options) as options:
-        tf_import.import_tensorflow()
+        tf_import.import_tensorflow([options.model] if options.model else [])
         from trainers.training.train import train  # seconds of imports that mistakes need not wait for
 
         try:
             return train(data, options, record, host)
         except OSError as error:
-            raise InputError(
-                f"{options.run_dir} cannot be written ({error}); fix that, then the same command continues"
-            ) from error
+            advice = "fix that, then the same command continues"
+            raise InputError(f"{options.run_dir} cannot be written ({error}); {advice}") from error
 
 
 def _is_complete(options: Options) -> bool:

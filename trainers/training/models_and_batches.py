@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 from sklearn.utils.class_weight import compute_class_weight
 
 from pipeline.cells import LABELS
@@ -18,12 +19,63 @@ from trainers.data import TrainingData
 from trainers.input_pipeline import batching, resident
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 from trainers.models import architectures, custom, features, vgg_weights
-from trainers.models.train_steps import ManySteps
+from trainers.tf_import import JAX
 from trainers.training import hardware
 from trainers.training_flags import Options
 
 Built = tuple[keras.Model, keras.Model, Callable[[tf.data.Dataset], tf.data.Dataset], tf.data.Dataset]
 """What trains, what validates, `ShuffleOrder.starts` -> the batches of the one, the batches of the other."""
+
+
+class ManySteps(keras.Model):
+    """A model whose `fit` gets the batches of several steps at once, along a first axis, and takes step after step.
+
+    Keras's `steps_per_execution` is not that: on TensorFlow each step still asks an iterator for its batch, which takes
+    longer than a small model's step, and on JAX Python calls each step.
+    """
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        super().compile(*arguments, **options)
+        # Builds them: `fit` would do so for the batches of several steps as if for one.
+        self.compute_loss(y=ops.zeros((1,)), y_pred=ops.zeros((1, 1)))
+        self.compute_metrics(None, ops.zeros((1,)), ops.zeros((1, 1)))
+
+    def train_step(self, *arguments: Any) -> Any:
+        take_step = super().train_step  # takes (data) on TensorFlow and (state, data) on JAX
+        if keras.backend.backend() == JAX:
+            import jax
+
+            state, data = arguments
+            state, logs = jax.lax.scan(lambda state, batch: take_step(state, batch)[::-1], state, data)
+            return {name: values[-1] for name, values in logs.items()}, state
+        (data,) = arguments
+
+        def one(i: tf.Tensor) -> tf.Tensor:
+            take_step(tf.nest.map_structure(lambda values: values[i], data))
+            return i + 1
+
+        num_steps = tf.shape(tf.nest.flatten(data)[0])[0]
+        tf.while_loop(lambda i: i < num_steps, one, [tf.constant(0)], parallel_iterations=1)
+        return self.get_metrics_result()
+
+
+class Padded(keras.Model):
+    """A model for several hosts, whose batches are of one length: an epoch's last one is padded by cells of weight 0.
+
+    Its running loss and accuracy leave those out; Keras counts them in both.
+    """
+
+    def compile(self, *, metrics: list[Any], **options: Any) -> None:
+        super().compile(weighted_metrics=metrics, **options)  # by no other weights than 0 and 1
+
+    def compute_metrics(
+        self, x: Any, y: keras.KerasTensor, y_pred: keras.KerasTensor, sample_weight: keras.KerasTensor
+    ) -> dict[str, keras.KerasTensor]:
+        # The loss has been added for as many cells as `x` has: the padding is taken back out of it.
+        is_cell = ops.cast(sample_weight > 0, "float32")
+        (loss,) = (metric for metric in self.metrics if metric.name == "loss")
+        loss.update_state(self.compute_loss(x, y, y_pred, sample_weight), sample_weight=ops.sum(is_cell - 1))
+        return super().compute_metrics(x, y, y_pred, is_cell)
 
 
 def build_model(name: str, image_size_px: int, options: Options) -> keras.Model:
@@ -38,17 +90,19 @@ def build_model(name: str, image_size_px: int, options: Options) -> keras.Model:
     return model
 
 
-def on_cells(
-    model: keras.Model,
-    data: TrainingData,
-    options: Options,
-    finish: batching.Finish,
-    order: ShuffleOrder,
-    used: hardware.Hardware,
-    mode: str,
-    steps_per_call: int | None,
-) -> Built:
+class Parts(NamedTuple):
+    """What models and batches are built from."""
+
+    data: TrainingData
+    options: Options
+    used: hardware.Hardware
+    order: ShuffleOrder
+    finish: batching.Finish
+
+
+def on_cells(model: keras.Model, parts: Parts, mode: str, steps_per_call: int | None) -> Built:
     """Models and batches of images, in an input mode; with `steps_per_call` the batches of a call are stacked."""
+    data, options, used, order, finish = parts
     with used.scope():
         if options.ranges.is_nothing:  # `model` itself is not compiled, or its file would hold the optimizer's state
             training_model = keras.Model(model.input, model.output, name=model.name)
@@ -72,24 +126,15 @@ def on_cells(
     )
 
 
-def on_features(
-    model: keras.Model,
-    data: TrainingData,
-    options: Options,
-    finish: batching.Finish,
-    order: ShuffleOrder,
-    used: hardware.Hardware,
-    record: run_dir.Run,
-) -> Built:
+def on_features(model: keras.Model, parts: Parts, record: run_dir.Run) -> Built:
     """The same for a head on the features of its frozen backbone."""
+    data, options, used, order, finish = parts
     with used.scope():
         backbone, head = features.split_backbone(model, used.jit_compile)
     digest = features.digest(backbone)
     if record.setdefault("backbone_digest", digest) != digest:  # the checkpoint holds the head alone
-        raise InputError(
-            f"--vgg_weights={options.vgg_weights} has other weights than {options.run_dir} began with; give the same "
-            "file, or another --run_dir"
-        )
+        text = f"--vgg_weights={options.vgg_weights} has other weights than {options.run_dir} began with"
+        raise InputError(f"{text}; give the same file, or another --run_dir")
     cache = Path(options.run_dir) / run_dir.FEATURES
     train, validation = (
         features.extract(backbone, split, cache, vgg_input=options.vgg_input, batch_size=options.batch_size)
@@ -123,8 +168,7 @@ def finish(options: Options, image_size_px: int, order: ShuffleOrder, weights: n
 def class_weights(mode: str, labels: np.ndarray) -> np.ndarray:
     """Weight of each class in the loss, float32 [classes], for int labels [cells], by a mode of scikit-learn."""
     if len(present := np.unique(labels)) < len(LABELS):
-        raise InputError(
-            f"--class_weight={mode} needs cells of both classes, but the training split has only "
-            f"{' and '.join(LABELS[label] for label in present)}; give another --train_split or --class_weight=none"
-        )
+        text = f"--class_weight={mode} needs cells of both classes, but the training split has only"
+        text = f"{text} {' and '.join(LABELS[label] for label in present)}"
+        raise InputError(f"{text}; give another --train_split or --class_weight=none")
     return compute_class_weight(mode, classes=np.arange(len(LABELS)), y=labels).astype(np.float32)

@@ -15,7 +15,6 @@ from trainers.augmentation.apply import save_preview
 from trainers.data import TrainingData
 from trainers.input_pipeline import batching, memory
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
-from trainers.models.train_steps import Padded
 from trainers.training import hardware, hosts, models_and_batches
 from trainers.training_flags import Options
 
@@ -94,14 +93,14 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
         weights = models_and_batches.class_weights(options.class_weight, labels)
         record["class_weights"] = weights.tolist()
     finish = models_and_batches.finish(options, data.train.image_size_px, order, weights)
+    parts = models_and_batches.Parts(data, options, used, order, finish)
     if is_on_features:
-        built = models_and_batches.on_features(model, data, options, finish, order, used, record)
+        built = models_and_batches.on_features(model, parts, record)
     else:
         if name == "vgg_frozen":
             reason = "several hosts train" if used.distribution else "augmentation is on"
             print(f"{reason}, so features are not cached: the frozen layers compute every cell in each epoch")
-        stacked = steps_per_call if is_stacked else None
-        built = models_and_batches.on_cells(model, data, options, finish, order, used, mode, stacked)
+        built = models_and_batches.on_cells(model, parts, mode, steps_per_call if is_stacked else None)
     training_model, validation_model, training, validation = built
     if weights is not None:
         with tf.device("cpu"):
@@ -112,7 +111,9 @@ def build(data: TrainingData, options: Options, record: run_dir.Run) -> TrainSet
     record["hardware"] = {"policy": used.policy, "jit_compile": used.jit_compile, "num_replicas": used.num_replicas}
     run_dir.write(options.run_dir, record)
     if used.distribution:
-        training_model = Padded(training_model.input, training_model.output, name=training_model.name)
+        training_model = models_and_batches.Padded(
+            training_model.input, training_model.output, name=training_model.name
+        )
     return TrainSetup(
         options=options,
         data=data,
@@ -143,10 +144,8 @@ def _count_left_out(order: ShuffleOrder, used: hardware.Hardware) -> int:
     """Cells of an epoch's smaller last batch, if several devices cannot share it."""
     num_left_out = 0 if used.num_replicas == 1 or used.distribution else order.num_cells % order.batch_size
     if num_left_out == order.num_cells:
-        raise InputError(
-            f"--batch_size={order.batch_size} is more than the {order.num_cells} cells of --train_split, and several "
-            "devices share full batches only; give a smaller one"
-        )
+        text = f"--batch_size={order.batch_size} is more than the {order.num_cells} cells of --train_split"
+        raise InputError(f"{text}, and several devices share full batches only; give a smaller one")
     if num_left_out:
         print(f"each epoch's last {num_left_out} cells are left out: several devices share full batches only")
     return num_left_out

@@ -56,7 +56,8 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
     validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
     if not is_finished:
         _finish(history, validated, options, record)
-    for text in warnings.of_one_class(record["model"], validated.labels, validated.probabilities):
+    judged = record["model"], validated.labels, validated.probabilities, options.class_weight
+    for text in warnings.of_one_class(*judged):
         say(f"warning: --validation_split={options.validation_split}: {text}", to_stderr=True)
     with optional(run_dir.CURVES):
         title = f"{record['model']}, {options.config}"
@@ -118,10 +119,9 @@ def _finish(
     loss = np.mean(weights * -np.log(np.where(validated.labels == 1, probabilities, 1 - probabilities)))
     is_finite = (np.abs(validated.probabilities - 0.5) < 0.5 - 1e-6).all()  # else Keras's loss, of logits, is larger
     if loss > 1.1 * best["val_loss"] + 0.005 or (is_finite and loss < 0.9 * best["val_loss"] - 0.005):
-        raise InputError(
-            f"{Path(options.run_dir) / run_dir.MODEL} is not the model of the best epoch: its validation loss is "
-            f"{loss:.4f}, expected {best['val_loss']:.4f}; train again into another --run_dir"
-        )
+        text = f"its validation loss is {loss:.4f}, expected {best['val_loss']:.4f}"
+        path = Path(options.run_dir) / run_dir.MODEL
+        raise InputError(f"{path} is not the model of the best epoch: {text}; train again into another --run_dir")
     run_dir.write_history(history, Path(options.run_dir) / run_dir.HISTORY)  # the checkpoint's: nothing vouched for it
     record |= {"status": "finished", "files": run_dir.digests(options.run_dir)}
     run_dir.write(options.run_dir, record)

@@ -141,7 +141,7 @@ def _or_none(value: float) -> float | None:
 
 
 def estimate(
-    models: Sequence[Sums], num_resamples: int, seed: int = 0, names: Iterable[str] = metrics.NAMES
+    models: Sequence[Sums], num_resamples: int, names: Iterable[str] = metrics.NAMES, seed: int = 0
 ) -> dict[str, Estimate]:
     """Metrics with their intervals: of one model, or of one minus another on the same cells, paired by cluster."""
     num_clusters, rng = models[0].num_clusters, np.random.default_rng(seed)

@@ -22,7 +22,9 @@ TITLES = {
     "brier": "Brier score (0 is best)",
     "ece": "Expected calibration error (0 is best)",
 }
-"""Title of each metric of `metrics.json`; for `ece` see `expected_calibration_error`."""
+"""Title of each metric of `metrics.json`. `ece` is the mean distance between predicted probability and fraction of
+parasitized cells over the bins of `assign_bins`, the binary form (bins of the positive class's probability) of Guo et
+al., "On Calibration of Modern Neural Networks", ICML 2017."""
 NAMES = tuple(TITLES)
 
 _SMEAR_CELLS = 5000  # roughly what a microscopist counts in a thin film
@@ -42,28 +44,9 @@ def class_weighted(labels: np.ndarray, predictions: np.ndarray) -> dict[str, flo
     return dict(zip(("accuracy", "precision", "recall", "f1"), map(float, (accuracy, *means)), strict=True))
 
 
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean distance between predicted probability and fraction of parasitized cells, over the bins of `assign_bins`.
-
-    The binary form (bins of the positive class's probability) of Guo et al., "On Calibration of Modern Neural
-    Networks", ICML 2017.
-    """
-    excess = np.bincount(assign_bins(probabilities), probabilities - labels, NUM_BINS)
-    return float(np.abs(excess).sum() / len(labels))
-
-
 def assign_bins(probabilities: np.ndarray) -> np.ndarray:
     """The bin of each probability, closed on the right: int64 [cells] in 0…`NUM_BINS` - 1."""
     return np.clip(np.ceil(probabilities * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
-
-
-def calibration_errors(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Log loss, Brier score and expected calibration error, by `log_loss`, `brier` and `ece`."""
-    return {
-        "log_loss": log_loss(labels, probabilities),
-        "brier": float(metrics.brier_score_loss(labels, probabilities)),
-        "ece": expected_calibration_error(labels, probabilities),
-    }
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:

@@ -3,13 +3,12 @@
 `trainers.evaluate` and `trainers.predict` only read the file. It holds for one model file, named by its sha256.
 """
 
-import hashlib
 import json
 import math
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import optimize, special
@@ -102,7 +101,7 @@ def apply_temperature(probabilities: np.ndarray, temperature: float | np.ndarray
 
 def write(run_folder: str, without_flips: Thresholds, with_flips: Thresholds) -> None:
     """Writes `thresholds.json` for the model that lies in a run's folder, atomically."""
-    content: dict[str, Any] = {"model_sha256": _model_digest(run_folder)}
+    content: dict[str, Any] = {"model_sha256": run_dir.digest(run_folder, run_dir.MODEL)}
     content |= {name: fitted._asdict() for name, fitted in zip(_ENTRIES, (without_flips, with_flips), strict=True)}
     content["checksum"] = compute_checksum(content)
     storage.write_atomic(Path(run_folder) / FILE, (json.dumps(content, indent=1) + "\n").encode())
@@ -118,7 +117,7 @@ def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
             content = json.loads(file.read())
         if content.pop("checksum", None) != compute_checksum(content):
             raise ValueError("its checksum does not fit: it has been changed")
-        if content["model_sha256"] != _model_digest(run_folder):
+        if content["model_sha256"] != run_dir.digest(run_folder, run_dir.MODEL):
             return None
         fitted = Thresholds(**content[_ENTRIES[test_time_flips]])
         _check(fitted)
@@ -129,20 +128,16 @@ def read(run_folder: str, test_time_flips: bool) -> Thresholds | None:
 
 def _check(fitted: Thresholds) -> None:
     """Raises ValueError for other types, names or ranges than `fit` gives: NaN would call every cell uninfected."""
-    is_text = all(isinstance(text, str) for text in (fitted.split, fitted.not_fitted))
-    if not is_text or not all(_is_number(size, 0, math.inf) for size in (fitted.num_cells, fitted.num_patients)):
-        raise ValueError("its split, sizes or not_fitted have another type")
+    if not all(isinstance(text, str) for text in (fitted.split, fitted.not_fitted)):
+        raise ValueError("its split or not_fitted is no text")
     expected = {DEFAULT} if fitted.not_fitted else set(NAMES)
     if fitted.thresholds.keys() != expected:
         raise ValueError(f"it has the thresholds {sorted(fitted.thresholds)}, expected {sorted(expected)}")
     numbers = {f"threshold {name}": (value, 0.0, 1.0) for name, value in fitted.thresholds.items()}
+    numbers |= {name: (getattr(fitted, name), 0, math.inf) for name in ("num_cells", "num_patients")}
     for name, (value, low, high) in (numbers | {"temperature": (fitted.temperature, *_TEMPERATURES)}).items():
-        if not _is_number(value, low, high):
+        if type(value) not in (int, float) or not low <= value <= high:  # bool is an int, too; NaN is in no range
             raise ValueError(f"its {name} is {value!r}, expected a number in {low:g}…{high:g}")
-
-
-def _is_number(value: object, low: float, high: float) -> bool:
-    return type(value) in (int, float) and low <= cast(float, value) <= high  # bool is an int, too; NaN is in no range
 
 
 def read_threshold(value: str, run_folder: str, test_time_flips: bool) -> float:
@@ -176,8 +171,3 @@ def _training_command(run_folder: str) -> str:
 def missing(run_folder: str) -> str:
     """That a run has no thresholds for its model, and the command that writes them."""
     return f"{run_folder} has no {FILE} for its model; {_training_command(run_folder)}"
-
-
-def _model_digest(run_folder: str) -> str:
-    with storage.open_regular(str(Path(run_folder) / run_dir.MODEL)) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -40,8 +40,8 @@ def _entry(model: ModelPredictions, by_patient: Sums, options: Options) -> dict[
     if model.is_calibrated:
         calibration = {
             "temperatures": [fitted.temperature for fitted in model.thresholds],
-            "before": metrics.calibration_errors(labels, probabilities),
-            "after": metrics.calibration_errors(labels, model.calibrated_probabilities),
+            "before": _calibration_errors(labels, probabilities),
+            "after": _calibration_errors(labels, model.calibrated_probabilities),
         }
     entry = {
         "split": model.model_runs.split,
@@ -63,6 +63,11 @@ def _entry(model: ModelPredictions, by_patient: Sums, options: Options) -> dict[
     if options.disputed_labels:
         entry["undisputed"] = _undisputed(model, options, options.disputed_labels)
     return entry
+
+
+def _calibration_errors(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
+    values = bootstrap.compute(labels, probabilities)
+    return {"log_loss": metrics.log_loss(labels, probabilities), "brier": values["brier"], "ece": values["ece"]}
 
 
 def _size(cells: Predictions) -> dict[str, int]:
@@ -88,7 +93,7 @@ def _undisputed(model: ModelPredictions, options: Options, disputed_labels: Labe
 
 
 def _estimate(models: list[Sums], options: Options, names: Iterable[str] = metrics.NAMES) -> dict[str, dict[str, Any]]:
-    estimates = bootstrap.estimate(models, options.num_resamples, options.bootstrap_seed, names)
+    estimates = bootstrap.estimate(models, options.num_resamples, names)
     return {name: item._asdict() for name, item in estimates.items()}
 
 

@@ -68,7 +68,6 @@ def to_svg(figure: Figure, label: str) -> str:
 
 
 def _two_panels(height: float) -> tuple[Figure, list[SubFigure]]:
-    """A figure of a height in inches with two panels side by side."""
     figure = Figure(figsize=(10, height))
     return figure, list(figure.subfigures(1, 2, squeeze=False).flat)
 
@@ -120,7 +119,7 @@ def reliability(model: ModelPredictions, noun: str, options: Options) -> Figure:
             is_in = bins == number
             # The fraction of parasitized cells among those of a bin is the precision of "is in this bin".
             sums = bootstrap.Sums(labels, is_in.astype(float), patient_ids)
-            interval = bootstrap.estimate([sums], options.num_resamples, options.bootstrap_seed, ["precision"])
+            interval = bootstrap.estimate([sums], options.num_resamples, ["precision"])
             mean = values[is_in].mean()
             dots.plot(mean, labels[is_in].mean(), "o", color=colour, markersize=4)
             if ends := interval["precision"].ci95:

@@ -15,6 +15,7 @@ from trainers.evaluation.predictions import ModelPredictions
 _MIN_PATIENTS = 30  # simulated down to 20, but real patients are less regular
 _MIN_VALIDATION_PATIENTS = 10
 _MIN_RECALL = 0.2  # of each class
+_RARE = 0.25  # a class with a smaller part of the cells
 
 
 class ReportWarning(NamedTuple):
@@ -78,7 +79,7 @@ def _of_numbers(model: ModelPredictions, patients: set[str], noun: str) -> Itera
         yield f"{model.name} cannot be checked for leaks: {why}."
     if leak["data_differences"]:
         yield f"The data set is not the one that {model.name} was trained on: {'; '.join(leak['data_differences'])}."
-    yield from of_one_class(model.name, labels, probabilities)
+    yield from of_one_class(model.name, labels, probabilities, records[0]["flags"].get("class_weight"))
     if model.unlike and (text := image_statistics.summarize(model.unlike)):
         yield f"{model.name}: {text}."
     if not patients:
@@ -99,7 +100,7 @@ def _of_numbers(model: ModelPredictions, patients: set[str], noun: str) -> Itera
         yield f"Training of {model.name} has not finished: this is its best epoch so far."
 
 
-def of_one_class(name: str, labels: np.ndarray, probabilities: np.ndarray) -> Iterator[str]:
+def of_one_class(name: str, labels: np.ndarray, probabilities: np.ndarray, class_weight: str | None) -> Iterator[str]:
     """Says that labels, or nearly all that a model called name predicts of both classes, are of one class."""
     classes = np.unique(labels)
     if len(classes) < 2:
@@ -110,6 +111,8 @@ def of_one_class(name: str, labels: np.ndarray, probabilities: np.ndarray) -> It
         if (recall := (called == label)[labels == label].mean()) < _MIN_RECALL:
             text = f"{name} calls {(called == other).mean():.1%} of the cells {LABELS[other]} and recognizes only"
             advice = "it has learned little: train for more epochs, or with another recipe"
+            if class_weight == "none" and np.bincount(labels).min() < _RARE * len(labels):
+                advice += ", such as --class_weight=balanced"
             text = f"{text} {recall:.1%} of those that are {LABELS[label]}"
             yield f"{text}. If the training cells are like these, {advice}."
 
