@@ -7,7 +7,6 @@ See benchmarks/README.md for how to prepare the data set and for what is in each
 
 import dataclasses
 import json
-import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,6 @@ from trainers.data import Split, open_data_set
 
 LIBRARIES = ("ffcv", "dali", "torch", "grain", "webdataset")  # in an environment of their own (`make peers`)
 _LIBRARIES_PYTHON = Path(__file__).parents[1] / ".venv-peers" / "bin" / "python"
-_CELLS_AT_A_TIME = 1024
 _COMPARED = {
     "resident": ("ffcv", "dali", "grain", "webdataset"),
     "mapped": ("dali", "torch"),
@@ -41,7 +39,7 @@ class Case:
     """One reader at one batch size, its runs so far, and why it cannot run."""
 
     work: Work
-    results: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    results: list[tuple[measurement.Measurement, list[float]]] = dataclasses.field(default_factory=list)
     error: str | None = None
 
     def run(self) -> None:
@@ -56,27 +54,22 @@ class Case:
 
     def row(self) -> dict[str, Any]:
         """The case's entry in the file, see `measurement.report`."""
-        work, results, num_cells = self.work, self.results, self.work.expected.num_cells
-        seconds = [sum(result["epoch_seconds"][1:]) + result["closing_seconds"] for result in results]
-        medians = {
-            name: round(statistics.median(result[name] for result in results), 3) if results else None
-            for name in ("cpu_seconds", "peak_rss_bytes")
-        }
-        return {
-            "name": f"{work.reader}, batch {work.batch_size}, {num_cells:,} cells",
+        work, num_cells = self.work, self.work.expected.num_cells
+        name = f"{work.reader}, batch {work.batch_size}, {num_cells:,} cells"
+        if self.error:
+            return {"name": name, "reader": work.reader, "batch_size": work.batch_size, "error": self.error}
+        runs, epochs = zip(*self.results, strict=True)
+        more = {
             "reader": work.reader,
             "batch_size": work.batch_size,
-            "num_images": num_cells,
-            "images_per_second": measurement.rates_entry([num_cells * (work.epochs - 1) / time for time in seconds]),
-            "first_epoch": measurement.rates_entry([num_cells / result["epoch_seconds"][0] for result in results]),
-            **medians,
-            "epoch_seconds": [result["epoch_seconds"] for result in results],
-            **({"error": self.error} if self.error else {}),
+            "first_epoch": measurement.rates_entry([num_cells / seconds[0] for seconds in epochs]),
+            "epoch_seconds": epochs,
         }
+        return measurement.case(name, num_cells, runs, **more)
 
 
-def run_once(work: Work) -> dict[str, Any]:
-    """Runs a reader once; returns what `clock.run` prints, and the most memory that its processes held."""
+def run_once(work: Work) -> tuple[measurement.Measurement, list[float]]:
+    """Runs a reader once; returns seconds per later epoch with CPU and memory of all, and the seconds of each epoch."""
     python, module = sys.executable, "input_readers"
     if work.reader in LIBRARIES:
         python, module = str(_LIBRARIES_PYTHON), "input_libraries"
@@ -84,30 +77,28 @@ def run_once(work: Work) -> dict[str, Any]:
             raise InputError("its environment is missing: make peers")
     command = [python, "-m", f"benchmarks.baselines.{module}", json.dumps(dataclasses.asdict(work))]
     measured = measurement.measure(work.reader, command)
-    return {**json.loads(measured.output.splitlines()[-1]), "peak_rss_bytes": measured.peak_rss_bytes}
+    result = json.loads(measured.output.splitlines()[-1])
+    epochs = result["epoch_seconds"]
+    steady = (sum(epochs[1:]) + result["closing_seconds"]) / max(1, len(epochs) - 1)
+    return measurement.Measurement(steady, result["cpu_seconds"], measured.peak_rss_bytes), epochs
 
 
 def lay_out(split: Split, data_dir: str, folder: Path) -> Work:
     """Writes the cells of a split as arrays into a folder; returns the work on them, without a reader."""
     tf_import.import_tensorflow()
 
-    from trainers.input_pipeline import batching
+    from trainers.input_pipeline import resident
 
-    shape = (split.num_cells, split.image_size_px, split.image_size_px, 3)
-    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
-    labels = np.zeros(split.num_cells, np.int64)
-    content = Content()
-    for batch, batch_labels, *_ in batching.evaluation_batches(split, _CELLS_AT_A_TIME).as_numpy_iterator():
-        rows = slice(content.num_cells, content.num_cells + len(batch))
-        images[rows], labels[rows] = batch, batch_labels
-        content = content.plus((batch, batch_labels), with_crcs=True)
-    np.save(folder / "labels.npy", labels)
+    cells = resident.load(split)
+    np.save(folder / "images.npy", cells.images)
+    np.save(folder / "labels.npy", cells.labels)
+    content = Content().plus(cells, with_crcs=True)
     return Work("", str(folder), data_dir, split.data_set.config, split.expression, list(split.files), content)
 
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Ratios of readers at each batch size, as far as measured."""
-    measured = {(row["reader"], row["batch_size"]): row for row in rows if row["images_per_second"]["median"]}
+    measured = {(row["reader"], row["batch_size"]): row for row in rows if "error" not in row}
     return {
         f"{ours} to {theirs}, batch {size}, {name}": measurement.ratio(row, measured[theirs, size], key)
         for (ours, size), row in measured.items()

@@ -126,8 +126,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch_size", 64, "Cells per batch.", lower_bound=1)
     flags.DEFINE_integer("steps", 20, "Timed steps per run, after as many to warm up.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Runs of each case.", lower_bound=1)
-    meaning = "Steps per epoch of the trainings that measure the host's time per step; 0 leaves it out."
-    flags.DEFINE_integer("host_steps", 300, meaning, lower_bound=0)
+    flags.DEFINE_integer("host_steps", 300, "Steps per epoch for the host's time; 0 leaves it out.", lower_bound=0)
     modes = [mode for mode in INPUT_MODES if mode != "device"]  # gpu_throughput has that
     flags.DEFINE_enum("input", "auto", modes, "Input mode, as of the trainers.")
     run(main)

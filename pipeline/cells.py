@@ -20,8 +20,9 @@ BACKGROUNDS = ("keep", "black")  # what may surround a stored cell, see `source.
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that count as images
 
 _MAX_CLASSES = 8  # more names of folders, or values in a table, are none of classes
-_MEANS_UNINFECTED = re.compile(r"\b(un|non?|not)(infect|parasit)|\b(healthy|normal|negative)", re.IGNORECASE)
-_MEANS_PARASITIZED = re.compile(r"\b(infect|parasit|positive)", re.IGNORECASE)
+_NOT, _INFECTED = r"\b(un|non?|not|nicht|sin|sans)", "(infec|infek|infet|infiz|parasit)"  # other languages, too
+_MEANS_UNINFECTED = re.compile(rf"{_NOT}{_INFECTED}|\b(healthy|normal|negativ|gesund|sain|sano)", re.IGNORECASE)
+_MEANS_PARASITIZED = re.compile(rf"\b({_INFECTED}|positiv)", re.IGNORECASE)
 
 
 class ZipEntry(NamedTuple):
@@ -74,7 +75,7 @@ def parse_patient(filename: str, patient_regex: re.Pattern[str]) -> str:
 def guess_label(name: str) -> int | None:
     """The label that a class folder's name or a table's value means, such as `healthy`; None if that is not clear."""
     words = re.sub(r"[\W_]+", " ", name)
-    words = re.sub(r"\b(un|non?|not) ", r"\1", words, flags=re.IGNORECASE)
+    words = re.sub(f"{_NOT} ", r"\1", words, flags=re.IGNORECASE)
     return 0 if _MEANS_UNINFECTED.search(words) else 1 if _MEANS_PARASITIZED.search(words) else None
 
 
@@ -94,12 +95,9 @@ def parse_class_folders(values: Sequence[str]) -> dict[str, int]:
         pairs = list(zip(LABELS, values, strict=False))
     names = {name: LABELS.index(label) for label, name in pairs if name and "/" not in name and label in LABELS}
     if len(names) != len(values) or len(set(names.values())) != len(LABELS):
-        example = "uninfected=healthy,parasitized=ring,parasitized=trophozoite"
-        if any("/" in value for value in values):
-            example = ",".join(dict.fromkeys(value.rpartition("/")[2] for value in values))
         raise InputError(
             f"--class_folders or --class_names is {','.join(values)}; expected one bare name for each of "
-            f"{','.join(LABELS)}, or several with their labels; such as {example}"
+            f"{','.join(LABELS)}, or several, such as uninfected=healthy,parasitized=ring,parasitized=trophozoite"
         )
     return dict(sorted(names.items(), key=lambda item: item[::-1]))
 

@@ -10,7 +10,7 @@ first fold where there is none), so the test split stays unseen. Takes about fiv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -33,12 +33,7 @@ _GRID = 4
 _NUM_COLOURED = 2000  # cells whose colour is looked at
 
 
-class CellImage(NamedTuple):
-    """A cell of the training split."""
-
-    image: np.ndarray  # uint8 RGB [size, size, 3]
-    label: int  # index into `cells.LABELS`
-    patient_id: str
+CellImage = tuple[example.ParsedExample, np.ndarray]  # uint8 RGB [size, size, 3]
 
 
 def count_patients(directory: epath.Path, split: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -56,20 +51,16 @@ def read_cells(directory: epath.Path, contents: manifest.Manifest, split: str) -
     """The first cells of each shard: they are in hash order, so these are a random sample; InputError if corrupt."""
     size, encoding = (contents["settings"][name] for name in ("image_size_px", "image_encoding"))
     shards = contents["splits"][split]["shards"]
-
-    def decode(cell: example.ParsedExample) -> CellImage:
-        return CellImage(example.decode_image(cell.image, size, encoding == "png"), cell.label, cell.patient_id)
-
     for shard in shards:
         take = min(shard["num_records"], -(-_NUM_COLOURED // len(shards)))
-        yield from index.read_cells(str(directory / shard["file"]), 0, take, decode)
+        yield from index.read_cells(str(directory / shard["file"]), 0, take, size, encoding == "png")
 
 
 def mean_colours(cells: Sequence[CellImage]) -> dict[tuple[str, int], np.ndarray]:
     """(patient, label) -> float64 [3], mean RGB in 0…255 of the cells' own pixels, black background left out."""
     colours: dict[tuple[str, int], list[np.ndarray]] = {}
-    for cell in cells:
-        inside = cell.image[cell.image.any(axis=2)]
+    for cell, image in cells:
+        inside = image[image.any(axis=2)]
         if len(inside):
             colours.setdefault((cell.patient_id, cell.label), []).append(inside.mean(axis=0))
     return {key: np.mean(means, axis=0) for key, means in sorted(colours.items())}
@@ -112,8 +103,8 @@ def plot(directory: epath.Path, contents: manifest.Manifest) -> "Figure":
     colours.legend(fontsize=8, markerscale=0.5, loc="upper center")
     cells.suptitle(f"Cells of {split}, as they are stored", fontsize=11)
     grid = cells.subplots(_GRID, _GRID, subplot_kw={"xticks": [], "yticks": [], "frame_on": False})
-    for axis, cell in zip(grid.flat, images, strict=False):
-        axis.imshow(cell.image)
+    for axis, (cell, image) in zip(grid.flat, images, strict=False):
+        axis.imshow(image)
         axis.set_title(f"{LABELS[cell.label]}, {cell.patient_id or 'patient unknown'}", fontsize=8)
     return figure
 

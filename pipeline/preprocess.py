@@ -44,14 +44,9 @@ _FLAG_GROUPS = {
 
 def main() -> None:
     """Runs the job for each config and prints what came out."""
-    settings = plan.Settings(
-        image_size_px=_FLAGS.image_size_px,
-        image_encoding=_FLAGS.image_encoding,
-        background=_FLAGS.background,
-        split_seed=_FLAGS.split_seed,
-        cells_per_shard=_FLAGS.cells_per_shard,
-        patient_regex=_FLAGS.patient_regex,
-    )
+    names = ("image_size_px", "image_encoding", "background", "split_seed", "cells_per_shard", "patient_regex")
+    values = _FLAGS.flag_values_dict()
+    settings = plan.Settings(**{name: values[name] for name in names})
     parse_class_folders(_FLAGS.class_folders)
     compile_patient_regex(settings.patient_regex)
     for config in _FLAGS.config or [""]:
@@ -121,28 +116,22 @@ if __name__ == "__main__":  # flags are not defined on import: other commands ha
     default = plan.Settings()
     origin = "Folder or .zip with a folder per class or with a table; a table (.csv); or nih: the NLM's archive."
     flags.DEFINE_string("source", None, origin, required=True)
-    of_table = "Table of a folder or .zip: CSV with a file, a label, and perhaps a patient and a split per line."
-    flags.DEFINE_string("labels_csv", None, of_table)
+    flags.DEFINE_string("labels_csv", None, "CSV with a file, a label, and perhaps a patient and a split per line.")
     for what, likely in layouts.COLUMNS.items():
-        column = f"Name of the table's column for the {what}. Without it: {', '.join(likely)}."
-        flags.DEFINE_string(f"{what}_column", None, column)
+        flags.DEFINE_string(f"{what}_column", None, f"The table's column for the {what}; else {', '.join(likely)}.")
     flags.DEFINE_string("data_dir", None, "Root folder of the data sets, as in tfds.load.", required=True)
     flags.DEFINE_list("config", [default.config], f"Configs to make: one or more of {', '.join(CONFIGS)}.")
     flags.DEFINE_bool("overwrite", False, "Replace a data set that has another source or other settings.")
     flags.DEFINE_bool("repair", False, "Make corrupt files of a data set again; rejected unless byte-identical.")
-    seed = "Seed of the split and of the order of cells."
-    flags.DEFINE_integer("split_seed", default.split_seed, seed, 0, 2**32 - 1)
-    size = "Width and height of the stored images in pixels."
-    flags.DEFINE_integer("image_size_px", default.image_size_px, size, 1, MAX_SIZE_PX)
+    flags.DEFINE_integer("split_seed", default.split_seed, "Seed of the split and of the order.", 0, 2**32 - 1)
+    flags.DEFINE_integer("image_size_px", default.image_size_px, "Side of stored images in pixels.", 1, MAX_SIZE_PX)
     encoding = "raw needs no decoding when read; png is compact."
     flags.DEFINE_enum("image_encoding", default.image_encoding, IMAGE_ENCODINGS, encoding)
-    around = "What surrounds each cell: keep it, or make it black, for cells that were cut out by box."
-    flags.DEFINE_enum("background", default.background, BACKGROUNDS, around)
+    flags.DEFINE_enum("background", default.background, BACKGROUNDS, "black masks cells that were cut out by box.")
     flags.DEFINE_integer("cells_per_shard", default.cells_per_shard, "Largest number of cells in a shard.", 1)
     folders = (
-        "Folders of uninfected and parasitized cells, or a table's names for them, in this order, or "
-        "uninfected=<name>,parasitized=<name>, perhaps several for a label. The default also takes names that mean "
-        "this, such as healthy,infected."
+        "Folders of uninfected, then of parasitized cells, or a table's names for them; or uninfected=<name>,"
+        "parasitized=<name>, perhaps several for a label. The default also takes names like healthy,infected."
     )
     flags.DEFINE_list("class_folders", list(default.class_folders), folders)
     flags.DEFINE_alias("class_names", "class_folders")
@@ -150,9 +139,7 @@ if __name__ == "__main__":  # flags are not defined on import: other commands ha
     flags.DEFINE_string("patient_regex", default.patient_regex, regex)
     labels = "CSV file with the header filename,label: cells with corrected labels, or left out by the label exclude."
     flags.DEFINE_string("label_overrides", None, labels)
-    fraction = "Fail if a larger fraction of the images cannot be used."
-    flags.DEFINE_float("max_rejected_fraction", 0.001, fraction, 0.0, 1.0)
+    flags.DEFINE_float("max_rejected_fraction", 0.001, "Largest fraction of images that may be rejected.", 0.0, 1.0)
     flags.DEFINE_list("pipeline_options", [], "Options of Beam, such as --runner=DirectRunner,….")
-    folder = "Folder for the archive that --source=nih downloads."
-    flags.DEFINE_string("download_dir", "~/.cache/tfds_malaria", folder)
+    flags.DEFINE_string("download_dir", "~/.cache/tfds_malaria", "Folder for what --source=nih downloads.")
     run(main, flag_groups={heading: names.split() for heading, names in _FLAG_GROUPS.items()})

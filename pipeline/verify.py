@@ -19,7 +19,7 @@ from etils import epath
 from pipeline import storage
 from pipeline.command import run
 from pipeline.errors import InputError
-from pipeline.records import example, layout, manifest, schema, tfrecord
+from pipeline.records import example, layout, manifest, schema
 from pipeline.records.index import index_array, read_index
 from pipeline.splits.configs import CONFIGS
 from pipeline.terminal import progress_bar, quantity, say
@@ -42,7 +42,6 @@ def verify(directory: epath.Path) -> list[Problem]:
     try:
         content = storage.read_file(directory / layout.MANIFEST)
         parsed = manifest.parse(content)
-        schema.check(parsed)
     except FileNotFoundError:
         return [Problem(layout.MANIFEST, "is missing: this is no complete data set")]
     except (OSError, ValueError, RecursionError) as error:
@@ -92,20 +91,20 @@ def _check_shard(directory: epath.Path, shard: dict[str, Any], raw_size_px: int 
     rows: list[tuple[int, int, int, int]] = []
     try:
         with storage.open_file(directory / name) as file:
-            for offset, record in tfrecord.read_records(file):
+            for offset, record in example.read_records(file):
                 cell = example.parse(record)
                 encoded, image_start = example.encode(*cell)
                 if raw_size_px and len(cell.image) != 3 * raw_size_px**2:
                     raise ValueError(f"record {len(rows)} is not {raw_size_px} pixels wide")
                 if encoded != record:
                     raise ValueError(f"record {len(rows)} is not serialised as pipeline.preprocess does")
-                rows.append((offset, offset + tfrecord.HEADER_BYTES + image_start, len(cell.image), cell.label))
+                rows.append((offset, offset + example.HEADER_BYTES + image_start, len(cell.image), cell.label))
                 counts[cell.label, cell.patient_id] += 1
         if len(rows) != shard["num_records"]:
             raise ValueError(f"has {len(rows)} records, the manifest says {shard['num_records']}")
         if index_name not in faults and not np.array_equal(read_index(str(directory / name)), index_array(rows)):
             problems.append(Problem(index_name, "does not point at the records"))
-    except (tfrecord.CorruptRecord, ValueError) as error:
+    except (example.CorruptRecord, ValueError) as error:
         problems.append(Problem(name, str(error)))
     except InputError as error:
         problems.append(Problem(index_name, str(error)))

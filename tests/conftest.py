@@ -32,7 +32,7 @@ from pipeline import synthetic
 from pipeline.cells import DEFAULT_CLASS_FOLDERS, DEFAULT_PATIENT_REGEX, compile_patient_regex, parse_class_folders
 from pipeline.job import plan
 from pipeline.job import prepare as job
-from pipeline.records import layout, tfrecord
+from pipeline.records import example, layout
 from pipeline.source.archive import open_source
 from pipeline.source.listing import list_cells
 
@@ -118,9 +118,9 @@ def replace_image_by_zeros(shard, number):
     offset, start, num_bytes, _ = np.load(layout.index_name(str(shard)))[number].tolist()
     content = bytearray(shard.read_bytes())
     content[start : start + num_bytes] = bytes(num_bytes)
-    first = offset + tfrecord.HEADER_BYTES
+    first = offset + example.HEADER_BYTES
     (length,) = struct.unpack_from("<Q", content, offset)
-    _, footer = tfrecord.frame(bytes(content[first : first + length]))
+    _, footer = example.frame(bytes(content[first : first + length]))
     content[first + length : first + length + len(footer)] = footer
     shard.write_bytes(bytes(content))
 

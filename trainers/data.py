@@ -19,6 +19,8 @@ import tfds_malaria
 from pipeline.errors import InputError
 from pipeline.records import index, layout, manifest
 from pipeline.records.example import IMAGE
+from pipeline.records.random_access import MappedCells
+from pipeline.storage import is_remote
 from trainers import run_dir
 from trainers.training_flags import SPLITS, Options
 
@@ -45,6 +47,14 @@ class Split(NamedTuple):
     @property
     def num_bytes(self) -> int:  # of its images in memory
         return self.num_cells * self.image_size_px**2 * 3
+
+    @property
+    def is_mappable(self) -> bool:  # whether all shards lie on a local disk and have an index
+        return all(not is_remote(file) and Path(layout.index_name(file)).exists() for file in self.files)
+
+    def mapped(self) -> MappedCells:
+        """Its cells by index, if it is mappable; InputError if a shard is not what the manifest says."""
+        return MappedCells(self.files, self.skips, self.takes, self.shards, self.image_size_px, self.is_png)
 
     def check_unchanged(self) -> None:
         """Raises InputError if its data set is no longer the one that was opened, since a job has replaced it."""

@@ -108,14 +108,10 @@ def run(readers: Mapping[str, Reader]) -> None:
 
 
 def timed(reader: Reader, work: Work) -> dict[str, float | list[float]]:
-    """Times all epochs.
+    """Times all epochs; raises ValueError if one holds something else than expected.
 
-    Returns:
-      epoch_seconds: of every epoch, the first from before the reader was created; closing_seconds: after the last;
-      cpu_seconds: of this process and its descendants, all of that time.
-
-    Raises:
-      ValueError: if an epoch holds something else than expected.
+    The first of `epoch_seconds` begins before the reader is created; `closing_seconds` are those after the last;
+    `cpu_seconds` are of this process and its descendants, all of that time.
     """
     expected = work.expected if work.is_check else work.expected._replace(crcs=0)
     content = Content()

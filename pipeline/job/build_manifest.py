@@ -54,20 +54,17 @@ def identity(listing: Listing, settings: Settings, source_name: str) -> Manifest
 
 def differences(existing: Manifest, wanted: Manifest) -> list[str]:
     """How an existing data set differs from the wanted one: `image_size_px is 64, wanted 125`; empty if it does not."""
-    old, new = map(_deciding, (existing, wanted))
-    if existing["source"]["fingerprint"] == wanted["source"]["fingerprint"]:
-        del old["source"], new["source"]
+    old, new = dict(existing["settings"]), dict(wanted["settings"])
+    if existing["source"]["fingerprint"] != wanted["source"]["fingerprint"]:
+        old["source"], new["source"] = (
+            f"{source['name']} with {source['num_cells']} cells (fingerprint {source['fingerprint'][:12]})"
+            for source in (existing["source"], wanted["source"])
+        )
     return [
         f"its {name} is {old.get(name, 'the default')}, wanted {new.get(name, 'the default')}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
-
-
-def _deciding(manifest: Manifest) -> dict[str, Any]:
-    source = manifest["source"]
-    text = f"{source['name']} with {source['num_cells']} cells (fingerprint {source['fingerprint'][:12]})"
-    return {"format": manifest["format"], "version": manifest["version"], "source": text, **manifest["settings"]}
 
 
 def build(job: Job, results: Sequence[ShardResult]) -> Manifest:
@@ -135,11 +132,7 @@ def _size_statistics(sizes: np.ndarray) -> dict[str, Any]:
 
 
 def _count_duplicates(results: Sequence[ShardResult]) -> dict[str, int | list[str]]:
-    """Counts image files of the same content.
-
-    A copy in another split is seen in training and again in the test; a copy with the other label makes one of the two
-    wrong. Neither is removed silently: people decide.
-    """
+    """Counts image files of the same content; they are reported and not removed, since people decide what is right."""
     contents = np.concatenate([result.contents for result in results])
     labels = np.concatenate([result.labels for result in results])
     shards = np.repeat(range(len(results)), [len(result.contents) for result in results])

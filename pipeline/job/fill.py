@@ -9,7 +9,6 @@ import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
 
 import cv2
 
@@ -17,7 +16,7 @@ from pipeline.cells import Cell, Rejected
 from pipeline.command import num_processors
 from pipeline.job.plan import Shard, ShardJob
 from pipeline.job.results import RecordFacts, ShardCounts
-from pipeline.records import example, index, layout, tfrecord
+from pipeline.records import example, index, layout
 from pipeline.source import decode
 from pipeline.source.archive import Source, open_source
 from pipeline.source.files import UnreadableImage
@@ -27,13 +26,8 @@ _CELLS_PER_TASK = 16
 _PIXEL_BYTES_PER_TASK = 1 << 20
 
 
-class _Record(NamedTuple):
-    """A cell's framed record, and where in it the image lies."""
-
-    framed: bytes
-    image_offset: int
-    image_num_bytes: int
-    facts: RecordFacts
+_Record = tuple[bytes, int, int, RecordFacts]
+"""A cell's framed record, the image's offset and number of bytes in it, and its facts."""
 
 
 def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) -> ShardCounts:
@@ -51,11 +45,12 @@ def fill_shard(file_name: str, job: ShardJob, num_threads: int | None = None) ->
             if isinstance(record, Rejected):
                 rejected.append(record)
                 continue
-            facts.append(record.facts)
-            rows.append((num_bytes, num_bytes + record.image_offset, record.image_num_bytes, record.facts.label))
-            file.write(record.framed)
-            digest.update(record.framed)
-            num_bytes += len(record.framed)
+            framed, image_offset, image_num_bytes, of_record = record
+            facts.append(of_record)
+            rows.append((num_bytes, num_bytes + image_offset, image_num_bytes, of_record.label))
+            file.write(framed)
+            digest.update(framed)
+            num_bytes += len(framed)
         if not plan.exists():
             raise FileNotFoundError(f"{plan} is gone, so this shard belongs to a job that no longer exists")
     index_file = index.to_bytes(index.index_array(rows))
@@ -109,8 +104,8 @@ def _make_record(cell: Cell, source: Source, job: ShardJob) -> _Record | Rejecte
     pixels = decode.resize(decode.apply_background(decoded.pixels, settings.background), settings.image_size_px)
     stored = pixels.tobytes() if settings.image_encoding == "raw" else decode.encode_png(pixels)
     record, offset = example.encode(stored, cell.label, cell.filename, cell.patient_id)
-    header, footer = tfrecord.frame(record)
+    header, footer = example.frame(record)
     content = int.from_bytes(hashlib.sha256(encoded).digest()[:8], "little")
     about_image = (height, width, content, decoded.conversions, decode.has_background(decoded.pixels))
     facts = RecordFacts(cell.filename, cell.label, cell.patient_id, *about_image)
-    return _Record(header + record + footer, len(header) + offset, len(stored), facts)
+    return header + record + footer, len(header) + offset, len(stored), facts

@@ -1,11 +1,16 @@
-"""A record: one cell as a serialised `tf.train.Example`, written and parsed, and its features as TFDS knows them.
+"""A record: one cell as a serialised `tf.train.Example`, in TFRecord's framing, and its features as TFDS knows them.
 
-Neither TensorFlow nor TFDS is needed for records: importing them takes seconds.
+The framing is the record's length (uint64), the masked CRC-32C of the length, the record, and its masked CRC-32C, all
+little endian (tensorflow/core/lib/io/record_writer.h). Neither TensorFlow nor TFDS is needed for records: importing
+them takes seconds.
 """
 
+import itertools
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
@@ -20,6 +25,11 @@ IMAGE, LABEL, FILENAME, PATIENT_ID = "image", "label", "filename", "patient_id"
 IMAGE_ENCODINGS = ("raw", "png")
 MAX_SIZE_PX = 4096  # largest side of a stored image
 _PNG_SIZE = struct.Struct(">16xII")  # in its header: width, height
+_LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+HEADER_BYTES = _LENGTH.size + _CRC.size
+FOOTER_BYTES = _CRC.size
+_MAX_RECORD_BYTES = 1 << 26  # the largest image that can be stored has 3 << 24
 
 # Of tensorflow/core/example/{example,feature}.proto what a cell needs, with the map as the entries that encode it.
 _PROTO = """
@@ -53,16 +63,7 @@ _Example, _Features = (
 
 
 def encode(image: bytes, label: int, filename: str, patient_id: str) -> tuple[bytes, int]:
-    """Serialises one cell as a `tf.train.Example`, deterministically: features by name.
-
-    Args:
-      image: raw uint8 RGB bytes in C order [size, size, 3], or an encoded PNG.
-      label: index into `cells.LABELS`.
-      filename: path from the class folder on.
-      patient_id: the patient, "" if unknown.
-
-    Returns the record, and the byte offset of the image in it.
-    """
+    """Serialises a cell, see `ParsedExample`, features by name; returns the record and where in it the image begins."""
     example = _Example()
     values = {FILENAME: filename.encode(), IMAGE: image, LABEL: label, PATIENT_ID: patient_id.encode()}
     for name, value in values.items():
@@ -74,12 +75,12 @@ def encode(image: bytes, label: int, filename: str, patient_id: str) -> tuple[by
 
 
 class ParsedExample(NamedTuple):
-    """What a record holds; see `encode`."""
+    """What a record holds."""
 
-    image: bytes
-    label: int
-    filename: str
-    patient_id: str
+    image: bytes  # uint8 RGB in C order [size, size, 3], or a PNG
+    label: int  # index into `cells.LABELS`
+    filename: str  # path from the class folder on
+    patient_id: str  # "" if unknown
 
 
 def parse(record: bytes) -> ParsedExample:
@@ -97,10 +98,7 @@ def parse(record: bytes) -> ParsedExample:
 
 
 def decode_png(stored: np.ndarray) -> np.ndarray:
-    """Decodes a stored PNG, uint8 [n], to uint8 RGB [height, width, 3]; lossless, so as any other decoder does.
-
-    Raises ValueError if it is no 8-bit RGB PNG of at most `MAX_SIZE_PX` pixels a side.
-    """
+    """Decodes a stored PNG, uint8 [n], to uint8 RGB [height, width, 3]; ValueError if it is none, or too large."""
     encoded = bytes(stored)
     try:
         width, height = _PNG_SIZE.unpack_from(encoded)
@@ -115,6 +113,61 @@ def decode_image(stored: bytes, size_px: int, is_png: bool) -> np.ndarray:
     """A record's image, uint8 RGB [size, size, 3]; raises ValueError if it is none of this size."""
     image = np.frombuffer(stored, np.uint8)
     return (decode_png(image) if is_png else image).reshape(size_px, size_px, 3)
+
+
+class CorruptRecord(Exception):
+    """A record of a TFRecord file is cut off or does not fit its checksums; the message says which and what."""
+
+
+def _masked_crc32c(content: bytes) -> int:
+    """CRC-32C, rotated and shifted as TFRecord wants it, since CRCs of CRCs are weak."""
+    crc = google_crc32c.value(content)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(record: bytes) -> tuple[bytes, bytes]:
+    """Header and footer of a record."""
+    length = _LENGTH.pack(len(record))
+    return length + _CRC.pack(_masked_crc32c(length)), _CRC.pack(_masked_crc32c(record))
+
+
+def read_at(buffer: Any, start: int) -> bytes:
+    """The record whose header begins at a byte of a mapped file, as a slice of it; raises CorruptRecord at a fault."""
+    name, first = f"record at byte {start}", start + HEADER_BYTES
+    end = first + _length(buffer[start:first], name)
+    return _checked(buffer[first:end], buffer[end : end + FOOTER_BYTES], end - first, name)
+
+
+def read_records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yields (offset of the record's header, record) of a TFRecord file; raises CorruptRecord at the first fault."""
+    offset = 0
+    for number in itertools.count():
+        header = file.read(HEADER_BYTES)
+        if not header:
+            return
+        name = f"record {number} at byte {offset}"
+        length = _length(header, name)
+        yield offset, _checked(file.read(length), file.read(FOOTER_BYTES), length, name)
+        offset += HEADER_BYTES + length + FOOTER_BYTES
+
+
+def _length(header: bytes, name: str) -> int:
+    if len(header) < HEADER_BYTES:
+        raise CorruptRecord(f"{name} is cut off")
+    if _masked_crc32c(header[: _LENGTH.size]) != _CRC.unpack_from(header, _LENGTH.size)[0]:
+        raise CorruptRecord(f"{name}: the checksum of its length does not fit")
+    length = int(_LENGTH.unpack_from(header)[0])
+    if length > _MAX_RECORD_BYTES:
+        raise CorruptRecord(f"{name} claims {length} bytes; expected at most {_MAX_RECORD_BYTES}")
+    return length
+
+
+def _checked(record: bytes, footer: bytes, length: int, name: str) -> bytes:
+    if len(record) < length or len(footer) < FOOTER_BYTES:
+        raise CorruptRecord(f"{name} is cut off")
+    if _masked_crc32c(record) != _CRC.unpack(footer)[0]:
+        raise CorruptRecord(f"{name}: its checksum does not fit")
+    return record
 
 
 def tfds_features(image_size_px: int, image_encoding: str) -> "tfds.features.FeaturesDict":

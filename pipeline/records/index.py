@@ -11,7 +11,7 @@ from etils import epath
 
 from pipeline import storage
 from pipeline.cells import LABELS
-from pipeline.records import example, layout, tfrecord
+from pipeline.records import example, layout
 from pipeline.records.manifest import corrupt_shard
 
 _HEADER_BYTES = 128  # what `np.save` writes before the array
@@ -50,8 +50,8 @@ def read_index(shard: str, entry: Mapping[str, Any] | None = None) -> np.ndarray
         raise corrupt_shard(shard, "its index does not point at records")
     with storage.open_file(epath.Path(shard)) as file:
         for row in np.linspace(0, len(index) - 1, min(4, len(index)) if entry else 0, dtype=int):
-            file.seek(starts[row] + tfrecord.HEADER_BYTES)
-            record = file.read(ends[row] - tfrecord.FOOTER_BYTES - file.tell())
+            file.seek(starts[row] + example.HEADER_BYTES)
+            record = file.read(ends[row] - example.FOOTER_BYTES - file.tell())
             try:
                 fits_record = example.parse(record).label == labels[row]
             except ValueError:
@@ -69,19 +69,28 @@ def to_bytes(index: np.ndarray) -> bytes:
 
 
 def read_cells(
-    shard: str, skip: int, take: int, decode: Callable[[example.ParsedExample], Decoded]
-) -> Iterator[Decoded]:
-    """Yields what `decode`, which may raise ValueError, makes of `take` records of a shard from record `skip` on.
+    shard: str, skip: int, take: int, size_px: int, is_png: bool
+) -> Iterator[tuple[example.ParsedExample, np.ndarray]]:
+    """Yields `take` records of a shard from record `skip` on, with their images, uint8 RGB [size, size, 3].
 
     Raises InputError at the first fault of record or shard.
     """
+    return _read(shard, skip, take, lambda cell: (cell, example.decode_image(cell.image, size_px, is_png)))
+
+
+def read_without_images(shard: str, skip: int, take: int) -> Iterator[example.ParsedExample]:
+    """Yields records of a shard without their images, see `read_cells`."""
+    return _read(shard, skip, take, lambda cell: cell._replace(image=b""))
+
+
+def _read(shard: str, skip: int, take: int, decode: Callable[[example.ParsedExample], Decoded]) -> Iterator[Decoded]:
     number = -1
     try:
         with storage.open_file(epath.Path(shard)) as file:
-            for number, (_, record) in enumerate(itertools.islice(tfrecord.read_records(file), skip + take)):
+            for number, (_, record) in enumerate(itertools.islice(example.read_records(file), skip + take)):
                 if number >= skip:
                     yield decode(example.parse(record))
-    except tfrecord.CorruptRecord as error:
+    except example.CorruptRecord as error:
         raise corrupt_shard(shard, f"record {number + 1} is corrupt ({error})") from error
     except ValueError as error:  # the record is what was written, but no cell
         raise corrupt_shard(shard, f"record {number} is corrupt ({error})") from error
@@ -89,8 +98,3 @@ def read_cells(
         raise corrupt_shard(shard, f"cannot be read ({error})") from error
     if number + 1 < skip + take:
         raise corrupt_shard(shard, f"has {number + 1} records, expected {skip + take}")
-
-
-def read_without_images(shard: str, skip: int, take: int) -> Iterator[example.ParsedExample]:
-    """Yields records of a shard without their images, see `read_cells`."""
-    return read_cells(shard, skip, take, lambda cell: cell._replace(image=b""))

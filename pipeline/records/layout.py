@@ -21,10 +21,7 @@ TFDS_FILES = (DATASET_INFO, "features.json", "label.labels.txt")
 
 
 def dataset_dir(data_dir: str, config: str) -> epath.Path:
-    """The version folder of a config below `--data_dir`, whether it exists or not.
-
-    Raises InputError for an unknown config, or a `data_dir` that is itself a data set's folder.
-    """
+    """The version folder of a config; InputError if that is unknown, or `data_dir` itself a data set's folder."""
     if config not in CONFIGS:
         raise InputError(f"--config={config} is unknown; expected {', '.join(CONFIGS)}")
     root = open_place(data_dir, "--data_dir")

@@ -1,28 +1,7 @@
 """The manifest: what a data set was made of, how, and what is in it; it vouches for every file next to it.
 
-`manifest.json` holds plain JSON values:
-
-    format, dataset, config, version
-    source             name, fingerprint, num_cells (listed), skipped (reason -> number)
-    settings           see job.plan.Settings; with a list of labels also label_overrides, its sha256; with patients
-                       from a table's column also patient_column, its name
-    label_overrides    num_corrected, num_excluded, published (file name -> published label of each changed or
-                       excluded cell); only with a list of labels
-    package_versions   of the packages that decide on the bytes
-    splits             name -> num_cells, num_patients, patients, classes (label name -> number of cells),
-                       shards (file, num_records, num_bytes, sha256, index_file, index_sha256)
-    rejected           filename, reason
-    converted          kind -> number of cells
-    image_size         training split -> height, width -> min, mean, median, max of the source's images, in pixels,
-                       and histogram (lower end of each bin of SIZE_BIN_PX -> number; empty bins left out)
-    duplicates         num_cells (in excess of one per content), num_label_conflicts, num_across_splits (contents with
-                       both labels, or in several splits), examples (up to 100 file names, those of a content together)
-    same_names         num, examples: base names that are in both class folders
-    files              TFDS's own files -> sha256
-    checksum           sha256 of the manifest's bytes without this entry
-
-It holds no time and no absolute path: the same source and settings give the same manifest. `job.build_manifest` makes
-it, last of all files; here it is read.
+`manifest.json` holds plain JSON values, which `schema` lists. It has no time and no absolute path: the same source and
+settings give the same manifest. `job.build_manifest` makes it, last of all files; here it is read.
 """
 
 import hashlib
@@ -56,7 +35,6 @@ def read(directory: epath.Path) -> Manifest:
         manifest = parse(content)
         if not is_signed(content):
             raise ValueError("its checksum does not fit: it has been changed")
-        schema.check(manifest)
         if directory.parent.name in CONFIGS and manifest["config"] != directory.parent.name:
             raise ValueError(f"it is that of config {manifest['config']}")
         schema.check_consistency(manifest)
@@ -71,10 +49,9 @@ def read(directory: epath.Path) -> Manifest:
 
 
 def parse(content: bytes) -> Manifest:
-    """The JSON of a manifest's file; raises ValueError or RecursionError if it is no manifest's."""
-    manifest = json.loads(content)
-    if not isinstance(manifest, dict) or manifest.get("dataset") != DATASET_NAME:
-        raise ValueError(f"it is not a manifest of {DATASET_NAME}")
+    """The JSON of a manifest's file; raises ValueError or RecursionError if it has not a manifest's form."""
+    manifest: Manifest = json.loads(content)
+    schema.check(manifest)
     return manifest
 
 

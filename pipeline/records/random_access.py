@@ -1,24 +1,97 @@
 """Cells by index and shuffled batches by step, for PyTorch, Grain and JAX: neither TensorFlow nor TFDS is needed.
 
-To PyTorch both classes are map-style data sets, to Grain random-access sources. They can be sent to worker processes.
+To PyTorch `Cells` and `ShuffledBatches` are map-style data sets, to Grain random-access sources. They can be sent to
+worker processes.
 """
 
-import functools
 import math
+import mmap
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.records import example, manifest, tfrecord
-from pipeline.records.index import read_index
+from pipeline.records import example, manifest
+from pipeline.records.index import INDEX_COLUMNS, read_index
 
 _FIRST_KEY = 498247692  # TensorFlow's, before the two words of the seed
 _MIN_BLOCK_BITS = 16
 _SMALL = 1 << 12
 
 
-class Cells:
+class MappedCells:
+    """Cells by index, straight from the TFRecord files of a split on a local disk; `labels` are int64 [cells].
+
+    Images are copied once, from the page cache; no memory grows with the data. The checksum of a record is verified
+    when it is first read: about 10 µs. Raises InputError if a shard or its index is not what the manifest says.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],  # shards
+        skips: Sequence[int],  # first record of each
+        takes: Sequence[int],  # number of records of each
+        entries: Sequence[Mapping[str, Any]],  # of each in the manifest
+        size_px: int,
+        is_png: bool,
+    ) -> None:
+        self._files, self._skips, self._is_png, self._shape = files, skips, is_png, (size_px, size_px, 3)
+        self._views: list[np.ndarray] = []
+        rows = []
+        for file, skip, take, entry in zip(files, skips, takes, entries, strict=True):
+            index = read_index(file, entry)
+            if len(index) < skip + take:
+                raise manifest.corrupt_shard(file, f"has {len(index)} records, expected {skip + take}")
+            rows.append(index[skip : skip + take])
+            if not is_png and (rows[-1][:, 2] != math.prod(self._shape)).any():
+                raise manifest.corrupt_shard(file, f"its index does not fit images of {size_px} px")
+            with Path(file).open("rb") as opened:
+                mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped.madvise(mmap.MADV_RANDOM)
+            self._views.append(np.frombuffer(mapped, np.uint8))
+        self._rows = np.concatenate(rows)
+        self.labels = self._rows[:, INDEX_COLUMNS.index("label")]
+        self._part = np.repeat(np.arange(len(files)), takes)
+        self._is_verified = np.zeros(len(self._rows), bool)
+        # All maps are one array of overlapping windows, since an image may begin at any byte: NumPy gathers from it in
+        # one call, without the interpreter lock. What lies between the maps is in no window that is read.
+        addresses = np.array([view.ctypes.data for view in self._views])
+        self._starts = (addresses - addresses.min())[self._part] + self._rows[:, 1]
+        shape = (int(self._starts.max()) + 1, math.prod(self._shape))
+        lowest = self._views[addresses.argmin()]
+        self._windows = np.lib.stride_tricks.as_strided(lowest, shape, (1, 1), writeable=False)
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """Copies images, integers [n] -> uint8 RGB [n, size, size, 3]; InputError if a record is corrupt."""
+        unread = indices[~self._is_verified[indices]]
+        for i, start in zip(unread.tolist(), self._rows[unread, 0].tolist(), strict=True):
+            try:
+                example.read_at(self._views[self._part[i]], start)  # a view: nothing is copied
+            except example.CorruptRecord as error:
+                raise self._corrupt(i, error) from error
+        self._is_verified[unread] = True
+        shape = (len(indices), *self._shape)
+        if not self._is_png:
+            return self._windows[self._starts[indices]].reshape(shape)
+        images = np.empty(shape, np.uint8)
+        for number, (i, (start, num_bytes)) in enumerate(zip(indices, self._rows[indices, 1:3].tolist(), strict=True)):
+            try:
+                stored = self._views[self._part[i]][start : start + num_bytes]
+                images[number] = example.decode_png(stored).reshape(self._shape)
+            except ValueError as error:
+                raise self._corrupt(int(i), error) from error
+        return images
+
+    def _corrupt(self, i: int, error: Exception) -> InputError:
+        part = self._part[i]
+        number = self._skips[part] + i - int(np.argmax(self._part == part))
+        return manifest.corrupt_shard(self._files[part], f"record {number} is corrupt ({error})")
+
+
+class Cells(MappedCells):
     """The cells of a split on a local disk: `cells[i]` is {"image": uint8 RGB [size, size, 3], "label": 0 or 1}.
 
     `data_dir` is the root of the data sets, as given to pipeline.preprocess. Raises InputError if there is no such
@@ -26,30 +99,25 @@ class Cells:
     """
 
     def __init__(self, data_dir: str | os.PathLike[str], split: str, config: str = "by_patient") -> None:
+        self._arguments = data_dir, split, config
         directory, contents = manifest.read_dataset(os.fspath(data_dir), config)
         if split not in contents["splits"]:
             raise InputError(f"split={split} is not in {directory}; expected one of {', '.join(contents['splits'])}")
         shards = contents["splits"][split]["shards"]
-        self._files = [(os.fspath(directory / shard["file"]), shard["sha256"]) for shard in shards]
-        indexes = [read_index(file, shard) for (file, _), shard in zip(self._files, shards, strict=True)]
-        self._rows = np.concatenate(indexes)
-        self._part = np.repeat(np.arange(len(shards)), [len(rows) for rows in indexes])
-        self._size_px = contents["settings"]["image_size_px"]
-        self._is_png = contents["settings"]["image_encoding"] == "png"
+        files = [os.fspath(directory / shard["file"]) for shard in shards]
+        takes = [shard["num_records"] for shard in shards]
+        size_px, encoding = (contents["settings"][name] for name in ("image_size_px", "image_encoding"))
+        super().__init__(files, [0] * len(files), takes, shards, size_px, encoding == "png")
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a worker process opens the shards itself
+        return Cells, self._arguments
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.labels)
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray | int]:
-        record, start, num_bytes, label = self._rows[i].tolist()
-        file = self._files[self._part[i]]
-        try:
-            tfrecord.read_at(_open(*file), record)  # compares the checksum
-            stored = _open(*file)[start : start + num_bytes]
-            pixels = example.decode_png(stored) if self._is_png else np.array(stored)
-            return {"image": pixels.reshape(self._size_px, self._size_px, 3), "label": label}
-        except (tfrecord.CorruptRecord, ValueError) as error:
-            raise manifest.corrupt_shard(file[0], f"the record of cell {i} is corrupt ({error})") from error
+        label = int(self.labels[i])
+        return {"image": self.gather(np.array([i]))[0], "label": label}
 
 
 class ShuffledBatches:
@@ -70,15 +138,8 @@ class ShuffledBatches:
             raise IndexError(f"step {step} is not in 0…{len(self) - 1}")
         epoch, in_epoch = divmod(step, self.steps_per_epoch)
         positions = np.arange(in_epoch * self._batch_size, min((in_epoch + 1) * self._batch_size, len(self._cells)))
-        cells = [self._cells[i] for i in index_shuffle(positions, (self._seed, epoch), len(self._cells) - 1).tolist()]
-        return {"image": np.stack([cell["image"] for cell in cells]), "label": np.array([c["label"] for c in cells])}
-
-
-@functools.cache
-def _open(file: str, sha256: str) -> np.ndarray:
-    """Maps a shard into the memory of this process; another shard of the same name has another sha256."""
-    del sha256
-    return np.asarray(np.memmap(file, np.uint8, "r"))
+        rows = index_shuffle(positions, (self._seed, epoch), len(self._cells) - 1)
+        return {"image": self._cells.gather(rows), "label": self._cells.labels[rows]}
 
 
 def index_shuffle(indices: np.ndarray, seed: tuple[int, int], max_index: int) -> np.ndarray:
@@ -88,12 +149,9 @@ def index_shuffle(indices: np.ndarray, seed: tuple[int, int], max_index: int) ->
     enciphered again. Source: tensorflow/core/kernels/random_index_shuffle.cc; R. Beaulieu et al., "The SIMON and SPECK
     Families of Lightweight Block Ciphers", 2013.
 
-    Args:
-      indices: integers [n] in 0…max_index.
-      seed: two integers, of which the lowest 32 bits count. In a training: its seed, and the epoch from 0.
-      max_index: 0…2⁶³−1.
-
-    Returns int64 [n], equal to TensorFlow's. Raises ValueError if an index is out of range.
+    Takes integers [n] in 0…max_index, of at most 2⁶³−1; the seed is two integers, of which the lowest 32 bits count: in
+    a training its seed, and the epoch from 0. Returns int64 [n], equal to TensorFlow's. Raises ValueError if an index
+    is out of range.
     """
     if ((indices < 0) | (indices > max_index)).any():
         raise ValueError(f"indices are in {indices.min()}…{indices.max()}, expected 0…{max_index}")

@@ -12,7 +12,7 @@ FORMAT = 1
 
 _COUNT = range(2**48)
 # Readers do without these: early data sets lack them or have them in another form.
-_OPTIONAL = {"package_versions", "converted", "image_size", "histogram", "duplicates", "same_names"}
+_OPTIONAL = {"package_versions", "converted", "image_size", "histogram", "duplicates"}
 _OPTIONAL |= {"label_overrides", "patient_column", "background"}  # where the data set has them
 _DIGEST, _BIN = re.compile("[0-9a-f]{64}"), re.compile("[0-9]{1,9}")
 _SHARD_FILE = DATASET_NAME + r"-\w+\.tfrecord-\d{5,}-of-\d{5,}"
@@ -31,6 +31,7 @@ _SPLIT = {
     "classes": dict.fromkeys(LABELS, _COUNT),
     "shards": [_SHARD],
 }
+# Of the source's images, in pixels; the histogram has the lower end of each bin of `manifest.SIZE_BIN_PX` -> number.
 _SIZES = {"min": _COUNT, "mean": float, "median": float, "max": _COUNT, "histogram": {_BIN: _COUNT}}
 _ANY = re.compile(r"[\s\S]*")
 _MANIFEST = {
@@ -38,27 +39,30 @@ _MANIFEST = {
     "dataset": (DATASET_NAME,),
     "config": tuple(CONFIGS),
     "version": (layout.VERSION,),
-    "source": {"name": str, "fingerprint": _DIGEST, "num_cells": _COUNT, "skipped": {_ANY: _COUNT}},
-    "settings": {
+    "source": {"name": str, "fingerprint": _DIGEST, "num_cells": _COUNT, "skipped": {_ANY: _COUNT}},  # as listed
+    "settings": {  # see `job.plan.Settings`
         "image_size_px": range(1, MAX_SIZE_PX + 1),
         "image_encoding": IMAGE_ENCODINGS,
         "split_seed": _COUNT,
         "cells_per_shard": range(1, _COUNT.stop),
         "class_folders": [str],
         "patient_regex": str,
-        "patient_column": str,
-        "label_overrides": _DIGEST,
+        "patient_column": str,  # the table's, with patients from one
+        "label_overrides": _DIGEST,  # of the list of labels, with one
         "background": BACKGROUNDS,
     },
+    # Published labels of the cells that the list changes or excludes; only with a list.
     "label_overrides": {"num_corrected": _COUNT, "num_excluded": _COUNT, "published": {_ANY: LABELS}},
-    "package_versions": {_ANY: str},
+    "package_versions": {_ANY: str},  # of those that decide on the bytes
     "splits": {_ANY: _SPLIT},
     "rejected": [{"filename": str, "reason": str}],
-    "converted": {_ANY: _COUNT},
-    "image_size": {_ANY: {"height": _SIZES, "width": _SIZES}},
+    "converted": {_ANY: _COUNT},  # kind -> cells
+    "image_size": {_ANY: {"height": _SIZES, "width": _SIZES}},  # of the training split, or of each fold
+    # Cells in excess of one per content; contents with both labels, in several splits; also up to 100 examples' names.
     "duplicates": {"num_cells": _COUNT, "num_label_conflicts": _COUNT, "num_across_splits": _COUNT},
-    "files": dict.fromkeys(layout.TFDS_FILES, _DIGEST),
-    "checksum": _DIGEST,
+    # Also same_names, unchecked: number and examples of base names that are in both class folders.
+    "files": dict.fromkeys(layout.TFDS_FILES, _DIGEST),  # TFDS's own
+    "checksum": _DIGEST,  # of the manifest's bytes without this entry
 }
 
 

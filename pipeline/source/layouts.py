@@ -104,11 +104,9 @@ class Table(NamedTuple):
                 for file in files:
                     if file.fault == LINK_TO_FOLDER and (root + path).startswith(f"{file.path}/"):
                         raise fault(self.name, line, f"{file.path!r} is a {file.fault}; put the folder itself there")
+                expected = f"expected a file of {', '.join(IMAGE_SUFFIXES)}"
                 remedy = "if the images lie elsewhere, give --source=<their folder> --labels_csv=<this table>"
-                if elsewhere := min((image for image in images if f"/{image}".endswith(f"/{path}")), default=None):
-                    remedy = f"it is in another folder: write {elsewhere!r}, and all others from there, too"
-                expected = f"expected a file of {', '.join(IMAGE_SUFFIXES)}; {remedy}"
-                raise fault(self.name, line, f"there is no image {path!r} in {source}/{root}; {expected}")
+                raise fault(self.name, line, f"there is no image {path!r} in {source}/{root}; {expected}; {remedy}")
         return self._replace(root=root)
 
 
@@ -144,9 +142,12 @@ def find(files: Files, source: Source, name: str, class_names: Mapping[str, int]
             what = f"class folders in the split {min(splits)}/ and in {'/, '.join(others)}/"
             raise InputError(f"{name} has {what}; expected {', '.join(SPLIT_NAMES)} alone; rename the others to these")
         return ClassFolders(root, names, below, bool(splits))
-    tables = [i for i, path in enumerate(files.paths) if path.lower().endswith(".csv") and not is_hidden(path)]
-    if len(tables) == 1 and not files[tables[0]].fault:
-        path, num_bytes, zip_entry, _, modified_ns = files[tables[0]]
+    tables = [file for file in files if file.path.lower().endswith(".csv") and not is_hidden(file.path)]
+    if len(tables) > 1:
+        paths = ", ".join(sorted(printable_path(file.path) for file in tables)[:3])
+        raise InputError(f"{name} has no class folders and {len(tables)} CSVs ({paths}); give one by --labels_csv")
+    if tables and not tables[0].fault:
+        path, num_bytes, zip_entry, _, modified_ns = tables[0]
         content = source.read("", Cell(path, 0, "", num_bytes, zip_entry, modified_ns))
         table = read_table(f"{name}: {printable_path(path)}", content, columns, class_names)
         return table.located(files, source.path, path[: path.rfind("/") + 1])
@@ -233,6 +234,8 @@ def _find_columns(header: Sequence[str], columns: Columns, name: str) -> dict[st
         given = columns.get(what)
         wanted, names = (likely, plain) if given is None else ((given,), header)
         if present := [column for column in wanted if column in names and column]:
+            if list(names).count(present[0]) > 1:
+                raise fault(name, 1, f"the header has the column {present[0]!r} more than once; rename the others")
             indices[what] = list(names).index(present[0])
         elif given or what in ("file", "label"):
             absent[what] = given or " or ".join(likely[:2])

@@ -88,14 +88,9 @@ def list_cells(
 ) -> Listing:
     """Lists the cells of a source, which errors call `source_name`.
 
-    Args:
-      class_names: name of each class folder, or value in a table, -> label; see `layouts.find`, `read_table`.
-      patient_regex: see `cells.parse_patient`.
-      columns: see `layouts.Columns`, of the CSV that a source without class folders may hold.
-      table: a table that lies elsewhere; then class folders do not count.
-
-    Raises:
-      InputError: if the source cannot be read, has neither class folders nor a table, or a class has no image.
+    Names and columns are as for `layouts.find`, the regex as for `cells.parse_patient`. A `table` lies elsewhere; then
+    class folders do not count. Raises InputError if the source cannot be read, has neither class folders nor a table,
+    or a class has no image.
     """
     try:
         files = source.walk()
@@ -159,10 +154,7 @@ def list_cells(
 
 
 def override(listing: Listing, label_list: LabelList) -> Listing:
-    """The listing with labels of a list.
-
-    Raises InputError if the list has a cell that the source has not, or leaves no cell of a label.
-    """
+    """The listing with labels of a list; InputError if this has unknown cells, or leaves no cell of a label."""
     cells = listing.cells
     row_of = {cells.filename(index): index for index in range(len(cells))}
     label_list.check_known(row_of)

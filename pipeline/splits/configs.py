@@ -64,12 +64,8 @@ def assign_patients(
 ) -> np.ndarray:
     """Complete patients into splits of the given fractions of cells, see `assign_groups`.
 
-    Args:
-      labels, patients: int [cells], sorted by file name: index into `LABELS` and into `patient_ids`.
-      patient_ids: each once.
-      fractions: split -> fraction of the cells.
-
-    Returns the index of each cell's split, int [cells]. Raises InputError if too few patients have cells of a class.
+    `labels` and `patients` are int [cells], sorted by file name: indices into `LABELS` and into `patient_ids`. Returns
+    the index of each cell's split, int [cells]. Raises InputError if too few patients have cells of a class.
     """
     # In hash order, so that the split is random in the patients but the same for any listing of them.
     in_order = sorted(range(len(patient_ids)), key=lambda patient: seeded_hash(seed, patient_ids[patient]))
@@ -97,10 +93,7 @@ def assign_groups(counts: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
     infected patients are two more, lightly weighted classes, so that healthy patients are in every split. The
     arithmetic is elementwise on exact counts, so every machine finds the same split.
 
-    Args:
-      counts: int [groups, classes], the number of cells.
-      fractions: what each split should have of every class; they sum to 1.
-
+    Takes numbers of cells, int [groups, classes], and what each split should have of every class, which sums to 1.
     Returns the index of each group's split, int [groups]. No split lacks a class, provided that there are two classes
     and each is in at least as many groups as there are splits.
     """

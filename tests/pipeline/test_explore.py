@@ -11,6 +11,7 @@ from pipeline import explore
 from pipeline.cells import LABELS
 from pipeline.errors import InputError
 from pipeline.records import manifest
+from pipeline.records.example import ParsedExample
 
 
 def explored(data_dir, config="by_patient"):
@@ -26,13 +27,14 @@ def test_the_numbers_are_those_of_the_manifest(data_dir):
     cells = list(explore.read_cells(directory, contents, "train"))
     assert {patient for patient, _ in explore.mean_colours(cells)} == set(contents["splits"]["train"]["patients"])
     titles = [axis.get_title() for axis in explored(data_dir).axes]
-    assert titles[-16:] == [f"{LABELS[cell.label]}, {cell.patient_id}" for cell in cells[:16]]
+    assert titles[-16:] == [f"{LABELS[cell.label]}, {cell.patient_id}" for cell, _ in cells[:16]]
 
 
 def test_colours_leave_the_background_out():
     image = np.zeros((4, 4, 3), np.uint8)
     image[1:3, 1:3] = (200, 100, 50)
-    colours = explore.mean_colours([explore.CellImage(image, 1, "C1"), explore.CellImage(image * 0, 0, "C1")])
+    parasitized, uninfected = (ParsedExample(b"", label, "", "C1") for label in (1, 0))
+    colours = explore.mean_colours([(parasitized, image), (uninfected, image * 0)])
     assert list(colours) == [("C1", 1)]
     assert colours["C1", 1].tolist() == [200, 100, 50]
 
@@ -44,8 +46,8 @@ def test_png_records_and_raw_ones_look_alike(data_dir, synthetic_zip, tmp_path):
         explore.read_cells(*manifest.read_dataset(str(folder), "by_patient"), "train")
         for folder in (data_dir, tmp_path)
     )
-    for raw, png in zip(raw_cells, png_cells, strict=True):
-        assert (raw.image == png.image).all()
+    for (raw, raw_image), (png, png_image) in zip(raw_cells, png_cells, strict=True):
+        assert (raw_image == png_image).all()
         assert raw[1:] == png[1:]
     replace_image_by_zeros(next(directory.glob("*-train.tfrecord-00000-of-?????")), 2)
     with pytest.raises(InputError, match=r"train.tfrecord-00000-of-\d+: .*pipeline.verify"):

@@ -149,7 +149,7 @@ def test_bad_sources(spoil, expected, source, tmp_path):
         (["--config=by_magic"], ["--config=by_magic is unknown", "by_patient, by_cell, folds"]),
         (["--config="], ["--config= is unknown", "by_patient, by_cell, folds"]),
         (["--class_folders=a"], ["--class_folders or --class_names is a; expected one bare name for each"]),
-        (["--class_folders=P1/neg,P1/pos"], ["is P1/neg,P1/pos; expected", "such as neg,pos"]),
+        (["--class_folders=P1/neg,P1/pos"], ["is P1/neg,P1/pos; expected one bare name"]),
         (["--patient_regex=("], ["is not a regular expression"]),
         (["--pipeline_options=nonsense"], ["'nonsense' is no option"]),
         (["--pipeline_options=--runner=DataflowRunner"], ["the runner failed"]),

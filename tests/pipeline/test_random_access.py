@@ -80,5 +80,5 @@ def test_mistakes(data_dir, tmp_path):
     with pytest.raises(IndexError):
         cells[len(cells)]
     flip_bit(next((tmp_path / "tfds_malaria/by_patient/1.0.0").glob("*test*-00000-*[0-9]")), 500)
-    with pytest.raises(InputError, match="the record of cell 0 is corrupt"):
+    with pytest.raises(InputError, match="record 0 is corrupt"):
         cells[0]

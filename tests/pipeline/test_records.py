@@ -9,18 +9,18 @@ from conftest import png
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.records import example, tfrecord
+from pipeline.records import example
 
 RECORDS = [b"", b"a", b"cell" * 5000]
 
 
 def framed(records):
-    parts = ((*tfrecord.frame(record), record) for record in records)
+    parts = ((*example.frame(record), record) for record in records)
     return b"".join(header + record + footer for header, footer, record in parts)
 
 
 def read(content):
-    return [record for _, record in tfrecord.read_records(io.BytesIO(content))]
+    return [record for _, record in example.read_records(io.BytesIO(content))]
 
 
 def test_tensorflow_reads_it_and_we_read_tensorflows(tmp_path):
@@ -38,26 +38,26 @@ def test_tensorflow_reads_it_and_we_read_tensorflows(tmp_path):
 @given(st.lists(st.binary(max_size=300), max_size=5))
 def test_framed_records_are_read_again_from_a_stream_and_by_offset(records):
     content = framed(records)
-    offsets = [offset for offset, _ in tfrecord.read_records(io.BytesIO(content))]
+    offsets = [offset for offset, _ in example.read_records(io.BytesIO(content))]
     assert read(content) == records
-    assert [tfrecord.read_at(content, offset) for offset in offsets] == records
+    assert [example.read_at(content, offset) for offset in offsets] == records
 
 
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=3), st.data())
 def test_a_flipped_bit_or_a_cut_is_found(records, data):
     content = bytearray(framed(records))
     position = data.draw(st.integers(0, len(content) - 1))
-    with pytest.raises(tfrecord.CorruptRecord, match=r"record [0-2] at byte"):
+    with pytest.raises(example.CorruptRecord, match=r"record [0-2] at byte"):
         read(
             content[:position]
             + bytes([content[position] ^ 1 << data.draw(st.integers(0, 7))])
             + content[position + 1 :]
         )
-    last = len(content) - len(records[-1]) - tfrecord.HEADER_BYTES - tfrecord.FOOTER_BYTES
-    with pytest.raises(tfrecord.CorruptRecord, match="cut off"):
+    last = len(content) - len(records[-1]) - example.HEADER_BYTES - example.FOOTER_BYTES
+    with pytest.raises(example.CorruptRecord, match="cut off"):
         read(content[: data.draw(st.integers(last + 1, len(content) - 1))])
-    with pytest.raises(tfrecord.CorruptRecord, match="record at byte"):
-        tfrecord.read_at(bytes(content[:-1]), last)
+    with pytest.raises(example.CorruptRecord, match="record at byte"):
+        example.read_at(bytes(content[:-1]), last)
 
 
 @given(st.binary(max_size=20_000), st.integers(0, 300), st.text(max_size=200), st.text(max_size=200))

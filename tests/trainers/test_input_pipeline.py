@@ -13,7 +13,6 @@ from pipeline.errors import InputError
 from pipeline.records import layout
 from trainers.data import open_data_set, overlap
 from trainers.input_pipeline import batching, input_stall, memory, resident
-from trainers.input_pipeline.mapped import is_mappable
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 
 MODES = ["resident", "mapped", "streaming"]
@@ -182,7 +181,7 @@ def test_auto_takes_the_first_mode_that_is_possible(train, capsys, monkeypatch):
     assert batching.choose_mode("resident", foreign) == "resident"
     with pytest.raises(InputError, match="--input=mapped needs shards on a local disk"):
         batching.choose_mode("mapped", foreign)
-    assert not is_mappable(train._replace(files=("s3://cells/a",)))
+    assert not train._replace(files=("s3://cells/a",)).is_mappable
 
 
 V2 = ("memory.max", "memory.current", "anon 5\ninactive_file {}")
@@ -304,7 +303,7 @@ def test_without_an_index_resident_reads_record_by_record(small):
     split, path = small
     expected = resident.load(split)
     Path(layout.index_name(str(path))).unlink()
-    assert not is_mappable(split)
+    assert not split.is_mappable
     for column, wanted in zip(resident.load(split), expected, strict=True):
         np.testing.assert_array_equal(column, wanted)
 

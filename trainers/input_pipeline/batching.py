@@ -14,7 +14,6 @@ import tensorflow as tf
 from pipeline.errors import InputError
 from trainers.data import Split
 from trainers.input_pipeline import memory, resident, streaming
-from trainers.input_pipeline.mapped import MappedCells, is_mappable
 from trainers.input_pipeline.shuffle_order import ShuffleOrder
 
 _RESIDENT_FRACTION_OF_MEMORY = 0.5
@@ -36,7 +35,7 @@ def choose_mode(mode: str, split: Split, bytes_on_device: int = 0, gpu_bytes: in
     `bytes_on_device` would lie in the device's memory, `gpu_bytes` are free there, None without a GPU. Raises
     InputError if `mapped` or `device` is asked for and is not possible.
     """
-    needed, free, can_map = split.num_bytes, memory.free_bytes(), is_mappable(split)
+    needed, free, can_map = split.num_bytes, memory.free_bytes(), split.is_mappable
     device_bytes = free if gpu_bytes is None else gpu_bytes
     if mode == "device" and bytes_on_device > device_bytes:
         raise InputError(
@@ -130,7 +129,7 @@ def _resident_gather(split: Split) -> tuple[_Gather, np.ndarray]:
 
 
 def _mapped_gather(split: Split) -> tuple[_Gather, np.ndarray]:
-    cells = MappedCells(split)
+    cells = split.mapped()
 
     def gather(rows: tf.Tensor) -> tf.Tensor:
         images = tf.numpy_function(cells.gather, [rows], tf.uint8)

@@ -20,7 +20,6 @@ from pipeline.errors import InputError
 from pipeline.records import example, index
 from pipeline.terminal import progress_bar
 from trainers.data import Split
-from trainers.input_pipeline.mapped import MappedCells, is_mappable
 from trainers.tf_import import JAX
 
 _CELLS_PER_TASK = 64
@@ -39,12 +38,12 @@ def load(split: Split) -> Cells:
     images = _zeros(split.num_bytes).reshape(split.num_cells, size, size, 3)
     cells = Cells(images, np.zeros(split.num_cells, np.int64))
     with progress_bar(split.num_cells, f"reading {split.expression}", "cells") as bar:
-        if not is_mappable(split):
+        if not split.is_mappable:
             for i, (cell, pixels) in enumerate(read_cells(split)):
                 cells.images[i], cells.labels[i] = pixels, cell.label
                 bar.update()
             return cells
-        source = MappedCells(split)
+        source = split.mapped()
         cells.labels[:] = source.labels
 
         def copy(indices: np.ndarray) -> int:
@@ -60,12 +59,8 @@ def load(split: Split) -> Cells:
 
 def read_cells(split: Split) -> Iterator[tuple[example.ParsedExample, np.ndarray]]:
     """Yields every cell with its image, uint8 RGB [size, size, 3]; InputError at the first fault of record or shard."""
-
-    def decode(cell: example.ParsedExample) -> tuple[example.ParsedExample, np.ndarray]:
-        return cell, example.decode_image(cell.image, split.image_size_px, split.is_png)
-
     for part in zip(split.files, split.skips, split.takes, strict=True):
-        yield from index.read_cells(*part, decode)
+        yield from index.read_cells(*part, split.image_size_px, split.is_png)
 
 
 def _zeros(num_bytes: int) -> np.ndarray:
