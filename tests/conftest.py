@@ -1,6 +1,9 @@
 """What many tests share: small sources and data sets, ways to run a command, seeds."""
 
+import functools
+import gc
 import hashlib
+import importlib.metadata
 import io
 import os
 import random
@@ -35,8 +38,28 @@ from pipeline.source.listing import list_cells
 
 ROOT = Path(__file__).parent.parent
 
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so each command that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Each training asks for them, once per process; here many train in one process.
+importlib.metadata.packages_distributions = functools.cache(importlib.metadata.packages_distributions)
+
 hypothesis.settings.register_profile("suite", derandomize=True, database=None, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("suite")
+
+
+LONG = ("benchmarks", "device", "documents", "evaluate", "export", "jax", "resuming", "training")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest files first, or one process would still run one of them when the other has ended."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+
+
+def pytest_collection_finish():
+    """Lets commands, each of which collects garbage twice, not look through all that the tests' files import."""
+    gc.collect()
+    gc.freeze()
 
 
 def png(seed=0, height=20, width=24, channels=3, dtype=np.uint8):

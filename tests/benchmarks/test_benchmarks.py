@@ -10,7 +10,7 @@ import tempfile
 import pytest
 from conftest import assert_one_line_error, run_in_process, small_model, write_run
 
-from benchmarks.baselines.preprocess import BASELINES
+from benchmarks.baselines import preprocess
 from benchmarks.harness.measurement import measure
 from benchmarks.repeated_cells import lay_out
 from benchmarks.train_throughput import host_milliseconds
@@ -31,17 +31,19 @@ def measured(module, output, *flags):
     return content
 
 
-def test_preprocess_throughput(synthetic_zip, tmp_path, monkeypatch):
+@pytest.mark.parametrize("names", [["plain_processes"], pytest.param([*preprocess.BASELINES], marks=pytest.mark.slow)])
+def test_preprocess_throughput(names, synthetic_zip, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(preprocess, "BASELINES", {name: preprocess.BASELINES[name] for name in names})
     flags = (f"--source={synthetic_zip}", "--num_cells=400", "--repeats=1")
     content = measured("preprocess_throughput", tmp_path / "tables" / "x.json", *flags)
-    assert [case["name"] for case in content["cases"]] == [*BASELINES, "pipeline.preprocess"]
+    assert [case["name"] for case in content["cases"]] == [*names, "pipeline.preprocess"]
     for case in content["cases"]:
         assert case["num_images"] == 426
         assert case["images_per_second_without_start_up"]["median"] >= case["images_per_second"]["median"]
         assert case["cpu_seconds"] > 0
         assert case["peak_rss_bytes"] > 1e7
-    assert content["ratios"].keys() >= {f"complete process, ours to {baseline}" for baseline in BASELINES}
+    assert content["ratios"].keys() >= {f"complete process, ours to {baseline}" for baseline in names}
     assert [path.name for path in tmp_path.iterdir()] == ["tables"], "what was laid out is removed"
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -10,7 +9,16 @@ import urllib.request
 
 import boto3
 import pytest
-from conftest import assert_one_line_error, data_set_digests, png, prepare, run_command, run_in_process, zip_folder
+from conftest import (
+    assert_one_line_error,
+    data_set_digests,
+    free_port,
+    png,
+    prepare,
+    run_command,
+    run_in_process,
+    zip_folder,
+)
 from etils import epath
 
 from pipeline.cells import Cell
@@ -31,12 +39,6 @@ def application(environ, start_response):
 run_simple("127.0.0.1", int(sys.argv[1]), application, threaded=True)
 """
 FOLDER = "data/tfds_malaria/by_patient/1.0.0/"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

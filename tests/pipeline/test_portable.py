@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, assert_one_line_error, data_set_digests, prepare, run_in_process
+from conftest import ROOT, assert_one_line_error, data_set_digests, free_port, prepare, run_in_process
 
 from pipeline.errors import InputError
 from pipeline.job.beam_pipeline import explained_runner_errors
@@ -21,9 +21,7 @@ FLAGS = [f"--{name}={value}" for name, value in SETTINGS.items()]
 @contextlib.contextmanager
 def service(folder, module, port_flag, **environment):
     """Runs one of Beam's services in the background, in a folder of its own; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     folder.mkdir()
     command = [sys.executable, "-m", f"apache_beam.runners.{module}", f"{port_flag}={port}"]
     with (folder / "log").open("w") as log:

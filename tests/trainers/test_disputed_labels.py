@@ -14,6 +14,7 @@ from trainers.data import DataSet, open_data_set
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics import label_issues
 from trainers.evaluation.metrics.label_issues import LabelIssue
+from trainers.evaluation.report import writer
 
 
 def write_list(path, cells):
@@ -65,6 +66,7 @@ def test_metrics_are_reported_twice(small_run, data_dir, cells, tmp_path, monkey
     assert f"{if_wrong:.3f} if each of their labels is wrong" in page
     auc = f"{undisputed['auc']['value']:.4f}"
     assert auc in (folder / "model_card_basic_cnn.md").read_text()
+    monkeypatch.setattr(writer, "write", lambda *_: {})
     _, _, without = evaluate_runs(data_dir, [small_run], tmp_path / "without")
     del contents["disputed_labels"], entry["undisputed"]
     assert contents == without

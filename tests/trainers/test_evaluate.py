@@ -20,6 +20,13 @@ from trainers.evaluation.metrics import thresholds
 from trainers.evaluation.report import image_grid, plots, writer
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """For tests of words and numbers: figures become neither PNG nor SVG, which takes most of a report's time."""
+    monkeypatch.setattr(plots, "save", lambda *_: None)
+    monkeypatch.setattr(plots, "to_svg", lambda *_: "")
+
+
 def test_the_report_is_complete(small_report):
     folder, text, contents = small_report.folder, small_report.text, small_report.metrics
     assert set(contents["models"]) == {"basic_cnn", "vgg_ft"}
@@ -131,6 +138,7 @@ def test_leaks_are_at_the_top(small_report):
     assert contents["models"]["basic_cnn"]["leak"] == NO_LEAK
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_data_set_that_was_made_anew_is_named(small_run, synthetic_zip, tmp_path):
     prepare(synthetic_zip, tmp_path / "data", split_seed=7, image_size_px=32, cells_per_shard=20)
     folder, text, contents = evaluate_runs(tmp_path / "data", [small_run], tmp_path / "report")
@@ -142,6 +150,7 @@ def test_a_data_set_that_was_made_anew_is_named(small_run, synthetic_zip, tmp_pa
     assert "leak: basic_cnn was trained on" in text
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_cells_of_unknown_patients(synthetic_zip, tmp_path):
     anonymous = tmp_path / "anonymous.zip"
     with zipfile.ZipFile(synthetic_zip) as cells, zipfile.ZipFile(anonymous, "w") as out:
@@ -161,6 +170,7 @@ def test_cells_of_unknown_patients(synthetic_zip, tmp_path):
     assert "cells of unknown patients" in (folder / "model_card_basic_cnn.md").read_text()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_external_data_with_flips_has_the_thresholds_of_the_run(small_run, data_dir, tmp_path, monkeypatch):
     run = shutil.copytree(small_run, tmp_path / "run")
     record = run_dir.read(str(run))
@@ -189,6 +199,7 @@ def test_external_data_with_flips_has_the_thresholds_of_the_run(small_run, data_
     assert entry["operating_points"]["youden"]["thresholds"] == [with_flips.thresholds["youden"]]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_out_of_fold_predictions_are_pooled(data_dir, tmp_path):
     folds, run_dirs = [f"fold_{i}" for i in range(5)], []
     for i in range(2):

@@ -41,18 +41,15 @@ RECIPES = {
         "--gce_q=0.7",
         "--class_weight=balanced",
     ),
-    "basic_cnn on device": ("--input=device", "--steps_per_execution=3"),
     "vgg_frozen": (*VGG, "--epochs=4", "--schedule=plateau"),
     "vgg_ft": (*VGG, "--epochs=2", "--train_split=train[:6]", "--stain_gain=0.1"),
 }
-NUM_STEPS = {"basic_cnn": 24, "basic_cnn on device": 24, "vgg_frozen": 12, "vgg_ft": 4}
+NUM_STEPS = {"basic_cnn": 24, "vgg_frozen": 12, "vgg_ft": 4}
 TIMES = {"seconds", "images_per_second", "waiting_share"}
 
 
 def command(model, data_dir, run_dir, *flags):
-    name, *variant = model.split(" on ")
-    recipe = RECIPES[name] + (RECIPES[model] if variant else ())
-    return (f"trainers.{name}", *FLAGS, *recipe, f"--data_dir={data_dir}", f"--run_dir={run_dir}", *flags)
+    return (f"trainers.{model}", *FLAGS, *RECIPES[model], f"--data_dir={data_dir}", f"--run_dir={run_dir}", *flags)
 
 
 def weights_of(run_dir):
