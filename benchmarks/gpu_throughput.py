@@ -112,6 +112,7 @@ def plot(cases: Sequence[dict[str, Any]], device_name: str, path: Path) -> None:
     shares = [100 * case["share_of_ceiling"] for case in shown]
     bars = axes.barh([case["name"] for case in shown], shares, color=[colours[case["model"]] for case in shown])
     axes.bar_label(bars, [f"{case['images_per_second']['median']:,.0f}/s" for case in shown], padding=3, fontsize=8)
+    axes.margins(x=0.12)  # room for the labels
     axes.invert_yaxis()  # the first one on top
     axes.set_xlabel("percent of the rate on a batch that lies on the GPU")
     axes.set_title(f"Training on {device_name}, batch {flags.FLAGS.batch_size}")

@@ -9,6 +9,7 @@ their range.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from absl import flags
@@ -37,12 +38,16 @@ def rows(models: dict[str, dict[str, Any]], runs: Path) -> Iterator[list[str]]:
     for recipe in dict.fromkeys(name.rpartition("-")[0] for name in models):
         names = [name for name in models if name.rpartition("-")[0] == recipe]
         records = [run_dir.read(str(runs / name)) for name in names]
-        num_epochs = [len(run_dir.read_history(runs / name / run_dir.HISTORY)) for name in names]
-        row = [recipe, ", ".join(str(record["seed"]) for record in records), _mean_and_range(num_epochs, 0)]
+        histories = [run_dir.read_history(runs / name / run_dir.HISTORY) for name in names]
+        row = [
+            recipe,
+            ", ".join(str(record["seed"]) for record in records),
+            _mean_and_range(list(map(len, histories)), 0),
+        ]
         for parts in ([models[name] for name in names], [models[name].get("undisputed", {}) for name in names]):
             for metric in ("accuracy", "auc"):
                 row.append(_mean_and_range([part[metric]["value"] for part in parts], 4) if all(parts) else "")
-        row.append(_mean_and_range([record["timings"]["seconds_per_epoch"] for record in records], 1))
+        row.append(_mean_and_range([median(epoch["seconds"] for epoch in history) for history in histories], 1))
         yield [*row, f"{(runs / names[0] / run_dir.MODEL).stat().st_size / 1e6:.1f}"]
 
 

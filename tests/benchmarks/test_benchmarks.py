@@ -146,10 +146,8 @@ def test_the_table_of_results_has_a_row_per_recipe(data_dir, tmp_path):
     metrics = {}
     for name, accuracy in (("basic_cnn_original-1", 0.92), ("basic_cnn-1", 0.96), ("basic_cnn-2", 0.97)):
         folder = write_run(tmp_path / "runs" / name, data_dir, small_model())
-        record = run_dir.read(str(folder))
-        run_dir.write(
-            str(folder), {**record, "seed": int(name[-1]), "timings": {"seconds": 9.0, "seconds_per_epoch": 4.0}}
-        )
+        run_dir.write(str(folder), {**run_dir.read(str(folder)), "seed": int(name[-1])})
+        (folder / run_dir.HISTORY).write_text("epoch,seconds\n0,90.0\n1,4.0\n2,4.0\n")
         metrics[name] = {"accuracy": {"value": accuracy}, "auc": {"value": 0.99}}
     folder = f"--folder={tmp_path}"
     assert_one_line_error(run_in_process("benchmarks.results", folder), "has no report")
@@ -157,8 +155,8 @@ def test_the_table_of_results_has_a_row_per_recipe(data_dir, tmp_path):
     (tmp_path / "report" / "metrics.json").write_text(json.dumps({"models": metrics}))
     lines = run_in_process("benchmarks.results", folder).stdout.splitlines()
     assert [line.count("|") for line in lines] == [10] * 4
-    assert lines[2].startswith("| basic_cnn_original | 1 | 2 | 0.9200 | 0.9900 |  |  | 4.0 |")
-    assert lines[3].startswith("| basic_cnn | 1, 2 | 2 | 0.9650 (0.9600–0.9700) | 0.9900 |  |  | 4.0 |")
+    assert lines[2].startswith("| basic_cnn_original | 1 | 3 | 0.9200 | 0.9900 |  |  | 4.0 |")
+    assert lines[3].startswith("| basic_cnn | 1, 2 | 3 | 0.9650 (0.9600–0.9700) | 0.9900 |  |  | 4.0 |")
 
 
 def test_make_results_looks_for_its_lists_first(tmp_path):
