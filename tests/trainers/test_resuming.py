@@ -230,7 +230,7 @@ def npy(shape, descr="<f4"):
     ],
 )
 def test_a_checkpoint_that_no_training_writes(change, expected, tmp_path):
-    meta = {"epoch": 1, "step_in_epoch": 2, "history": HISTORY, "seconds": 1.0, "run": "this one"}
+    meta = {"epoch": 1, "step_in_epoch": 2, "history": HISTORY, "seconds": 1.0, "run": "this one", "model_sha256": ""}
     meta |= change if isinstance(change, dict) else {}
     np.savez(tmp_path / "step_000000001.npz", meta=np.frombuffer(json.dumps(meta).encode(), np.uint8))
     if isinstance(change, bytes):
@@ -242,9 +242,9 @@ def test_a_checkpoint_that_no_training_writes(change, expected, tmp_path):
 
 def test_every_kind_of_damage_is_noticed(tmp_path):
     arrays = {"0000:kernel": np.arange(1000, dtype=np.float32), "0001:seed": np.array([1, 2], np.uint32)}
-    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 2, HISTORY, 3.5, arrays, "run"), step=9)
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 2, HISTORY, 3.5, arrays, "run", ""), step=9)
     (tmp_path / "step_000000010.npz.1234.partial").write_text("of a killed process")
-    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 4, HISTORY, 4.5, arrays, "run"), step=11)
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, 4, HISTORY, 4.5, arrays, "run", ""), step=11)
     (path,) = tmp_path.iterdir()
     newest = checkpoint.read_newest(tmp_path, "run")
     assert newest[:4] == (1, 4, HISTORY, 4.5)

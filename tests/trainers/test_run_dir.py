@@ -142,7 +142,7 @@ def test_no_flipped_bit_changes_what_is_read(is_finished, run, data_dir, random_
         del record["files"]
         run_dir.write(str(run), record)
     rows = [dict.fromkeys(run_dir.HISTORY_COLUMNS, 0.0)]
-    checkpoint.save(run / "checkpoint", checkpoint.Checkpoint(1, 2, rows, 3.5, {"0000:x": np.arange(9)}, "run"), 9)
+    checkpoint.save(run / "checkpoint", checkpoint.Checkpoint(1, 2, rows, 3.5, {"0000:x": np.arange(9)}, "run", ""), 9)
 
     def read_model():
         run_dir.read(str(run))

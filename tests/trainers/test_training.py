@@ -190,11 +190,16 @@ def test_pictures_and_exports_do_not_decide_over_a_result(data_dir, tmp_path, mo
 
 
 def test_a_model_that_is_not_the_best_epochs_does_not_become_the_result(data_dir, tmp_path, monkeypatch):
-    other = small_model()
-    other.layers[-1].bias.assign([4.0])
-    monkeypatch.setattr(predictions, "load_model", lambda _: other)
-    result = train(data_dir, tmp_path / "run", "--epochs=1", "--warmup_epochs=0")
-    assert_one_line_error(result, "model.keras is not the model of the best epoch", "train again")
+    def replaced(run_dir):
+        small_model(seed=1).save(f"{run_dir}/model.keras")
+        return small_model()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, "load_model", replaced)
+        result = train(data_dir, tmp_path / "run", "--epochs=1", "--warmup_epochs=0")
+    for _ in range(2):  # the run continues, with the other model in its folder
+        assert_one_line_error(result, "model.keras is not the model of the best epoch", "train again")
+        result = train(data_dir, tmp_path / "run", "--epochs=1", "--warmup_epochs=0")
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "unfinished"
 
 

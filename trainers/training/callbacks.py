@@ -160,9 +160,12 @@ class WeightAverage(keras.callbacks.Callback):
 class ValidateAndSaveBest(keras.callbacks.Callback):
     """Validates after each epoch, on averaged weights if any, and saves the model if it is the best in the history."""
 
-    def __init__(self, setup: TrainSetup, average: WeightAverage | None, history: Sequence[HistoryRow]) -> None:
+    def __init__(
+        self, setup: TrainSetup, average: WeightAverage | None, history: Sequence[HistoryRow], model_sha256: str
+    ) -> None:
         super().__init__()
         self._setup, self._average, self._history = setup, average, history
+        self.model_sha256 = model_sha256  # of the best model so far
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         setup = self._setup
@@ -180,6 +183,7 @@ class ValidateAndSaveBest(keras.callbacks.Callback):
                 path = setup.directory / run_dir.MODEL
                 partial = path.with_name(f"partial.{path.name}")  # Keras wants the suffix
                 setup.model.save(partial)
+                self.model_sha256 = run_dir.digest(str(setup.directory), partial.name)
                 partial.replace(path)
 
 

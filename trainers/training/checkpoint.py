@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.errors import InputError
 from trainers import npz, run_dir
 from trainers.run_dir import HistoryRow
-from trainers.training.callbacks import Progress
+from trainers.training.callbacks import Progress, ValidateAndSaveBest
 from trainers.training.setup import TrainSetup
 from trainers.training.signals import StopRequest
 
@@ -41,6 +41,7 @@ class Checkpoint(NamedTuple):
     seconds: float  # how long the current epoch has taken so far
     arrays: Mapping[str, np.ndarray]  # values of all variables, by name, in their order
     run: str  # see `run_dir.identity`
+    model_sha256: str  # of the best model so far, "" before the first
 
 
 def save(folder: Path, checkpoint: Checkpoint, step: int) -> None:
@@ -115,9 +116,11 @@ class Checkpointer(keras.callbacks.Callback):
     each file is complete or not there, and they are written in the order best model, history, checkpoint.
     """
 
-    def __init__(self, setup: TrainSetup, progress: Progress, state: State, request: StopRequest) -> None:
+    def __init__(
+        self, setup: TrainSetup, progress: Progress, best: ValidateAndSaveBest, state: State, request: StopRequest
+    ) -> None:
         super().__init__()
-        self._setup, self._progress, self._request = setup, progress, request
+        self._setup, self._progress, self._best, self._request = setup, progress, best, request
         self._variables, self._history = state
         self._saved_at = time.monotonic()
 
@@ -145,9 +148,8 @@ class Checkpointer(keras.callbacks.Callback):
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
         arrays = {name: np.asarray(variable) for name, variable in self._variables.items()}
-        state = Checkpoint(
-            progress.epoch, progress.step_in_epoch, self._history, progress.seconds, arrays, setup.identity
-        )
+        position = progress.epoch, progress.step_in_epoch, self._history, progress.seconds
+        state = Checkpoint(*position, arrays, setup.identity, self._best.model_sha256)
         save(setup.directory / run_dir.CHECKPOINT, state, progress.step)
         self._saved_at = time.monotonic()
         if self._request:

@@ -18,8 +18,12 @@ PLATEAU: dict[str, float | str] = {"monitor": "val_loss", "factor": 0.5, "patien
 _OPTIMIZERS = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
 
 
-def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: StopRequest) -> list[HistoryRow]:
-    """Trains until the last epoch or an early stop, if need be from a checkpoint on; returns the history.
+def fit(
+    setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: StopRequest
+) -> tuple[list[HistoryRow], str]:
+    """Trains until the last epoch or an early stop, if need be from a checkpoint on.
+
+    Returns the history, and the sha256 of the best epoch's `model.keras`.
 
     Raises InputError if the loss became NaN or infinite, or the checkpoint does not fit; Stopped after a stop request.
     """
@@ -76,15 +80,16 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
         for variable, value in zip(running_metrics, metric_values, strict=True):
             variable.assign(value * bool(progress.step_in_epoch))  # Keras resets only what it has used
 
+    best = ValidateAndSaveBest(setup, average, history, resume_from.model_sha256 if resume_from else "")
     is_plateau = options.schedule == "plateau"
     callbacks = [  # the order matters: each relies on what the ones before have counted, checked or logged
         keras.callbacks.LambdaCallback(on_epoch_begin=restore_metrics),
         progress,
         *([average] if average else []),
-        ValidateAndSaveBest(setup, average, history),
+        best,
         *([ResumablePlateau(history, options.learning_rate, **PLATEAU)] if is_plateau else []),
         keras.callbacks.TensorBoard(setup.directory / run_dir.TENSORBOARD, histogram_freq=1),
-        checkpoint.Checkpointer(setup, progress, (variables, history), request),
+        checkpoint.Checkpointer(setup, progress, best, (variables, history), request),
     ]
     while not is_trained():
         # An epoch that was interrupted is finished by a `fit` of its own: Keras's epochs are of one length. Where Keras
@@ -101,7 +106,7 @@ def fit(setup: TrainSetup, resume_from: checkpoint.Checkpoint | None, request: S
             shuffle=False,  # the batches are shuffled already
             verbose=0,
         )
-    return history
+    return history, best.model_sha256
 
 
 def build_optimizer(options: Options, steps_per_epoch: int) -> keras.optimizers.Optimizer:

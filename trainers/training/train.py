@@ -17,7 +17,6 @@ from pipeline.terminal import say
 from trainers import export_formats, image_statistics, run_dir, tf_import
 from trainers.data import Split, TrainingData
 from trainers.evaluation import predictions, preprocessing_json
-from trainers.evaluation.metrics import metrics
 from trainers.evaluation.report import image_grid, plots, warnings
 from trainers.input_pipeline import batching
 from trainers.run_dir import HistoryRow
@@ -39,11 +38,11 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
     tf_import.keep_freed_memory()
     directory, is_finished = Path(options.run_dir), record["status"] == "finished"
     if is_finished:
-        history = run_dir.read_history(directory / run_dir.HISTORY)
+        history, model_sha256 = run_dir.read_history(directory / run_dir.HISTORY), ""
     else:
         try:
             with nullcontext(hosts.SharedStopRequest()) if host else catch_stop_signals() as request:
-                history = _fit(data, options, record, request)
+                history, model_sha256 = _fit(data, options, record, request)
         except checkpoint.Stopped:
             if host is None or host.number == 0:
                 say(f"stopped with a checkpoint; the same command continues from {options.run_dir}")
@@ -55,7 +54,7 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
     model = predictions.load_model(options.run_dir)
     validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
     if not is_finished:
-        _finish(history, validated, options, record)
+        _finish(history, model_sha256, options, record)
     judged = record["model"], validated.labels, validated.probabilities, options.class_weight
     for text in warnings.of_one_class(*judged):
         say(f"warning: --validation_split={options.validation_split}: {text}", to_stderr=True)
@@ -72,7 +71,9 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
     return None
 
 
-def _fit(data: TrainingData, options: Options, record: run_dir.Run, request: StopRequest) -> list[HistoryRow]:
+def _fit(
+    data: TrainingData, options: Options, record: run_dir.Run, request: StopRequest
+) -> tuple[list[HistoryRow], str]:
     started = time.perf_counter()
     resume_from = checkpoint.read_newest(Path(options.run_dir) / run_dir.CHECKPOINT, run_dir.identity(record))
     with batching.reading(data.train, data.validation):
@@ -97,13 +98,8 @@ def fit_image_statistics(train: Split) -> dict[str, Any]:
     return image_statistics.fit(images, np.array([name.decode() for name in patient_ids]))
 
 
-def _finish(
-    history: list[HistoryRow], validated: predictions.Predictions, options: Options, record: run_dir.Run
-) -> None:
-    """Prints the best epoch and completes `run.json`.
-
-    Raises InputError if `model.keras` does not have its validation loss: nothing else vouches for a stopped run's file.
-    """
+def _finish(history: list[HistoryRow], model_sha256: str, options: Options, record: run_dir.Run) -> None:
+    """Prints the best epoch and completes `run.json`; InputError if `model.keras` is not the one of that epoch."""
     best = min(history, key=lambda row: row["val_loss"])
     means = {name: sum(row[name] for row in history) / len(history) for name in run_dir.HISTORY_COLUMNS}
     record["best_epoch"] = int(best["epoch"]) + 1
@@ -114,14 +110,9 @@ def _finish(
         f"{record['model']}: best of {len(history)} epochs is {record['best_epoch']}, validation loss "
         f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f}"
     )
-    weights = np.array(record.get("class_weights", [1, 1]))[validated.labels]
-    probabilities = metrics.clip(validated.probabilities)
-    loss = np.mean(weights * -np.log(np.where(validated.labels == 1, probabilities, 1 - probabilities)))
-    is_finite = (np.abs(validated.probabilities - 0.5) < 0.5 - 1e-6).all()  # else Keras's loss, of logits, is larger
-    if loss > 1.1 * best["val_loss"] + 0.005 or (is_finite and loss < 0.9 * best["val_loss"] - 0.005):
-        text = f"its validation loss is {loss:.4f}, expected {best['val_loss']:.4f}"
+    if run_dir.digest(options.run_dir, run_dir.MODEL) != model_sha256:
         path = Path(options.run_dir) / run_dir.MODEL
-        raise InputError(f"{path} is not the model of the best epoch: {text}; train again into another --run_dir")
+        raise InputError(f"{path} is not the model of the best epoch; train again into another --run_dir")
     run_dir.write_history(history, Path(options.run_dir) / run_dir.HISTORY)  # the checkpoint's: nothing vouched for it
     record |= {"status": "finished", "files": run_dir.digests(options.run_dir)}
     run_dir.write(options.run_dir, record)
