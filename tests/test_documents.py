@@ -44,7 +44,7 @@ SMALLER = [  # a pattern, and what a test types in instead
 
 LIBRARIES = r"\btfds\b|import tensorflow"  # these log what they like
 NOISE = re.compile(r"warning|onednn|traceback|^[WEIF]\d{4} |deprecat|cuda", re.IGNORECASE | re.MULTILINE)
-WARNING = re.compile(r"^warning: .*", re.MULTILINE)  # of the project, which speaks to the user
+WARNING = re.compile(r"^ *warning: .*", re.MULTILINE)  # of the project, which speaks to the user
 
 
 def quoted_commands(document):
