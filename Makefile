@@ -2,7 +2,7 @@
 #   make demo                              synthetic cells → TFRecords → basic_cnn → test-set table
 #   make demo SOURCE=path/to/cell_images.zip    the same on real cells
 #   make test                              the test suite
-#   make test-slow                         the long tests: random kills, flipped bits, every quoted command
+#   make test-slow                         the long tests: kills, flipped bits, trainings, hosts, every quoted command
 #   make clusters                          Flink, Spark and Prism for make test-clusters; needs java, mvn and go
 #   make test-clusters                     the job on these and on Dask: equal bytes, killed workers
 #   make extras                            what exports and JAX need; without it their tests are skipped

@@ -57,7 +57,9 @@ class Case:
         work, num_cells = self.work, self.work.expected.num_cells
         name = f"{work.reader}, batch {work.batch_size}, {num_cells:,} cells"
         if self.error:
-            return {"name": name, "reader": work.reader, "batch_size": work.batch_size, "error": self.error}
+            nothing: dict[str, Any] = dict.fromkeys(("cpu_seconds", "peak_rss_bytes"))
+            nothing |= {key: measurement.rates_entry([]) for key in ("images_per_second", "first_epoch")}
+            return {"name": name, "reader": work.reader, "batch_size": work.batch_size, "error": self.error, **nothing}
         runs, epochs = zip(*self.results, strict=True)
         more = {
             "reader": work.reader,

@@ -16,14 +16,14 @@ SAMPLE_CELLS = 2000  # training cells that the statistics are computed on
 MAX_SIDE_PX = 512  # larger image files are no crops of one cell: the NLM's have at most 394 px
 WHOLE_IMAGE = "a whole smear or photograph, not one cell"  # the reason for those, and for more detail than a cell has
 
-_COLOUR = "unusual colour"
+_COLOUR, _BLURRED = "unusual colour", "blurred"
 LIGHT_BORDER = "light border, as of cells cut out by box: pipeline.preprocess --background=black masks it"
 _ADVICE = "whole smears are out of scope: cut single cells out first, with Cellpose, StarDist or a watershed"
 _OUTSIDE = {  # statistic -> reason below, and above the range
     "border": ("dark border", LIGHT_BORDER),
     "brightness": ("too dark", "too bright"),
     "chroma": ("grey", _COLOUR),
-    "detail": ("blurred", WHOLE_IMAGE),
+    "detail": (_BLURRED, WHOLE_IMAGE),
     "red_to_green": (_COLOUR, _COLOUR),
     "blue_to_green": (_COLOUR, _COLOUR),
 }
@@ -64,7 +64,7 @@ def fit(images: np.ndarray, patient_ids: np.ndarray) -> dict[str, Any]:
 
 
 def of_run(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The statistics in a `run.json`, if it has any; a light border alone is none of a run with `--surroundings`."""
+    """The statistics in a `run.json`, if it has any; runs with `--surroundings` accept a light border."""
     statistics = record.get("image_statistics")
     return statistics and statistics | {"has_surroundings": bool(record["flags"].get("surroundings"))}
 
@@ -80,10 +80,10 @@ def find_unlike(images: np.ndarray, statistics: Mapping[str, Any] | None) -> lis
             reasons[row] = ("blank",)
         elif reasons[row] and _outside(255 - images[row : row + 1], statistics) == ([()], [False]):
             reasons[row] = ("inverted",)
+        elif reasons[row] == (LIGHT_BORDER,) and statistics.get("has_surroundings"):
+            reasons[row] = ()
         elif LIGHT_BORDER in reasons[row]:  # it makes colours and sharpness unlike, too
-            is_known = statistics.get("has_surroundings") and reasons[row] == (LIGHT_BORDER,)
-            explained = WHOLE_IMAGE if WHOLE_IMAGE in reasons[row] else LIGHT_BORDER
-            reasons[row] = () if is_known else (explained,)
+            reasons[row] = tuple(reason for reason in reasons[row] if reason not in (_COLOUR, _BLURRED))
         elif is_swapped[row] and set(reasons[row]) <= {_COLOUR}:  # what else is unlike has other colours, too
             reasons[row] = ("red and blue swapped (BGR)",)
     return reasons

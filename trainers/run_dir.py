@@ -28,6 +28,7 @@ from trainers.image_statistics import STATISTICS
 
 RUN = "run.json"
 MODEL = "model.keras"
+PARTIAL_MODEL = "partial.model.keras"  # Keras wants the suffix
 HISTORY = "history.csv"
 CURVES = "curves.png"
 AUGMENTATION = "augmentation.png"
@@ -135,6 +136,7 @@ def digests(run_dir: str) -> dict[str, str]:
 @contextmanager
 def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[None]:
     """Holds the folder of a flag, which is made if it is missing; InputError if another process does, or it cannot."""
+    was_there = Path(folder).exists()
     if not folder or not folder.isprintable():  # a lone surrogate included, which TensorFlow would not take
         raise InputError(f"{flag}={folder} is empty, not UTF-8 or has control characters; give another")
     try:
@@ -146,7 +148,8 @@ def lock(folder: str, flag: str = "--run_dir", name: str = LOCK) -> Iterator[Non
             yield
     finally:
         with suppress(OSError):  # unless it is empty: nothing was begun in it
-            Path(folder).rmdir()
+            if not was_there:
+                Path(folder).rmdir()
 
 
 def acquire(run_dir: str, wanted: Run) -> Run:
@@ -173,7 +176,7 @@ def release(run_dir: str) -> None:
     if not any(path.exists() for path in saved):
         for folder in (*folders, directory / TENSORBOARD):
             shutil.rmtree(folder, ignore_errors=True)
-        for name in (AUGMENTATION, RUN, f"partial.{MODEL}"):
+        for name in (AUGMENTATION, RUN, PARTIAL_MODEL):
             (directory / name).unlink(missing_ok=True)
 
 
@@ -209,10 +212,11 @@ def identity(run: Run) -> str:
     return compute_checksum({name: run[name] for name in ("model", "flags", "data")})
 
 
-def next_steps(run_dir: str, data_dir: str) -> str:
-    """Where everything is, and what to do next."""
+def next_steps(run_dir: str, data_dir: str, model: str | None) -> str:
+    """Where everything is, and what to do next; with the --model of `trainers.custom`."""
     runs = f'"{run_dir.replace(chr(34), chr(34) * 2)}"' if {",", '"'} & set(run_dir) else run_dir  # a list is CSV
-    flags = shlex.join([f"--data_dir={data_dir}", f"--run_dirs={runs}", "--output_dir=report"])
+    more = [f"--model={model}"] if model else []
+    flags = shlex.join([f"--data_dir={data_dir}", f"--run_dirs={runs}", "--output_dir=report", *more])
     return f"everything is in {run_dir}; next: python -m trainers.evaluate {flags}"
 
 

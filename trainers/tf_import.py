@@ -60,7 +60,7 @@ def import_tensorflow(models: Iterable[str] = ()) -> None:
     for model in models:
         try:
             importlib.import_module(model.partition(":")[0])
-        except (ImportError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             expected = "expected such as my_module:my_cnn, with my_module.py in the current folder or installed"
             raise InputError(f"--model={model} cannot be imported ({error}); {expected}") from error
 

@@ -110,6 +110,7 @@ def case(name: str, num_images: int, runs: Sequence[Measurement], **more: Any) -
         "name": name,
         "num_images": num_images,
         "images_per_second": rates_entry([num_images / run.seconds for run in runs]),
+        "first_epoch": None,
         "seconds": round(statistics.median(run.seconds for run in runs), 3),
         "cpu_seconds": round(statistics.median(run.cpu_seconds for run in runs), 3),
         "peak_rss_bytes": int(statistics.median(run.peak_rss_bytes for run in runs)),
@@ -118,8 +119,8 @@ def case(name: str, num_images: int, runs: Sequence[Measurement], **more: Any) -
 
 
 def rates_entry(rates: Sequence[float]) -> dict[str, Any]:
-    """The median of some rates, and all of them."""
-    return {"median": round(statistics.median(rates), 1), "runs": [round(rate, 1) for rate in rates]}
+    """The median of some rates, and all of them; the median of none is None."""
+    return {"median": round(statistics.median(rates), 1) if rates else None, "runs": [round(rate, 1) for rate in rates]}
 
 
 def report(path: str, cases: Collection[Mapping[str, Any]], ratios: Mapping[str, float], **more: Any) -> None:

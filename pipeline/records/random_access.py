@@ -86,6 +86,7 @@ class MappedCells:
         return images
 
     def _corrupt(self, i: int, error: Exception) -> InputError:
+        i %= len(self._part)  # it may count from the end
         part = self._part[i]
         number = self._skips[part] + i - int(np.argmax(self._part == part))
         return manifest.corrupt_shard(self._files[part], f"record {number} is corrupt ({error})")

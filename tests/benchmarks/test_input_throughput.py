@@ -73,6 +73,7 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch):
     case = Case(dataclasses.replace(WORK, reader="ffcv"))
     case.run()
     row = case.row()
+    assert row["images_per_second"] == row["first_epoch"] == {"median": None, "runs": []}
     assert "not measured: its environment is missing: make peers" in measurement.table([row])
     assert ratios([row]) == {}
 

@@ -116,3 +116,12 @@ def test_several_steps_per_call_give_the_same_numbers(train):
 def test_mistakes_are_one_line(steps, data_dir, tmp_path):
     arguments = (*FLAGS, f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}", f"--steps_per_execution={steps}")
     assert_one_line_error(run_in_process("trainers.basic_cnn", *arguments), f"--steps_per_execution={steps} is ")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_devices_that_are_not_there_are_named(data_dir, tmp_path):
+    wanted = ("--input=device", "--distribute=mirrored", "--steps_per_execution=9")  # the last one ends it
+    arguments = (*FLAGS, f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}", *wanted)
+    result = run_in_process("trainers.basic_cnn", *arguments)
+    assert "warning: --input=device: there is no GPU" in result.stderr
+    assert "warning: --distribute=mirrored: there is one device only" in result.stderr

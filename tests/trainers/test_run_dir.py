@@ -194,7 +194,8 @@ def test_two_trainers_do_not_share_a_folder(tmp_path):
 
 @pytest.mark.parametrize("name", ["a;b", "a,b", 'a "b", c', "a'b"])
 def test_the_next_command_names_the_run_that_it_is_of(name):
-    *_, run_dirs, _ = shlex.split(run_dir.next_steps(name, "my data").partition("next: ")[2])
+    *_, run_dirs, _, model = shlex.split(run_dir.next_steps(name, "my data", "mine:cnn").partition("next: ")[2])
+    assert model == "--model=mine:cnn"
     assert flags.ListParser().parse(run_dirs.removeprefix("--run_dirs=")) == [name]
 
 

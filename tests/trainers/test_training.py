@@ -11,8 +11,9 @@ from conftest import ROOT, assert_one_line_error, open_split, run_in_process, sm
 from evaluating import compute_metrics
 
 from pipeline import storage
+from pipeline.errors import InputError
 from pipeline.records.manifest import compute_checksum
-from trainers import export_formats, training_flags
+from trainers import export_formats, run_dir, training_flags
 from trainers.augmentation.ranges import Ranges
 from trainers.evaluation import predictions
 from trainers.evaluation.metrics import thresholds
@@ -190,17 +191,28 @@ def test_pictures_and_exports_do_not_decide_over_a_result(data_dir, tmp_path, mo
 
 
 def test_a_model_that_is_not_the_best_epochs_does_not_become_the_result(data_dir, tmp_path, monkeypatch):
-    def replaced(run_dir):
-        small_model(seed=1).save(f"{run_dir}/model.keras")
-        return small_model()
+    def stop(_):
+        raise InputError("stopped here")
 
+    def again():
+        return train(data_dir, tmp_path / "run", "--epochs=1", "--warmup_epochs=0")
+
+    model, partial = (tmp_path / "run" / name for name in (run_dir.MODEL, run_dir.PARTIAL_MODEL))
     with monkeypatch.context() as patch:
-        patch.setattr(predictions, "load_model", replaced)
-        result = train(data_dir, tmp_path / "run", "--epochs=1", "--warmup_epochs=0")
-    for _ in range(2):  # the run continues, with the other model in its folder
-        assert_one_line_error(result, "model.keras is not the model of the best epoch", "train again")
-        result = train(data_dir, tmp_path / "run", "--epochs=1", "--warmup_epochs=0")
+        patch.setattr(predictions, "load_model", stop)
+        assert_one_line_error(again(), "stopped here")
+    saved = model.read_bytes()
+    small_model(seed=1).save(model)
+    assert_one_line_error(again(), "model.keras is not the model of the best epoch", "train again")
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "unfinished"
+    assert not (tmp_path / "run/thresholds.json").exists()
+    small_model(seed=1).save(partial)
+    assert_one_line_error(again(), "model.keras is not the model of the best epoch")
+    partial.write_bytes(saved)  # as after a kill between the checkpoint and the model's renaming
+    result = again()
+    assert result.returncode == 0, result.stderr
+    assert model.read_bytes() == saved
+    assert not partial.exists()
 
 
 def test_a_backend_that_cannot_be_used_is_named_first(data_dir, tmp_path, monkeypatch):

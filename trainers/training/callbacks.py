@@ -165,6 +165,7 @@ class ValidateAndSaveBest(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._setup, self._average, self._history = setup, average, history
+        self._partial = setup.directory / run_dir.PARTIAL_MODEL
         self.model_sha256 = model_sha256  # of the best model so far
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -180,11 +181,14 @@ class ValidateAndSaveBest(keras.callbacks.Callback):
             if not math.isfinite(logs["val_loss"]):
                 raise InputError(f"the validation loss was NaN or infinite after epoch {epoch + 1}; {_NAN_ADVICE}")
             if logs["val_loss"] < min((row["val_loss"] for row in self._history), default=math.inf):
-                path = setup.directory / run_dir.MODEL
-                partial = path.with_name(f"partial.{path.name}")  # Keras wants the suffix
-                setup.model.save(partial)
-                self.model_sha256 = run_dir.digest(str(setup.directory), partial.name)
-                partial.replace(path)
+                setup.model.save(self._partial)
+                self.model_sha256 = run_dir.digest(str(setup.directory), run_dir.PARTIAL_MODEL)
+
+    def keep(self) -> None:
+        """Gives the best model its name; a kill before the checkpoint that knows it leaves the one before."""
+        directory = self._setup.directory
+        if self._partial.exists() and run_dir.digest(str(directory), run_dir.PARTIAL_MODEL) == self.model_sha256:
+            self._partial.replace(directory / run_dir.MODEL)
 
 
 class ResumablePlateau(keras.callbacks.ReduceLROnPlateau):

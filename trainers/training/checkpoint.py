@@ -87,6 +87,8 @@ def _check(checkpoint: Checkpoint, run: str) -> None:
         raise ValueError(f"its history is not that of {checkpoint.epoch} epochs")
     if not all(math.isfinite(row[name]) for row in checkpoint.history for name in run_dir.HISTORY_COLUMNS):
         raise ValueError("its history holds a value that is NaN or infinite")
+    if not isinstance(checkpoint.model_sha256, str):
+        raise ValueError(f"its model_sha256 is {checkpoint.model_sha256!r:.60}")
     if checkpoint.run != run:
         raise ValueError("it is of another run")
 
@@ -113,7 +115,7 @@ class Checkpointer(keras.callbacks.Callback):
     """After every epoch writes the history, then a checkpoint; within epochs, checkpoints at times or when asked to.
 
     It also stops early where the validation loss has stood still. A kill at any moment leaves a run that can continue:
-    each file is complete or not there, and they are written in the order best model, history, checkpoint.
+    each file is complete or not there, and the best model gets its name after the checkpoint that knows its sha256.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class Checkpointer(keras.callbacks.Callback):
         position = progress.epoch, progress.step_in_epoch, self._history, progress.seconds
         state = Checkpoint(*position, arrays, setup.identity, self._best.model_sha256)
         save(setup.directory / run_dir.CHECKPOINT, state, progress.step)
+        self._best.keep()
         self._saved_at = time.monotonic()
         if self._request:
             raise Stopped

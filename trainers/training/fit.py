@@ -67,8 +67,10 @@ def fit(
         patience = options.early_stopping_patience
         return progress.epoch >= options.epochs or checkpoint.has_stood_still(history, patience)
 
+    best = ValidateAndSaveBest(setup, average, history, resume_from.model_sha256 if resume_from else "")
     if resume_from:
         checkpoint.restore(variables, resume_from.arrays, folder)
+        best.keep()
         if is_trained():
             print("all epochs are trained already")
         else:
@@ -80,7 +82,6 @@ def fit(
         for variable, value in zip(running_metrics, metric_values, strict=True):
             variable.assign(value * bool(progress.step_in_epoch))  # Keras resets only what it has used
 
-    best = ValidateAndSaveBest(setup, average, history, resume_from.model_sha256 if resume_from else "")
     is_plateau = options.schedule == "plateau"
     callbacks = [  # the order matters: each relies on what the ones before have counted, checked or logged
         keras.callbacks.LambdaCallback(on_epoch_begin=restore_metrics),

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from pipeline.errors import InputError
+from pipeline.terminal import say
 from trainers.tf_import import JAX
 from trainers.training import hosts
 from trainers.training_flags import Options
@@ -60,6 +61,10 @@ def prepare(model: str, options: Options, policy: str | None) -> Hardware:
     if options.batch_size % used.num_replicas:
         text = f"the {used.num_replicas} devices of --distribute={options.distribute}"
         raise InputError(f"--batch_size={options.batch_size} is no multiple of {text}; give one that is")
+    if options.distribute == "mirrored" and used.num_replicas == 1:
+        say("warning: --distribute=mirrored: there is one device only, which trains alone", to_stderr=True)
+    if options.input == "device" and not gpus():
+        say("warning: --input=device: there is no GPU; the cells lie in the CPU's memory", to_stderr=True)
     print(f"devices: {devices}")
     print(f"precision: {policy} ({policy_reason})")
     print(f"XLA: {'on' if jit else 'off'} ({jit_reason})")

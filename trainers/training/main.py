@@ -27,7 +27,7 @@ def main(model: str) -> int | None:
         record = run_dir.acquire(options.run_dir, wanted)
         if record["status"] == "finished" and _is_complete(options):
             print(f"{model} is trained already")
-            say(run_dir.next_steps(options.run_dir, options.data_dir))
+            say(run_dir.next_steps(options.run_dir, options.data_dir, options.model))
             return None
     classes = data.data_set.manifest["splits"].get(options.validation_split, {}).get("classes", {"": 1})
     if not all(classes.values()):

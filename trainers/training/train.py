@@ -33,12 +33,13 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
     a finished one only gets what follows its training. Returns the exit status: None when finished, 75 or 130 if
     SIGTERM or Ctrl-C stopped it with a checkpoint.
 
-    Raises InputError if the loss became NaN or infinite, or the checkpoint or a shard cannot be read.
+    Raises InputError if the loss became NaN or infinite, the checkpoint or a shard cannot be read, or `model.keras` is
+    not the one that the checkpoint names.
     """
     tf_import.keep_freed_memory()
     directory, is_finished = Path(options.run_dir), record["status"] == "finished"
     if is_finished:
-        history, model_sha256 = run_dir.read_history(directory / run_dir.HISTORY), ""
+        history = run_dir.read_history(directory / run_dir.HISTORY)
     else:
         try:
             with nullcontext(hosts.SharedStopRequest()) if host else catch_stop_signals() as request:
@@ -51,12 +52,15 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
             hosts.disconnect()
             if host.number:
                 return None
+        path = directory / run_dir.MODEL
+        if not path.exists() or run_dir.digest(options.run_dir, run_dir.MODEL) != model_sha256:
+            raise InputError(f"{path} is not the model of the best epoch; train again into another --run_dir")
     model = predictions.load_model(options.run_dir)
     validated = predictions.fit_thresholds(options.run_dir, model, data.validation, options.batch_size)
     if not is_finished:
-        _finish(history, model_sha256, options, record)
-    judged = record["model"], validated.labels, validated.probabilities, options.class_weight
-    for text in warnings.of_one_class(*judged):
+        _finish(history, options, record)
+    called = record["model"], validated.labels, validated.probabilities, options.class_weight
+    for text in warnings.of_one_class(*called):
         say(f"warning: --validation_split={options.validation_split}: {text}", to_stderr=True)
     with optional(run_dir.CURVES):
         title = f"{record['model']}, {options.config}"
@@ -66,8 +70,9 @@ def train(data: TrainingData, options: Options, record: run_dir.Run, host: hosts
         image_grid.log_misclassified(validated, data.validation, folder, record["best_epoch"])
     for unfinished in (run_dir.CHECKPOINT, run_dir.FEATURES):
         shutil.rmtree(directory / unfinished, ignore_errors=True)
+    (directory / run_dir.PARTIAL_MODEL).unlink(missing_ok=True)
     _export(model, data, options, record)
-    say(run_dir.next_steps(options.run_dir, options.data_dir))
+    say(run_dir.next_steps(options.run_dir, options.data_dir, options.model))
     return None
 
 
@@ -98,8 +103,8 @@ def fit_image_statistics(train: Split) -> dict[str, Any]:
     return image_statistics.fit(images, np.array([name.decode() for name in patient_ids]))
 
 
-def _finish(history: list[HistoryRow], model_sha256: str, options: Options, record: run_dir.Run) -> None:
-    """Prints the best epoch and completes `run.json`; InputError if `model.keras` is not the one of that epoch."""
+def _finish(history: list[HistoryRow], options: Options, record: run_dir.Run) -> None:
+    """Prints the best epoch and completes `run.json`."""
     best = min(history, key=lambda row: row["val_loss"])
     means = {name: sum(row[name] for row in history) / len(history) for name in run_dir.HISTORY_COLUMNS}
     record["best_epoch"] = int(best["epoch"]) + 1
@@ -110,9 +115,6 @@ def _finish(history: list[HistoryRow], model_sha256: str, options: Options, reco
         f"{record['model']}: best of {len(history)} epochs is {record['best_epoch']}, validation loss "
         f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f}"
     )
-    if run_dir.digest(options.run_dir, run_dir.MODEL) != model_sha256:
-        path = Path(options.run_dir) / run_dir.MODEL
-        raise InputError(f"{path} is not the model of the best epoch; train again into another --run_dir")
     run_dir.write_history(history, Path(options.run_dir) / run_dir.HISTORY)  # the checkpoint's: nothing vouched for it
     record |= {"status": "finished", "files": run_dir.digests(options.run_dir)}
     run_dir.write(options.run_dir, record)
@@ -126,7 +128,8 @@ def _export(model: keras.Model, data: TrainingData, options: Options, record: ru
             for path in [*exported, *preprocessing_json.write(options.run_dir, record, model, data.test)]:
                 say(f"exported {path}")
     except Exception as error:  # each format's library raises its own
-        command = shlex.join([f"--run_dir={options.run_dir}", f"--format={','.join(names)}"])
+        more = [f"--model={options.model}"] if options.model else []
+        command = shlex.join([f"--run_dir={options.run_dir}", f"--format={','.join(names)}", *more])
         raise InputError(
             f"the run is finished, but its export failed ({error}); python -m trainers.export {command} tries again"
         ) from error
