@@ -62,7 +62,9 @@ def test_the_bytes_are_those_of_a_local_run(cluster, synthetic_zip, tmp_path, lo
 def test_workers_without_the_project(cluster, synthetic_zip, tmp_path):
     if "--environment_type=PROCESS" not in cluster.options:
         pytest.skip("its workers are Python processes of their own")
-    options = [*cluster.options, "--environment_option=process_variables=PYTHONPATH=/nowhere"]
+    (tmp_path / "pipeline").mkdir()  # before the one that this environment may have installed
+    (tmp_path / "pipeline/__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'pipeline'\")")
+    options = [*cluster.options, f"--environment_option=process_variables=PYTHONPATH={tmp_path}"]
     result = preprocess(synthetic_zip, tmp_path, options)
     assert_one_line_error(result, "the workers have no package pipeline", "continues")
 
